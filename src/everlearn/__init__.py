@@ -1,0 +1,3 @@
+"""Keep teaching a language model without it forgetting."""
+
+__version__ = "0.1.0"

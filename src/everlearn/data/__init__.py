@@ -1,0 +1,1 @@
+"""Instances, tasks and streams; file formats; prompts."""

@@ -1,0 +1,154 @@
+"""What everlearn trains on: instances, tasks and streams of tasks.
+
+All three are immutable; reading, sampling and rehearsal make new ones. Fingerprints depend on content only, so
+that two runs over the same data share their artifacts whatever the files were called.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, dataclass, field, replace
+
+REAL = "real"
+SYNTHETIC = "synthetic"
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One earlier message of a conversation: `role` is system, user or assistant."""
+
+    role: str
+    content: str
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One example of a task.
+
+    Attributes:
+        instruction: The task definition, or the user's request when there is no separate input. May be empty.
+        input: What the instruction is applied to. May be empty.
+        output: The gold (or refined) answer.
+        task: Name of the task it belongs to.
+        origin: `real`, or `synthetic` for an instance that a model wrote.
+        id: Stable identifier within the task; readers make one from file and row when the data has none.
+        references: Further accepted answers beside `output`.
+        history: Earlier turns of the conversation, system message included, oldest first.
+    """
+
+    instruction: str
+    input: str
+    output: str
+    task: str
+    origin: str = REAL
+    id: str = ""
+    references: tuple[str, ...] = ()
+    history: tuple[Turn, ...] = ()
+
+    @property
+    def query(self) -> str:
+        """What the model is asked: instruction and input joined by a blank line (SuperNI's `full_prompt`)."""
+        if self.instruction and self.input:
+            return f"{self.instruction}\n\n{self.input}"
+        return self.instruction or self.input
+
+    def to_json(self) -> dict[str, object]:
+        """A plain dictionary; empty optional fields are left out."""
+        row = asdict(self)
+        return {
+            key: value
+            for key, value in row.items()
+            if value not in ("", (), []) or key in ("input", "output")
+        }
+
+    @classmethod
+    def from_json(cls, row: dict[str, object], *, task: str | None = None) -> Instance:
+        """The inverse of `to_json`; `task` overrides the row's own."""
+        return cls(
+            instruction=str(row.get("instruction", "")),
+            input=str(row.get("input", "")),
+            output=str(row.get("output", "")),
+            task=task if task is not None else str(row.get("task", "")),
+            origin=str(row.get("origin", REAL)),
+            id=str(row.get("id", "")),
+            references=tuple(str(text) for text in row.get("references", ())),  # type: ignore[attr-defined]
+            history=tuple(Turn(str(t["role"]), str(t["content"])) for t in row.get("history", ())),  # type: ignore[attr-defined]
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One task of a stream.
+
+    Attributes:
+        name: Unique within the stream; used in file names (letters, digits, `.`, `_`, `-`).
+        train: Training instances.
+        evaluation: Held-out instances; never trained on, never shown as demonstrations.
+        demonstrations: Pool of in-context demonstrations (SSR: 20 rows of the training split, 1 %).
+        metric: Name of the main metric (`everlearn.evaluation.text_metrics.METRICS`).
+        labels: The closed set of answers of a classification task, empty otherwise.
+    """
+
+    name: str
+    train: tuple[Instance, ...]
+    evaluation: tuple[Instance, ...]
+    demonstrations: tuple[Instance, ...] = ()
+    metric: str = "rouge_l"
+    labels: tuple[str, ...] = ()
+
+    def fingerprint(self) -> str:
+        """Hash of the task's whole content."""
+        return fingerprint_of(
+            [self.name, self.metric, list(self.labels)],
+            *(
+                [[row.to_json() for row in rows]]
+                for rows in (self.train, self.evaluation, self.demonstrations)
+            ),
+        )
+
+    def limited(self, *, train: int | None = None, evaluation: int | None = None) -> Task:
+        """The same task with at most that many leading rows of each kind."""
+        return replace(self, train=self.train[:train], evaluation=self.evaluation[:evaluation])
+
+
+@dataclass(frozen=True, slots=True)
+class TaskStream:
+    """An ordered sequence of tasks: the order in which they arrive."""
+
+    tasks: tuple[Task, ...]
+    name: str = "stream"
+    notes: tuple[str, ...] = field(default=(), compare=False)
+
+    def __len__(self) -> int:
+        return len(self.tasks)
+
+    def __iter__(self) -> Iterator[Task]:
+        return iter(self.tasks)
+
+    def __getitem__(self, key: int | str) -> Task:
+        if isinstance(key, int):
+            return self.tasks[key]
+        for task in self.tasks:
+            if task.name == key:
+                return task
+        raise KeyError(f"no task {key!r} in the stream; it has {', '.join(self.names)}")
+
+    @property
+    def names(self) -> list[str]:
+        """Task names in stream order."""
+        return [task.name for task in self.tasks]
+
+    def ordered(self, names: Iterable[str]) -> TaskStream:
+        """The named tasks in that order (a subset is allowed)."""
+        return replace(self, tasks=tuple(self[name] for name in names))
+
+
+def fingerprint_of(*parts: object) -> str:
+    """SHA-256 (first 32 hex digits) of JSON-serialisable parts; keys sorted, so order of keys does not matter."""
+    digest = hashlib.sha256()
+    for part in parts:
+        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
+        digest.update(b"\x00")
+    return digest.hexdigest()[:32]

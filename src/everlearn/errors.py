@@ -1,0 +1,53 @@
+"""The errors that a user of everlearn sees.
+
+Every mistake that a user can mend (a missing file, a bad row, an unknown key) is raised as a `UserError`
+whose text is one clear sentence: what is wrong, where (file, row or key), and what to do. The command line
+prints it without a traceback and exits with code 2. Anything else that escapes is a bug and shows as one.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class EverlearnError(Exception):
+    """Base class of all errors raised on purpose by everlearn."""
+
+
+class UserError(EverlearnError):
+    """Something the user asked for cannot be done; the message says what to change."""
+
+
+class DataError(UserError):
+    """A data file or a row in it cannot be used; the message names file and row."""
+
+
+class RecipeError(UserError):
+    """A recipe (or a command-line flag, which is the same thing) is wrong; the message names the key."""
+
+
+class ModelError(UserError):
+    """A model folder or name cannot be used as asked."""
+
+
+class RunError(UserError):
+    """A run folder cannot be used as asked (foreign recipe, corrupt artifact, full disk)."""
+
+
+class MissingExtraError(UserError):
+    """An optional dependency is asked for but not installed; the message says what to install."""
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word most like `word`, or None when nothing is near."""
+    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return matches[0] if matches else None
+
+
+def unknown(kind: str, word: str, known: Iterable[str]) -> str:
+    """One sentence that refuses `word`, names the nearest known one and lists them all."""
+    names = sorted(known)
+    guess = nearest(word, names)
+    hint = f"did you mean {guess!r}? " if guess else ""
+    return f"unknown {kind} {word!r}: {hint}Known: {', '.join(names)}."

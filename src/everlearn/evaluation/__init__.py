@@ -1,0 +1,1 @@
+"""Task metrics, continual metrics and general ability."""

@@ -1,0 +1,97 @@
+"""Plain files, written atomically: a reader never sees half a file, a kill never leaves one.
+
+Every writer makes a temporary file beside the target, flushes it to disk and renames it.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from everlearn.errors import RunError
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text atomically, making parent folders.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            Path(temporary).unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
+def disk_error(path: Path, error: OSError) -> RunError:
+    """The user's sentence for a failed write."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return RunError(
+            f"the disk is full while writing {path}: free some space and run 'everlearn resume'; "
+            "finished steps are kept."
+        )
+    return RunError(f"cannot write {path} ({error.strerror or error}): choose a folder you may write to.")
+
+
+def write_json(path: Path, value: object) -> None:
+    """Writes indented JSON atomically."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+
+
+def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
+    """Writes JSON Lines atomically."""
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_json(path: Path) -> object:
+    """Reads a JSON file that everlearn wrote.
+
+    Raises:
+        RunError: missing or not JSON (a corrupt artifact).
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: run 'everlearn resume' on its run folder to make it again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} is corrupt ({error}): delete it and run 'everlearn resume'.") from None
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
+    """Reads the rows of a JSON Lines file that everlearn wrote.
+
+    Raises:
+        RunError: missing, or a line is not a JSON object (names the line).
+    """
+    number = 0
+    try:
+        with path.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, 1):
+                row = json.loads(line)
+                if not isinstance(row, dict):
+                    raise ValueError("not an object")
+                yield row
+    except FileNotFoundError:
+        raise RunError(
+            f"{path} is missing: run 'everlearn resume' on its run folder to make it again."
+        ) from None
+    except (OSError, ValueError) as error:
+        raise RunError(
+            f"{path} is corrupt near line {number} ({error}): delete it and run 'everlearn resume'."
+        ) from None

@@ -1,0 +1,210 @@
+"""What a method is: a class that overrides the few hooks it needs.
+
+The stage loop (`everlearn.runs.loop`) calls the hooks in the order of this file; the trainer calls `loss`,
+`penalty` and `after_step` at every step. A hook returns a value (stages, rows, a loss term); it never reaches
+into the trainer. What must survive a kill is declared in `state_tensors` / `state_json`.
+
+Nothing here knows any method by name. A method is one file of this folder with one class decorated by
+`everlearn.methods.registry.register`; adding or deleting the file is all there is to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+
+from pydantic import BaseModel, ConfigDict
+
+from everlearn.data.instance import Instance, Task, TaskStream
+
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+    from torch.nn import Module
+    from torch.optim import Optimizer
+
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.generation.protocol import Generator
+    from everlearn.models.loading import LoadedModel
+    from everlearn.progress import Progress
+
+StartFrom = Literal["previous", "base"]
+
+
+class MethodOptions(BaseModel):
+    """Options of a method: frozen, unknown keys refused, documented by the string under each field."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """One stage of a run.
+
+    Attributes:
+        index: 1-based position in the run.
+        tasks: The task (multi-task runs: tasks) trained at this stage.
+        seen: Tasks of the earlier stages, in order of arrival.
+        is_last: Whether no stage follows.
+    """
+
+    index: int
+    tasks: tuple[Task, ...]
+    seen: tuple[Task, ...]
+    is_last: bool
+
+    @property
+    def name(self) -> str:
+        """Folder name of the stage, such as `03-qa`."""
+        return f"{self.index:02d}-{self.tasks[0].name if len(self.tasks) == 1 else 'all'}"
+
+    @property
+    def rows(self) -> tuple[Instance, ...]:
+        """Training rows of the stage's own tasks, in task order."""
+        return tuple(row for task in self.tasks for row in task.train)
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The finished result of one step: a folder that will not change, and the hash of all it depends on."""
+
+    path: Path
+    fingerprint: str
+
+
+class StepRunner(Protocol):
+    """Runs a step once: with the same inputs, the stored artifact is returned instead."""
+
+    def __call__(
+        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
+    ) -> Artifact:
+        """Makes or finds an artifact.
+
+        Args:
+            name: Path of the artifact below the stage's folder, such as `synthesis/raw`.
+            inputs: JSON-serialisable description of all that the result depends on (settings, fingerprints of
+                other artifacts, seeds).
+            make: Writes the result's files into the folder it is given. After a kill it is called again with the
+                same folder, in which files that it had finished (written by `everlearn.files.write_*`) still stand.
+            version: Raised when the code of the step changes its results.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class StageContext:
+    """What a hook may use: the stage, the models, the tools of the lower floors, and storage.
+
+    Attributes:
+        stage: The stage at hand.
+        seed: Root seed of the run; use `random_seed(purpose)` for a stream.
+        template: How an instance becomes a prompt.
+        step: Runs a step once and stores its artifact under the stage's folder.
+        steps_of: The step runner of an earlier stage, by its 1-based index.
+        progress: Where to show what goes on.
+        latest: The model at hand: in `before_stage`, the one that training starts from; in `after_stage`, the one
+            that training has made.
+        latest_fingerprint: Identifies that model's weights.
+        base: The base model theta(0), loaded on first call (adapter switched off where that is the same).
+        base_fingerprint: Identifies the base model's weights.
+        generator_for: A generation engine over a loaded model.
+    """
+
+    stage: Stage
+    seed: int
+    template: PromptTemplate
+    step: StepRunner
+    steps_of: Callable[[int], StepRunner]
+    progress: Progress
+    latest: Callable[[], LoadedModel]
+    latest_fingerprint: str
+    base: Callable[[], LoadedModel]
+    base_fingerprint: str
+    generator_for: Callable[[LoadedModel], Generator]
+
+    def random_seed(self, purpose: str) -> int:
+        """A seed of its own for each purpose at each stage, derived from the run's seed."""
+        from everlearn.seeds import derive
+
+        return derive(self.seed, f"stage-{self.stage.index}", purpose)
+
+
+class Method:
+    """Base class; every hook's default does nothing."""
+
+    name: ClassVar[str] = ""
+    """Set by `register`."""
+    Options: ClassVar[type[MethodOptions]] = MethodOptions
+
+    def __init__(self, options: MethodOptions) -> None:
+        self.options = options
+
+    # Once per run.
+
+    def stages(self, stream: TaskStream) -> list[Stage]:
+        """Splits the stream into stages. Default: one stage a task."""
+        return one_stage_per_task(stream.tasks)
+
+    def check(self, stream: TaskStream) -> None:
+        """Refuses (UserError) what cannot work, before any training."""
+
+    # Before a stage.
+
+    def start_from(self, stage: Stage) -> StartFrom:
+        """Which weights the stage starts from. Default: the previous stage's."""
+        return "previous"
+
+    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+        """Rows to mix with the stage's own, in order: those of the earliest task first."""
+        return ()
+
+    def before_stage(self, context: StageContext) -> None:
+        """Prepares what the training hooks need (reference weights, teachers)."""
+
+    # While training.
+
+    def acts_on_training(self, stage: Stage) -> bool:
+        """Whether `loss`, `penalty` or `after_step` changes this stage's training beyond its rows.
+
+        When it does not, the trained model is shared with every other run that has the same rows and settings.
+        """
+        return False
+
+    def loss(self, model: Module, batch: Mapping[str, Tensor], plain_loss: Tensor) -> Tensor:
+        """The loss of one micro-batch; `plain_loss` is the cross-entropy on its answer tokens."""
+        return plain_loss
+
+    def penalty(self, model: Module) -> Tensor | None:
+        """A scalar added once per optimizer step to the batch's loss, or None."""
+        return None
+
+    def after_step(self, model: Module, optimizer: Optimizer) -> None:
+        """Called after every optimizer step."""
+
+    # After a stage.
+
+    def after_stage(self, context: StageContext) -> None:
+        """Consolidates: importance weights, new rehearsal rows."""
+
+    # State that survives a kill.
+
+    def state_tensors(self) -> dict[str, np.ndarray]:
+        """Named float arrays to store after `after_stage`."""
+        return {}
+
+    def state_json(self) -> dict[str, object]:
+        """JSON-serialisable state to store after `after_stage`."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
+        """Takes back what `state_tensors` and `state_json` gave."""
+
+
+def one_stage_per_task(tasks: Sequence[Task]) -> list[Stage]:
+    """The ordinary course: task after task."""
+    return [
+        Stage(index=i + 1, tasks=(task,), seen=tuple(tasks[:i]), is_last=i + 1 == len(tasks))
+        for i, task in enumerate(tasks)
+    ]

@@ -1,0 +1,68 @@
+"""Methods by name, found by listing the folder: a file here that is neither this one nor `base` is a method.
+
+Listing does not import, so `everlearn --help` stays fast; only the chosen method is imported. The file's name is
+the method's name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import TypeVar
+
+from pydantic import ValidationError
+
+from everlearn.errors import RecipeError, nearest, unknown
+from everlearn.methods.base import Method
+
+MethodType = TypeVar("MethodType", bound=type[Method])
+_registered: dict[str, type[Method]] = {}
+
+
+def register(cls: MethodType) -> MethodType:
+    """Class decorator: makes a method known under its module's name."""
+    cls.name = cls.__module__.rpartition(".")[2]
+    _registered[cls.name] = cls
+    return cls
+
+
+def method_names() -> list[str]:
+    """Names of all methods, sorted; imports nothing."""
+    infrastructure = {"__init__", "base", "registry"}
+    return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in infrastructure)
+
+
+def method_class(name: str) -> type[Method]:
+    """The class of a method.
+
+    Raises:
+        RecipeError: unknown name (with the nearest one).
+    """
+    if name not in method_names():
+        raise RecipeError(unknown("method", name, method_names()))
+    import_module(f"everlearn.methods.{name}")
+    return _registered[name]
+
+
+def make_method(name: str, options: Mapping[str, object]) -> Method:
+    """Builds a method from its name and options.
+
+    Raises:
+        RecipeError: unknown method or option, or a value out of range; names the key.
+    """
+    cls = method_class(name)
+    try:
+        return cls(cls.Options.model_validate(dict(options)))
+    except ValidationError as error:
+        lines = []
+        for fault in error.errors():
+            key = ".".join(str(part) for part in fault["loc"])
+            if fault["type"] == "extra_forbidden":
+                guess = nearest(key, cls.Options.model_fields)
+                known = ", ".join(cls.Options.model_fields) or "none"
+                hint = f"did you mean {guess!r}?" if guess else f"its options: {known}"
+                lines.append(f"unknown option {key!r} ({hint})")
+            else:
+                lines.append(f"{key + ': ' if key else ''}{fault['msg']} (given: {fault['input']!r})")
+        raise RecipeError(f"method {name}: " + "; ".join(lines) + ".") from None

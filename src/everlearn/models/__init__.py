@@ -1,0 +1,1 @@
+"""Loading, adapters, embeddings and the embedded base model."""

@@ -1,0 +1,136 @@
+"""Showing long work: what, how far, how long still.
+
+The rooms below the command line only know the `Progress` protocol. On a terminal it is one live region (rich);
+elsewhere plain lines, at most one every few seconds and step; with `--quiet` nothing. A log file gets every line
+in all three cases.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Protocol
+
+Tick = Callable[..., None]
+"""`tick(done, total=None, note="")`: how far the step is; `note` is a short figure such as `loss 1.23`."""
+
+
+class Progress(Protocol):
+    """Where long work is shown."""
+
+    def step(self, what: str, total: int | None = None) -> AbstractContextManager[Tick]:
+        """Opens a step named `what`; the value is called as the work goes on."""
+        ...
+
+    def say(self, line: str) -> None:
+        """Shows one line of text (a result, a remark)."""
+        ...
+
+
+class LineProgress:
+    """Plain lines, for logs, pipes and tests.
+
+    Args:
+        write: Receives each line; None for silence.
+        log: A file that receives every line with its time.
+        interval_s: Least time between two lines of one step.
+    """
+
+    def __init__(
+        self, write: Callable[[str], None] | None = None, log: Path | None = None, interval_s: float = 5.0
+    ) -> None:
+        self._write = write
+        self._log = log
+        self._interval_s = interval_s
+
+    def say(self, line: str) -> None:
+        """Shows and logs one line."""
+        self.log(line)
+        if self._write:
+            self._write(line)
+
+    def log(self, line: str) -> None:
+        """Logs one line without showing it."""
+        if self._log:
+            with self._log.open("a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+
+    @contextmanager
+    def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
+        """A step shown as lines `what: done/total, note, 12 s left`."""
+        began = shown = time.monotonic()
+
+        def tick(done: int, of: int | None = None, note: str = "") -> None:
+            nonlocal shown, total
+            total = of if of is not None else total
+            now = time.monotonic()
+            if now - shown < self._interval_s or done == total:
+                return
+            shown = now
+            self.say(f"  {what}: {_how_far(done, total, note, now - began)}")
+
+        yield tick
+        self.log(f"{what}: done in {time.monotonic() - began:.1f} s")
+
+
+class RichProgress(LineProgress):
+    """One live region on a terminal."""
+
+    def __init__(self, log: Path | None = None) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self.console = Console(stderr=True)
+        super().__init__(lambda line: self.console.print(line, highlight=False, markup=False), log)
+        self._bars = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}"),
+            console=self.console,
+            transient=True,
+        )
+        self._open = 0
+
+    @contextmanager
+    def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
+        """A bar with what, how far, how long still."""
+        if not self._open:
+            self._bars.start()
+        self._open += 1
+        bar = self._bars.add_task(what, total=total, note="")
+        began = time.monotonic()
+
+        def tick(done: int, of: int | None = None, note: str = "") -> None:
+            self._bars.update(bar, completed=done, total=of if of is not None else total, note=note)
+
+        try:
+            yield tick
+        finally:
+            self._bars.remove_task(bar)
+            self._open -= 1
+            if not self._open:
+                self._bars.stop()
+        self.log(f"{what}: done in {time.monotonic() - began:.1f} s")
+
+
+def make_progress(*, quiet: bool = False, log: Path | None = None) -> LineProgress:
+    """The fitting display: nothing when quiet, a live region on a terminal, lines elsewhere."""
+    if quiet:
+        return LineProgress(None, log)
+    if sys.stderr.isatty():
+        return RichProgress(log)
+    return LineProgress(lambda line: print(line, file=sys.stderr, flush=True), log)
+
+
+def _how_far(done: int, total: int | None, note: str, elapsed_s: float) -> str:
+    parts = [f"{done}/{total}" if total else str(done)]
+    if note:
+        parts.append(note)
+    if total and done:
+        parts.append(f"{elapsed_s * (total - done) / done:.0f} s left")
+    return ", ".join(parts)

@@ -1,0 +1,314 @@
+"""The recipe: one YAML file that names a model, a stream of tasks, a method and how to train and measure.
+
+Every section is a frozen pydantic model; the string under each field is its documentation and the only place
+where a default is explained. Unknown keys are refused with the nearest valid one. Paths in a recipe file are
+relative to the file. A method's own options are validated by the method (`everlearn.methods`), not here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from everlearn.errors import RecipeError, nearest
+
+EMBEDDED = "embedded"
+
+
+class Section(BaseModel):
+    """A part of a recipe: immutable, unknown keys forbidden."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+
+
+class LoraConfig(Section):
+    """Low-rank adapters (PEFT). Defaults: SSR's published scripts (arXiv 2403.01244, spec section 5)."""
+
+    rank: Annotated[int, Field(ge=1)] = 8
+    """Rank of the update matrices."""
+    alpha: Annotated[float, Field(gt=0)] = 32
+    """Scale: the update is multiplied by alpha / rank."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
+    """Dropout on the adapter's input while training."""
+    targets: list[str] | Literal["all-linear"] = ["q_proj", "v_proj"]
+    """Names of the modules that get an adapter. `all-linear` takes every linear layer but the output head; a model
+    that has none of the named modules (GPT-2, GPT-NeoX) is refused with the names it does have."""
+
+
+class ModelConfig(Section):
+    """The language model to keep teaching."""
+
+    base: str = EMBEDDED
+    """A Hugging Face model name, a local folder, or `embedded` for the small base that ships with everlearn."""
+    revision: str | None = None
+    """Branch, tag or commit on the hub; nothing means the default branch."""
+    tuning: Literal["lora", "full"] = "lora"
+    """Train low-rank adapters (the published setting) or all weights."""
+    lora: LoraConfig = LoraConfig()
+    """Adapter settings; unused when tuning is `full`."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the loaded weights. `auto`: float32 on a CPU, bfloat16 on a GPU that supports it."""
+    template: Literal["auto", "chat", "vanilla", "alpaca", "llama2"] = "auto"
+    """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `vanilla`."""
+    device: str = "auto"
+    """`auto`: cuda, then mps, then cpu; or a torch device name."""
+
+
+class TaskConfig(Section):
+    """One task of the stream, read from files or from a Hugging Face dataset."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    """Unique within the stream; letters, digits, `.`, `_` and `-`."""
+    train: str
+    """File, folder or `hub-name[:config][@split]` with the training rows."""
+    evaluation: str | None = None
+    """Held-out rows; without it `evaluation_ratio` of the training rows is set aside."""
+    evaluation_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1
+    """Share of the training rows held out when no `evaluation` is given."""
+    demonstrations: str | int = 20
+    """A file of in-context demonstrations, or how many training rows to take (SSR: 20, the last rows of the
+    training split; for labelled tasks half from the end of each class half, as published)."""
+    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "columns"] = (
+        "auto"
+    )
+    """Shape of the rows; `auto` looks at the first rows. `columns` uses the mapping below."""
+    columns: dict[Literal["instruction", "input", "output", "id"], str] = {}
+    """Names of the columns when they are not the format's own."""
+    instruction: str | None = None
+    """A definition for the whole task, used where rows have none."""
+    metric: str = "auto"
+    """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L."""
+    labels: list[str] = []
+    """The closed set of answers; nothing means: found from the data when at most 20 distinct short outputs."""
+
+
+class StreamConfig(Section):
+    """The stream of tasks, in order of arrival."""
+
+    tasks: Literal["embedded"] | list[TaskConfig] = "embedded"
+    """The tasks, or `embedded` for the five that ship with everlearn."""
+    order: list[str] | None = None
+    """Task names in the order of arrival; nothing means as listed."""
+    bad_rows: Literal["strict", "tolerant"] = "strict"
+    """`strict`: the first bad rows stop the run; `tolerant`: they are set aside in `bad_rows.jsonl`."""
+    train_limit: Annotated[int, Field(ge=1)] | None = None
+    """Use at most that many training rows of each task."""
+    evaluation_limit: Annotated[int, Field(ge=1)] | None = None
+    """Use at most that many evaluation rows of each task."""
+
+
+class TrainingConfig(Section):
+    """How each stage is trained. Defaults: SSR's published scripts (spec section 5)."""
+
+    epochs: Annotated[float, Field(gt=0)] = 3
+    """Passes over the stage's rows."""
+    batch_size: Annotated[int, Field(ge=1)] = 32
+    """Rows per optimizer step and process."""
+    micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
+    """Most tokens (padding included) computed at once; a batch is split by length and its loss summed, with the
+    same result. Nothing means: chosen for the device (8,192 on a CPU, 32,768 on a GPU)."""
+    learning_rate: Annotated[float, Field(gt=0)] = 2e-4
+    """Peak learning rate."""
+    scheduler: Literal["cosine", "linear", "constant"] = "cosine"
+    """Shape of the schedule over the stage; starts afresh each stage."""
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the steps with a linearly rising rate."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """AdamW's decoupled decay."""
+    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
+    """Gradients are clipped to this norm."""
+    max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
+    """Longer prompts are cut at the end (published behaviour)."""
+    max_target_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longer answers are cut and then have no end token (published behaviour)."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation (autocast). `auto`: bfloat16 where the processor is built for it."""
+    gradient_checkpointing: bool = False
+    """Recompute activations in the backward pass: less memory, slower."""
+    checkpoint_every: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps between checkpoints within a stage; nothing: a killed stage starts again."""
+    report_to: list[str] = []
+    """Trackers for the Trainer: tensorboard, wandb, mlflow, trackio."""
+
+
+class EvaluationConfig(Section):
+    """What is measured after every stage."""
+
+    max_new_tokens: Annotated[int, Field(ge=1)] = 512
+    """Longest answer (published: 512)."""
+    unseen_tasks: bool = True
+    """Score the tasks not yet seen as well, for forward transfer."""
+    general: bool = True
+    """Measure perplexity on held-out general text and, for the embedded base, the micro-tasks."""
+    general_text: str | None = None
+    """A text file (blank lines between passages) for perplexity; nothing: a short text that ships with everlearn."""
+    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    """Resamples of instances behind each confidence interval."""
+    confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
+    """Level of the intervals."""
+
+
+class MethodConfig(BaseModel):
+    """The method and its own options, which its file validates."""
+
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    name: str = "ssr"
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """All keys but the name."""
+        return dict(self.model_extra or {})
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_a_bare_name(cls, value: object) -> object:
+        return {"name": value} if isinstance(value, str) else value
+
+
+class Recipe(Section):
+    """All that a run depends on."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    """Name of the run; its folder is `runs_dir/name`."""
+    seed: int = 42
+    """Root of every random stream."""
+    model: ModelConfig = ModelConfig()
+    stream: StreamConfig = StreamConfig()
+    method: MethodConfig = MethodConfig()
+    compare: list[MethodConfig] = []
+    """Methods for `everlearn compare`, each with its own options."""
+    training: TrainingConfig = TrainingConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    runs_dir: str = "runs"
+    """Where run folders are made."""
+    cache_dir: str | None = None
+    """Artifacts shared by runs; nothing: `runs_dir/.cache`."""
+
+
+def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
+    """Reads and checks a recipe file.
+
+    Args:
+        path: YAML file, or `embedded` for the recipe of the quickstart.
+        overrides: Dotted keys (`training.epochs`) to values, as the command line gives them.
+
+    Raises:
+        RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
+            of range; all faults are named at once.
+    """
+    import yaml
+
+    source = quickstart_path() if str(path) == EMBEDDED else Path(path)
+    try:
+        text = source.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise RecipeError(
+            f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'."
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{source} cannot be read as UTF-8 text ({error}): give a YAML recipe.") from None
+    try:
+        tree = yaml.safe_load(text) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if not isinstance(tree, dict):
+        raise RecipeError(f"{source} holds a {type(tree).__name__}: a recipe is a mapping of keys to values.")
+    for key, value in (overrides or {}).items():
+        _set_dotted(tree, key, value)
+    base = None if str(path) == EMBEDDED else source.resolve().parent
+    return make_recipe(tree, where=str(path), base=base)
+
+
+def make_recipe(tree: dict[str, Any], *, where: str = "recipe", base: Path | None = None) -> Recipe:
+    """Checks a recipe given as a dictionary; `base` is the folder that relative data paths start from.
+
+    Raises:
+        RecipeError: as `load_recipe`.
+    """
+    try:
+        recipe = Recipe.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(_readable(error, where)) from None
+    return _anchored(recipe, base) if base is not None else recipe
+
+
+def quickstart_path() -> Path:
+    """The recipe of the embedded default."""
+    return Path(__file__).parent / "recipes" / "quickstart.yaml"
+
+
+def _set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+    *parents, last = key.split(".")
+    for name in parents:
+        inner = tree.setdefault(name, {})
+        if isinstance(inner, str) and name == "method":
+            inner = tree[name] = {"name": inner}
+        if not isinstance(inner, dict):
+            raise RecipeError(f"cannot set {key!r}: {name!r} is not a section of the recipe.")
+        tree = inner
+    tree[last] = value
+
+
+def _anchored(recipe: Recipe, base: Path) -> Recipe:
+    """Local paths made absolute, so that a run does not depend on the working directory."""
+
+    def anchor(value: str) -> str:
+        path = base / value
+        return str(path) if path.exists() and not Path(value).is_absolute() else value
+
+    updates: dict[str, object] = {}
+    if recipe.model.base != EMBEDDED:
+        updates["model"] = recipe.model.model_copy(update={"base": anchor(recipe.model.base)})
+    if not isinstance(recipe.stream.tasks, str):
+        tasks = []
+        for task in recipe.stream.tasks:
+            paths = {"train": anchor(task.train)}
+            if task.evaluation:
+                paths["evaluation"] = anchor(task.evaluation)
+            if isinstance(task.demonstrations, str):
+                paths["demonstrations"] = anchor(task.demonstrations)
+            tasks.append(task.model_copy(update=paths))
+        updates["stream"] = recipe.stream.model_copy(update={"tasks": tasks})
+    if recipe.evaluation.general_text:
+        text = {"general_text": anchor(recipe.evaluation.general_text)}
+        updates["evaluation"] = recipe.evaluation.model_copy(update=text)
+    return recipe.model_copy(update=updates)
+
+
+def _readable(error: ValidationError, where: str) -> str:
+    """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
+    lines = []
+    for fault in error.errors():
+        location = [part for part in fault["loc"] if not _is_union_branch(part)]
+        key = ".".join(str(part) for part in location)
+        if fault["type"] == "extra_forbidden":
+            known = _fields_at(location[:-1])
+            guess = nearest(str(location[-1]), known)
+            hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known))}"
+            lines.append(f"unknown key {key!r} ({hint})")
+        elif fault["type"] == "missing":
+            lines.append(f"key {key!r} is missing")
+        else:
+            lines.append(f"{key}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (given: {fault['input']!r})")
+    return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
+
+
+def _is_union_branch(part: object) -> bool:
+    text = str(part)
+    return "[" in text or text in ("str", "int")
+
+
+def _fields_at(location: list[Any]) -> list[str]:
+    """Field names of the section at a location."""
+    section: type[BaseModel] = Recipe
+    for part in location:
+        if isinstance(part, int):
+            section = TaskConfig
+        elif str(part) in section.model_fields:
+            annotation = section.model_fields[str(part)].annotation
+            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+                section = annotation
+    return list(section.model_fields)

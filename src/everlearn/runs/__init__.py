@@ -1,0 +1,1 @@
+"""The stage loop, the run folder and the comparison of methods."""

@@ -1,0 +1,1 @@
+"""Rehearsal rows written by a model: prompts, parsing, filters, selection, refinement."""

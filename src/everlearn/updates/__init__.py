@@ -1,0 +1,1 @@
+"""Version updates: plans, schedules, data blocks and the executor of training paths."""
