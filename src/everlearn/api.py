@@ -1,0 +1,99 @@
+"""The Python API: load a stream, choose a method, run, read the matrix.
+
+The same recipe keys as on the command line; everything here is also reachable as `everlearn.<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.files import write_jsonl
+from everlearn.recipe import EMBEDDED, MethodConfig, Recipe, load_recipe, make_recipe
+
+if TYPE_CHECKING:
+    from everlearn.data.instance import TaskStream
+    from everlearn.progress import Progress
+    from everlearn.runs.loop import RunResult
+
+
+def load_stream(tasks: str | Sequence[dict[str, Any]] = EMBEDDED, *, seed: int = 42, **options: Any) -> TaskStream:
+    """A stream of tasks: the embedded one, or one read from files.
+
+    Args:
+        tasks: `embedded`, or task entries as under `stream.tasks` of a recipe (`name`, `train`, ...).
+        seed: For held-out splits.
+        options: Further keys of the recipe's `stream` section.
+
+    Raises:
+        UserError: a file or row cannot be used.
+    """
+    from everlearn.data.stream import load_stream as load
+
+    entries = tasks if isinstance(tasks, str) else list(tasks)
+    return load(make_recipe({"stream": {"tasks": entries, **options}}).stream, seed=seed)
+
+
+def run(
+    recipe: Recipe | str | Path | None = None,
+    *,
+    stream: TaskStream | None = None,
+    method: str | dict[str, Any] | None = None,
+    progress: Progress | None = None,
+    **sections: Any,
+) -> RunResult:
+    """Runs a recipe, or the quickstart's with some keys changed, and returns its matrix and metrics.
+
+    Args:
+        recipe: A recipe, a YAML file, or nothing for the embedded default.
+        stream: Tasks made in Python; they are written into the run folder, so that it can be resumed.
+        method: A method's name, or a mapping with its name and options.
+        progress: Where to show what goes on; nothing for silence.
+        sections: Recipe keys to set, such as `name="mine"`, `training={"epochs": 5}`.
+
+    Raises:
+        UserError: something cannot be done as asked.
+    """
+    from everlearn.runs.loop import execute
+
+    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or EMBEDDED)
+    tree = base.model_dump(mode="json")
+    if method is not None:
+        tree["method"] = method
+    for key, value in sections.items():
+        tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
+    checked = make_recipe(tree)
+    if stream is not None:
+        entries = _write_stream(stream, Path(checked.runs_dir) / checked.name / "stream")
+        checked = make_recipe({**checked.model_dump(mode="json"), "stream": {"tasks": entries}})
+    return execute(checked, progress=progress)
+
+
+def compare(
+    recipe: Recipe | str | Path,
+    methods: Sequence[str | dict[str, Any]],
+    *,
+    seeds: Sequence[int] | None = None,
+    progress: Progress | None = None,
+) -> dict[str, list[RunResult]]:
+    """Runs several methods over one stream with shared artifacts; one result a seed for each label."""
+    from everlearn.runs.compare import compare as run_all
+
+    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    return run_all(base, [MethodConfig.model_validate(method) for method in methods], seeds, progress=progress)
+
+
+def _write_stream(stream: TaskStream, folder: Path) -> list[dict[str, object]]:
+    """The stream as files that the readers take, one set a task."""
+    entries: list[dict[str, object]] = []
+    for task in stream:
+        paths = {}
+        for kind in ("train", "evaluation", "demonstrations"):
+            path = folder.resolve() / f"{task.name}.{kind}.jsonl"
+            write_jsonl(path, (row.to_json() for row in getattr(task, kind)))
+            paths[kind] = str(path)
+        if not task.demonstrations:
+            paths.pop("demonstrations")
+        entries.append({"name": task.name, **paths, "metric": task.metric, "labels": list(task.labels)})
+    return entries

@@ -1,0 +1,39 @@
+"""`everlearn evaluate`: scores one model state on the tasks of a recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    from everlearn.cli.options import add_display, add_recipe
+
+    parser = commands.add_parser("evaluate", help="score a model on the tasks of a recipe, without training")
+    add_recipe(parser)
+    parser.add_argument(
+        "--checkpoint", metavar="FOLDER", help="a stage's training folder; nothing: the base model of the recipe"
+    )
+    add_display(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Evaluates and prints one line a task."""
+    from everlearn.cli.options import make_display, read_recipe
+    from everlearn.runs.evaluation import evaluate_checkpoint
+
+    recipe = read_recipe(args)
+    folder = Path(recipe.runs_dir) / f"{recipe.name}-evaluation"
+    checkpoint = Path(args.checkpoint) if args.checkpoint else None
+    scores = evaluate_checkpoint(recipe, checkpoint, folder, make_display(args, folder))
+    for name, score in scores["tasks"].items():
+        low, high = score["interval"]
+        values = "  ".join(f"{metric} {value:.1f}" for metric, value in score["values"].items())
+        print(f"{name}: {score['metric']} {score['values'][score['metric']]:.1f} [{low:.1f}, {high:.1f}]  ({values})")
+    if perplexity := scores["general"].get("perplexity"):
+        print(f"general text: perplexity {perplexity['value']:.2f}")
+    if microtasks := scores["general"].get("microtasks"):
+        print(f"micro-tasks: {microtasks['value']:.1f} % right")
+    print(f"Scores and predictions: {folder}")
+    return 0

@@ -1,0 +1,29 @@
+"""`everlearn init`: a commented recipe from a folder of data files."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from everlearn.errors import DataError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    parser = commands.add_parser("init", help="write a commented recipe from a folder of data files")
+    parser.add_argument("folder", metavar="FOLDER", help="folder with one file (or train/eval pair) a task")
+    parser.add_argument("--out", default=None, metavar="FILE", help="the recipe to write (FOLDER/recipe.yaml)")
+    parser.add_argument("--force", action="store_true", help="overwrite an existing recipe")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the recipe and says what to do next."""
+    from everlearn.data.recipe_writer import write_recipe
+
+    folder = Path(args.folder)
+    out = Path(args.out) if args.out else folder / "recipe.yaml"
+    if out.exists() and not args.force:
+        raise DataError(f"{out} exists already: choose another --out, or overwrite it with --force.")
+    write_recipe(folder, out)
+    print(f"Wrote {out}. Read it, set model.base, then: everlearn run {out}")
+    return 0

@@ -1,0 +1,76 @@
+"""The `everlearn` command: parses arguments and calls one function of one command's file.
+
+Every command is a file of this folder with `add_parser` and `run`; only the chosen one's work imports anything
+heavy. A user's mistake ends with one sentence and exit code 2; Ctrl-C says how to go on and ends with 130.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from everlearn.errors import UserError
+
+COMMANDS = (
+    "run",
+    "compare",
+    "resume",
+    "evaluate",
+    "report",
+    "synthesize",
+    "init",
+    "doctor",
+    "pretrain",
+    "update",
+)
+
+
+class _Parser(argparse.ArgumentParser):
+    """Refuses unknown commands and flags with the nearest valid one."""
+
+    def error(self, message: str) -> None:  # type: ignore[override]
+        from everlearn.errors import nearest
+
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        for word in message.split():
+            bare = word.split("=")[0]
+            if bare.startswith("--") and bare not in flags and (guess := nearest(bare, flags)):
+                message += f" (did you mean {guess}?)"
+                break
+        if "invalid choice: '" in message:
+            given = message.split("invalid choice: '")[1].split("'")[0]
+            if guess := nearest(given, COMMANDS):
+                message += f" - did you mean {guess!r}?"
+        print(f"everlearn: {message}\nTry '{self.prog} --help'.", file=sys.stderr)
+        raise SystemExit(2)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The parser of all commands; imports nothing heavy."""
+    from everlearn import __version__
+
+    parser = _Parser(
+        prog="everlearn",
+        description="Keep teaching a language model without it forgetting: train task after task with the method "
+        "of your choice, and measure after every stage what was learned and what was forgotten.",
+    )
+    parser.add_argument("--version", action="version", version=f"everlearn {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    for name in COMMANDS:
+        import_module(f"everlearn.cli.{name}").add_parser(commands)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs the command line and returns the exit code."""
+    args = build_parser().parse_args(arguments)
+    try:
+        return int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
+    except UserError as error:
+        print(f"everlearn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\neverlearn: interrupted; finished steps are kept. The same command goes on.", file=sys.stderr)
+        return 130

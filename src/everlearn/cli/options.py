@@ -1,0 +1,93 @@
+"""Flags that several commands share, each of which is a recipe key."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.errors import RecipeError
+
+if TYPE_CHECKING:
+    from everlearn.progress import LineProgress
+    from everlearn.recipe import Recipe
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "--name": ("name", "name of the run; its folder is RUNS_DIR/NAME"),
+    "--seed": ("seed", "root of every random stream"),
+    "--runs-dir": ("runs_dir", "where run folders are made"),
+    "--cache-dir": ("cache_dir", "artifacts shared by runs"),
+    "--model": ("model.base", "Hugging Face name, local folder, or 'embedded'"),
+    "--tuning": ("model.tuning", "lora or full"),
+    "--method": ("method.name", "the anti-forgetting method"),
+    "--epochs": ("training.epochs", "passes over each stage's rows"),
+    "--batch-size": ("training.batch_size", "rows per optimizer step"),
+    "--learning-rate": ("training.learning_rate", "peak learning rate"),
+    "--bad-rows": ("stream.bad_rows", "strict or tolerant"),
+}
+
+
+def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = "embedded") -> None:
+    """The recipe argument and the flags that override its keys."""
+    parser.add_argument(
+        "recipe", nargs="?" if default else None, default=default, help="a YAML recipe, or 'embedded' (the default)"
+    )
+    group = parser.add_argument_group("recipe keys")
+    for flag, (key, text) in FLAGS.items():
+        group.add_argument(flag, dest=f"key:{key}", metavar="VALUE", help=f"{text} ({key})")
+    group.add_argument(
+        "--set", action="append", default=[], metavar="KEY=VALUE", help="any recipe key, such as training.epochs=5"
+    )
+
+
+def add_display(parser: argparse.ArgumentParser) -> None:
+    """`--quiet`."""
+    parser.add_argument("--quiet", action="store_true", help="show nothing but errors and the result")
+
+
+def read_recipe(args: argparse.Namespace) -> Recipe:
+    """The recipe with the command line's overrides.
+
+    Raises:
+        RecipeError: a wrong key or value.
+    """
+    import yaml
+
+    from everlearn.recipe import load_recipe
+
+    overrides: dict[str, object] = {}
+    for name, value in vars(args).items():
+        if name.startswith("key:") and value is not None:
+            overrides[name.removeprefix("key:")] = yaml.safe_load(value)
+    for item in args.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set training.epochs=5.")
+        overrides[key.strip()] = yaml.safe_load(value)
+    return load_recipe(args.recipe, overrides)
+
+
+def make_display(args: argparse.Namespace, folder: Path | None = None) -> LineProgress:
+    """The progress display, with a log file in the run folder."""
+    from everlearn.progress import make_progress
+
+    quiet_libraries()
+    log = None
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+        log = folder / "run.log"
+    return make_progress(quiet=args.quiet, log=log)
+
+
+def quiet_libraries() -> None:
+    """Keeps the progress bars and advice of the libraries out of everlearn's own display."""
+    import logging
+    import os
+    import warnings
+
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    logging.getLogger("jieba").setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module=r"torch|transformers|peft|sklearn|accelerate")

@@ -1,0 +1,25 @@
+"""`everlearn report`: the HTML report and the tables of a run folder, finished or not."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from everlearn.errors import RunError
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    parser = commands.add_parser("report", help="write the report of a run or comparison again")
+    parser.add_argument("folder", metavar="RUN", help="the run folder")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes report.html and prints the tables."""
+    from everlearn.cli.run import show
+
+    folder = Path(args.folder)
+    if not any((folder / name).exists() for name in ("manifest.json", "comparison.json")):
+        raise RunError(f"{folder} is no run folder (it has no manifest.json): give the folder of a run.")
+    show(folder)
+    return 0

@@ -1,0 +1,147 @@
+"""Several methods (and seeds) over one stream, with shared artifacts.
+
+Each run is an ordinary run folder below the comparison's folder; all share one cache, so the first stage is trained
+once, the base model evaluated once and asked to synthesize once. `comparison.json` is rewritten after every run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import RecipeError
+from everlearn.files import read_json, write_json
+from everlearn.methods.registry import make_method
+from everlearn.progress import LineProgress, Progress
+from everlearn.recipe import MethodConfig, Recipe, make_recipe
+from everlearn.runs.loop import RunResult, execute, prepare
+
+
+def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
+    """Methods from the command line: `sequential,ssr,ssr:preset=faithful,random_rehearsal:ratio=0.01`.
+
+    A bare name takes its options from the recipe (`compare`, then `method`) where they name that method.
+
+    Raises:
+        RecipeError: an option without `=`.
+    """
+    import yaml
+
+    known = {method.name: method for method in [recipe.method, *reversed(recipe.compare)]}
+    chosen = []
+    for item in text.split(","):
+        name, _, options = item.strip().partition(":")
+        values: dict[str, Any] = dict(known[name].options) if name in known else {}
+        for option in filter(None, options.split(";")):
+            key, equals, value = option.partition("=")
+            if not equals:
+                raise RecipeError(f"--methods {item!r}: write options as name:key=value;key=value.")
+            values[key] = yaml.safe_load(value)
+        chosen.append(MethodConfig.model_validate({"name": name, **values}))
+    return chosen
+
+
+def labels_of(methods: Sequence[MethodConfig]) -> list[str]:
+    """A short distinct label for each method: its name, with the options that tell it from its namesakes."""
+    labels = []
+    for method in methods:
+        namesakes = [other for other in methods if other.name == method.name]
+        differing = [
+            f"{key}={value}"
+            for key, value in method.options.items()
+            if any(other.options.get(key) != value for other in namesakes)
+        ]
+        labels.append(" ".join([method.name, *differing]))
+    for label in labels:
+        if labels.count(label) > 1:
+            raise RecipeError(f"method {label!r} stands twice in the comparison: give its options different values.")
+    return labels
+
+
+def compare(
+    recipe: Recipe,
+    methods: Sequence[MethodConfig] | None = None,
+    seeds: Sequence[int] | None = None,
+    *,
+    progress: Progress | None = None,
+) -> dict[str, list[RunResult]]:
+    """Runs every method with every seed.
+
+    Args:
+        recipe: What the runs have in common.
+        methods: Nothing means the recipe's `compare`, or its one method.
+        seeds: Nothing means the recipe's own.
+        progress: Where to show what goes on.
+
+    Returns:
+        For each label, one result a seed.
+
+    Raises:
+        UserError: as `execute`; everything is checked for all methods before the first training.
+    """
+    progress = progress or LineProgress()
+    methods = list(methods or recipe.compare or [recipe.method])
+    seeds = list(seeds or [recipe.seed])
+    labels = labels_of(methods)
+    folder = Path(recipe.runs_dir) / recipe.name
+    cache = recipe.cache_dir or str(Path(recipe.runs_dir) / ".cache")
+    checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder)
+    for method in methods:
+        make_method(method.name, method.options).check(checked.stream)
+    plan = {
+        "recipe": recipe.model_dump(mode="json", exclude={"compare", "runs_dir"}),
+        "methods": [{"name": method.name, **method.options} for method in methods],
+        "seeds": seeds,
+    }
+    write_json(folder / "plan.json", plan)
+    results: dict[str, list[RunResult]] = {label: [] for label in labels}
+    entries: list[dict[str, object]] = []
+    for seed in seeds:
+        for label, method in zip(labels, methods, strict=True):
+            name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
+            progress.say(f"{label}, seed {seed}")
+            one = recipe.model_copy(
+                update={"name": name, "seed": seed, "method": method, "compare": [], "cache_dir": cache}
+            )
+            results[label].append(execute(one, folder=folder / name, label=label, progress=progress))
+            entries.append(
+                {"label": label, "method": method.name, "options": method.options, "seed": seed, "folder": name}
+            )
+            write_json(
+                folder / "comparison.json",
+                {"name": recipe.name, "runs": entries, "summary": _summary(results, recipe.evaluation.confidence)},
+            )
+    return results
+
+
+def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None:
+    """Recipe, methods and seeds of a comparison's folder; None when the folder is no comparison."""
+    path = folder / "plan.json"
+    if not path.exists():
+        return None
+    plan = read_json(path)
+    assert isinstance(plan, dict), "a plan is a mapping"
+    recipe = make_recipe({**plan["recipe"], "runs_dir": str(folder.parent)}, where=str(path))
+    return recipe, [MethodConfig.model_validate(method) for method in plan["methods"]], list(plan["seeds"])
+
+
+def _summary(results: dict[str, list[RunResult]], confidence: float) -> dict[str, object]:
+    """Mean and t interval over seeds of each continual metric."""
+    from everlearn.evaluation.bootstrap import seeds_interval
+
+    summary: dict[str, object] = {}
+    for label, runs in results.items():
+        if not runs:
+            continue
+        row: dict[str, object] = {"seeds": len(runs)}
+        names = [name for name, value in runs[0].metrics.items() if isinstance(value, dict) and "value" in value]
+        for name in names:
+            values = [run.metrics[name]["value"] for run in runs]  # type: ignore[index]
+            if any(value is None for value in values):
+                continue
+            interval = seeds_interval(values, confidence)
+            low, high = interval if interval else (None, None)
+            row[name] = {"mean": sum(values) / len(values), "low": low, "high": high, "values": values}
+        summary[label] = row
+    return summary

@@ -1,0 +1,59 @@
+"""Scoring one model state outside a run: the base, or a checkpoint of any run of the same base."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from everlearn.data.instance import fingerprint_of
+from everlearn.errors import ModelError
+from everlearn.files import read_json
+from everlearn.progress import Progress
+from everlearn.recipe import Recipe
+from everlearn.runs.loop import BASE_STAGE, prepare
+from everlearn.runs.measure import Measurement
+from everlearn.runs.models_at_hand import ModelsAtHand
+from everlearn.runs.store import RECORD, RunStore, sha256_of
+
+
+def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
+    """Scores a model on all tasks of the recipe and in general.
+
+    Args:
+        recipe: Names the base, the tasks and how to measure.
+        checkpoint: A stage's `training` folder, or a folder with `adapter/` or `model/`; None for the base.
+        folder: Where predictions and scores go.
+        progress: Where to show what goes on.
+
+    Raises:
+        ModelError: the checkpoint folder holds no weights.
+    """
+    prepared = prepare(recipe, folder)
+    store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    models = ModelsAtHand(recipe.model)
+    name, fingerprint = BASE_STAGE, prepared.base_fingerprint
+    if checkpoint is not None:
+        models.point_to(checkpoint)
+        fingerprint = _fingerprint_of_checkpoint(checkpoint)
+        name = f"checkpoint-{fingerprint[:8]}"
+    with store.locked():
+        measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
+        measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
+        scores = read_json(folder / "stages" / name / "scores.json")
+    assert isinstance(scores, dict), "scores are a mapping"
+    return scores
+
+
+def _fingerprint_of_checkpoint(checkpoint: Path) -> str:
+    """The training step's own fingerprint, or a hash of the weights for a folder from elsewhere."""
+    record = checkpoint / RECORD
+    if record.exists():
+        value = read_json(record)
+        assert isinstance(value, dict), "an artifact record is a mapping"
+        return str(value["fingerprint"])
+    weights = sorted(checkpoint.glob("*/*.safetensors"))
+    if not weights:
+        raise ModelError(
+            f"{checkpoint} holds no adapter/ or model/ folder with safetensors: give a stage's 'training' folder."
+        )
+    return fingerprint_of([sha256_of(path) for path in weights])

@@ -1,0 +1,333 @@
+"""The stage loop: rehearse, train, consolidate, evaluate, store; stage after stage.
+
+Every result is a step of the run's store, keyed by all that it depends on. Resuming is therefore running again:
+finished steps are found, the first unfinished one goes on. A method's own state is stored after each stage and
+given back instead of being computed again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.errors import RunError
+from everlearn.files import read_json, write_json, write_jsonl, write_text
+from everlearn.methods.base import Artifact, Method, Stage, StageContext
+from everlearn.methods.registry import make_method
+from everlearn.progress import LineProgress, Progress
+from everlearn.recipe import Recipe, make_recipe
+from everlearn.runs.measure import Measurement
+from everlearn.runs.store import RunStore, link_tree
+from everlearn.seeds import derive
+
+if TYPE_CHECKING:
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.models.loading import LoadedModel
+
+BASE_STAGE = "00-base"
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished run.
+
+    Attributes:
+        folder: The run folder.
+        matrix: As in `matrix.json`.
+        metrics: As in `metrics.json`.
+    """
+
+    folder: Path
+    matrix: dict[str, object]
+    metrics: dict[str, object]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known and checked before any training: method, stream, template, tokenizer."""
+
+    method: Method
+    stream: TaskStream
+    template: PromptTemplate
+    base_fingerprint: str
+
+
+def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
+    """Checks all that can be checked before training.
+
+    Raises:
+        UserError: recipe, data, model or method cannot be used as asked.
+    """
+    from everlearn.data.prompts import get_template
+    from everlearn.data.stream import load_stream
+    from everlearn.models import loading
+
+    method = make_method(recipe.method.name, recipe.method.options)
+    loading.check_model(recipe.model)
+    tokenizer = loading.load_tokenizer(recipe.model)
+    template = get_template(recipe.model.template, tokenizer)
+    bad_rows = folder / "bad_rows.jsonl" if folder else None
+    stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
+    Measurement.check_lengths(recipe, stream, template, tokenizer)
+    method.check(stream)
+    return Prepared(method, stream, template, loading.base_fingerprint(recipe.model))
+
+
+def execute(
+    recipe: Recipe, *, folder: Path | None = None, label: str | None = None, progress: Progress | None = None
+) -> RunResult:
+    """Runs a recipe from where its folder stands to the end.
+
+    Args:
+        recipe: What to run.
+        folder: The run folder; nothing means `runs_dir/name`.
+        label: How a comparison calls the run; nothing means the method's name.
+        progress: Where to show what goes on.
+
+    Raises:
+        UserError: something cannot be done as asked; nothing that was computed is lost.
+    """
+    folder = folder or Path(recipe.runs_dir) / recipe.name
+    progress = progress or LineProgress()
+    claim(folder, recipe)
+    prepared = prepare(recipe, folder)
+    store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    with store.locked():
+        return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
+
+
+def recipe_of(folder: Path) -> Recipe:
+    """The recipe that a run folder was made with.
+
+    Raises:
+        RunError: the folder is no run folder.
+    """
+    import yaml
+
+    path = folder / "recipe.yaml"
+    manifest = folder / "manifest.json"
+    if not path.exists():
+        raise RunError(f"{folder} is no run folder (it has no recipe.yaml): give the folder of a run.")
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    stored = read_json(manifest) if manifest.exists() else {}
+    cache = stored.get("cache_dir") if isinstance(stored, dict) else None
+    return make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
+
+
+def claim(folder: Path, recipe: Recipe) -> None:
+    """Writes the recipe into a new run folder, or checks that the folder belongs to the same one.
+
+    Raises:
+        RunError: the folder was made by another recipe; names the keys that differ.
+    """
+    import yaml
+
+    path = folder / "recipe.yaml"
+    mine = recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
+    if path.exists():
+        try:
+            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{path} is corrupt ({error}): choose another --name.") from None
+        differing = sorted(_differences(theirs, mine))
+        if differing:
+            raise RunError(
+                f"{folder} holds a run of another recipe (it differs in {', '.join(differing)}): choose another "
+                "--name, or delete the folder to start afresh; cached artifacts are reused either way."
+            )
+    else:
+        write_text(path, yaml.safe_dump(mine, sort_keys=False, allow_unicode=True))
+
+
+def _differences(theirs: object, mine: object, at: str = "") -> list[str]:
+    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
+        keys = [*theirs, *(key for key in mine if key not in theirs)]
+        return [
+            found
+            for key in keys
+            for found in _differences(theirs.get(key), mine.get(key), f"{at}.{key}" if at else str(key))
+        ]
+    return [] if theirs == mine else [at or "its form"]
+
+
+class _Run:
+    """One run in progress; `go` walks the stages."""
+
+    def __init__(self, recipe: Recipe, prepared: Prepared, store: RunStore, label: str, progress: Progress) -> None:
+        from everlearn.runs.models_at_hand import ModelsAtHand
+
+        self.recipe = recipe
+        self.method = prepared.method
+        self.stream = prepared.stream
+        self.template = prepared.template
+        self.base_fingerprint = prepared.base_fingerprint
+        self.store = store
+        self.label = label
+        self.progress = progress
+        self.models = ModelsAtHand(recipe.model)
+        self.stages = self.method.stages(self.stream)
+        self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress)
+
+    def go(self) -> RunResult:
+        """All stages, then the final model and the report."""
+        store, progress = self.store, self.progress
+        store.update_manifest(**self._describe(), status="running")
+        self.measurement.stage(BASE_STAGE, 0, self.models.latest, self.base_fingerprint, self.stream.tasks)
+        fingerprint = self.base_fingerprint
+        checkpoint: Path | None = None
+        trained: Artifact | None = None
+        for stage in self.stages:
+            if self.method.start_from(stage) == "base":
+                fingerprint, checkpoint = self.base_fingerprint, None
+            trained = self._train(stage, checkpoint, fingerprint)
+            fingerprint, checkpoint = trained.fingerprint, trained.path
+            self._consolidate(stage, fingerprint)
+            shown = self.stream.tasks if self.recipe.evaluation.unseen_tasks else (*stage.seen, *stage.tasks)
+            self.measurement.stage(stage.name, stage.index, self.models.latest, fingerprint, shown)
+            progress.say(self.measurement.line(stage))
+        assert trained is not None, "a stream has at least one task"
+        self._publish(trained)
+        matrix, metrics = self.measurement.finish()
+        store.update_manifest(status="complete")
+        store.tidy()
+        return RunResult(store.folder, matrix, metrics)
+
+    def _train(self, stage: Stage, checkpoint: Path | None, start_fingerprint: str) -> Artifact:
+        self.models.point_to(checkpoint)
+        context = self._context(stage, start_fingerprint)
+        rehearsed = list(self.method.rehearsal(context))
+        write_jsonl(
+            self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in rehearsed)
+        )
+        rows = [*stage.rows, *rehearsed]
+        acts = self.method.acts_on_training(stage)
+        if acts:
+            self.method.before_stage(context)
+        seed = derive(self.recipe.seed, f"stage-{stage.index}", "training")
+        inputs = {
+            "start": start_fingerprint,
+            "rows": rows_fingerprint(rows),
+            "training": self.recipe.training.model_dump(mode="json", exclude={"report_to", "checkpoint_every"}),
+            "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
+            "template": self.template.name,
+            "seed": seed,
+            "method": [self.method.name, self.method.options.model_dump(mode="json")] if acts else None,
+        }
+
+        def make(folder: Path) -> None:
+            from everlearn.models import loading
+            from everlearn.training.stage_trainer import train_stage
+
+            self.models.release()
+            loaded = loading.load_model(self.recipe.model, checkpoint=checkpoint, trainable=True, seed=seed)
+            train_stage(
+                loaded,
+                rows,
+                self.recipe.training,
+                self.template,
+                seed=seed,
+                hooks=self.method if acts else None,
+                folder=folder,
+                progress=self.progress,
+                what=f"training {stage.name}",
+            )
+            loading.save_checkpoint(loaded, folder)
+            in_memory.append(loaded)
+
+        in_memory: list[LoadedModel] = []
+        artifact = self.store.steps_below(stage.name)("training", inputs, make)
+        self.models.point_to(artifact.path, in_memory[0] if in_memory else None)
+        return artifact
+
+    def _consolidate(self, stage: Stage, fingerprint: str) -> None:
+        """Calls `after_stage` once; a resumed run gets the stored state back instead."""
+        if type(self.method).after_stage is Method.after_stage:
+            return
+        place = f"stages/{stage.name}/state"
+
+        def make(folder: Path) -> None:
+            from safetensors.numpy import save_file
+
+            self.method.after_stage(self._context(stage, fingerprint))
+            save_file(dict(self.method.state_tensors()), folder / "state.safetensors")
+            write_json(folder / "state.json", self.method.state_json())
+
+        inputs = {
+            "model": fingerprint,
+            "method": [self.method.name, self.method.options.model_dump(mode="json")],
+            "tasks": [task.fingerprint() for task in (*stage.seen, *stage.tasks)],
+            "seed": self.recipe.seed,
+            "stage": [stage.index, stage.is_last],
+        }
+        artifact = self.store.step(place, "state", inputs, make, shared=False)
+        from safetensors.numpy import load_file
+
+        values = read_json(artifact.path / "state.json")
+        assert isinstance(values, dict), "a method's JSON state is a mapping"
+        self.method.load_state(load_file(artifact.path / "state.safetensors"), values)
+
+    def _publish(self, trained: Artifact) -> None:
+        """The final model as a folder of its own that Transformers or PEFT load as it is."""
+        inner = trained.path / ("adapter" if self.recipe.model.tuning == "lora" else "model")
+        link_tree(inner, self.store.folder / "model")
+
+    def _context(self, stage: Stage, latest_fingerprint: str) -> StageContext:
+        from everlearn.runs.models_at_hand import generator_for
+
+        names = {other.index: other.name for other in self.stages}
+        return StageContext(
+            stage=stage,
+            seed=self.recipe.seed,
+            template=self.template,
+            step=self.store.steps_below(stage.name),
+            steps_of=lambda index: self.store.steps_below(names[index]),
+            progress=self.progress,
+            latest=self.models.latest,
+            latest_fingerprint=latest_fingerprint,
+            base=self.models.base,
+            base_fingerprint=self.base_fingerprint,
+            generator_for=generator_for,
+        )
+
+    def _describe(self) -> dict[str, object]:
+        from everlearn.runs.environment import machine, versions
+
+        return {
+            "everlearn": versions()["everlearn"],
+            "versions": versions(),
+            "machine": machine(),
+            "method": {"name": self.method.name, "options": self.method.options.model_dump(mode="json")},
+            "label": self.label,
+            "cache_dir": str(self.store.cache.resolve()),
+            "seed": self.recipe.seed,
+            "model": {
+                "base": self.recipe.model.base,
+                "tuning": self.recipe.model.tuning,
+                "fingerprint": self.base_fingerprint,
+            },
+            "template": self.template.name,
+            "notes": list(self.stream.notes),
+            "stages": [
+                {"index": stage.index, "name": stage.name, "tasks": [task.name for task in stage.tasks]}
+                for stage in self.stages
+            ],
+            "tasks": [_describe_task(task) for task in self.stream],
+        }
+
+
+def _describe_task(task: Task) -> dict[str, object]:
+    return {
+        "name": task.name,
+        "metric": task.metric,
+        "train_rows": len(task.train),
+        "evaluation_rows": len(task.evaluation),
+        "demonstrations": len(task.demonstrations),
+    }
+
+
+def rows_fingerprint(rows: Sequence[Instance]) -> str:
+    """Hash of rows in their order."""
+    return fingerprint_of([row.to_json() for row in rows])

@@ -1,0 +1,226 @@
+"""What a run measures after each stage, and what it makes of it in the end.
+
+One step per task and model state (so a prediction is never made twice), one for the general ability; from them the
+accuracy matrix and the continual metrics, rewritten after every stage so that an unfinished run can be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.data.instance import Task, TaskStream, fingerprint_of
+from everlearn.errors import DataError
+from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
+from everlearn.methods.base import Stage
+from everlearn.progress import Progress
+from everlearn.recipe import EMBEDDED, Recipe
+from everlearn.runs.store import RunStore
+from everlearn.seeds import derive
+
+if TYPE_CHECKING:
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.generation.protocol import Generator
+    from everlearn.models.loading import LoadedModel
+
+METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1")
+
+
+class Measurement:
+    """Scores of one run, stage by stage.
+
+    Args:
+        recipe: The run's recipe.
+        stream: All tasks.
+        stages: The run's stages.
+        template: How an instance becomes a prompt.
+        store: Where the steps stand.
+        progress: Where to show what goes on.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stream: TaskStream,
+        stages: Sequence[Stage],
+        template: PromptTemplate,
+        store: RunStore,
+        progress: Progress,
+    ) -> None:
+        self.recipe = recipe
+        self.stream = stream
+        self.stages = stages
+        self.template = template
+        self.store = store
+        self.progress = progress
+        self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
+        self._scores: dict[int, dict[str, dict[str, Any]]] = {}
+        self._general: dict[int, dict[str, Any]] = {}
+
+    @staticmethod
+    def check_lengths(recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: Any) -> None:
+        """Refuses evaluation prompts that fill the model's context, before any training.
+
+        Raises:
+            DataError: names task, row, its length and the context.
+        """
+        from everlearn.models import loading
+
+        context = loading.context_length(recipe.model)
+        for task in stream:
+            for row in task.evaluation:
+                length = len(template.prompt_ids(row, tokenizer))
+                if length >= context:
+                    raise DataError(
+                        f"task {task.name!r}, evaluation row {row.id!r}: its prompt has {length} tokens, the model's "
+                        f"context is {context}: shorten or remove the row, or choose a model with a longer context."
+                    )
+
+    def stage(
+        self,
+        name: str,
+        index: int,
+        model: Callable[[], LoadedModel],
+        model_fingerprint: str,
+        tasks: Sequence[Task],
+    ) -> None:
+        """Measures one model state on the given tasks and in general, and rewrites the summaries."""
+        step = self.store.steps_below(name)
+        generators: list[Generator] = []
+
+        def generator(loaded: LoadedModel) -> Generator:
+            if not generators:
+                from everlearn.runs.models_at_hand import generator_for
+
+                generators.append(generator_for(loaded))
+            return generators[0]
+
+        self._rows[index], self._scores[index] = {}, {}
+        for task in tasks:
+            artifact = step(
+                f"predictions/{task.name}",
+                self._prediction_inputs(task, model_fingerprint),
+                lambda folder, task=task: self._predict(folder, task, name, model(), generator),  # type: ignore[misc]
+            )
+            self._rows[index][task.name] = list(read_jsonl(artifact.path / "predictions.jsonl"))
+            self._scores[index][task.name] = _mapping(artifact.path / "scores.json")
+        if self.recipe.evaluation.general:
+            artifact = step(
+                "general",
+                {"model": model_fingerprint, **self._general_inputs()},
+                lambda folder: self._measure_general(folder, name, model(), generator),
+            )
+            self._general[index] = _mapping(artifact.path / "scores.json")
+        write_json(
+            self.store.folder / "stages" / name / "scores.json",
+            {
+                "stage": index,
+                "name": name,
+                "tasks": self._scores[index],
+                "general": self._general.get(index, {}),
+            },
+        )
+        self._summarise()
+
+    def line(self, stage: Stage) -> str:
+        """One line for the terminal: this stage's row of the matrix."""
+        cells = []
+        for task in self.stream:
+            score = self._scores[stage.index].get(task.name)
+            if score is not None:
+                cells.append(f"{task.name} {score['values'][task.metric]:.1f}")
+        return f"after {stage.name}: " + "  ".join(cells)
+
+    def finish(self) -> tuple[dict[str, object], dict[str, object]]:
+        """The matrix and the metrics as written."""
+        return self._summarise()
+
+    def _prediction_inputs(self, task: Task, model_fingerprint: str) -> dict[str, object]:
+        evaluation = self.recipe.evaluation
+        return {
+            "model": model_fingerprint,
+            "rows": fingerprint_of([row.to_json() for row in task.evaluation]),
+            "task": [task.name, task.metric, list(task.labels)],
+            "template": self.template.name,
+            "max_new_tokens": evaluation.max_new_tokens,
+            "bootstrap": [evaluation.bootstrap_samples, evaluation.confidence, self.recipe.seed],
+            "metrics": list(METRIC_NAMES),
+        }
+
+    def _predict(
+        self,
+        folder: Path,
+        task: Task,
+        stage_name: str,
+        loaded: LoadedModel,
+        generator: Callable[[LoadedModel], Generator],
+    ) -> None:
+        from everlearn.evaluation.tasks import predict_task, score_rows
+
+        evaluation = self.recipe.evaluation
+        rows = predict_task(
+            generator(loaded),
+            self.template,
+            loaded.tokenizer,
+            task,
+            max_new_tokens=evaluation.max_new_tokens,
+            progress=self.progress,
+            metrics=METRIC_NAMES,
+        )
+        write_jsonl(folder / "predictions.jsonl", rows)
+        scores = score_rows(
+            rows,
+            task,
+            samples=evaluation.bootstrap_samples,
+            confidence=evaluation.confidence,
+            seed=derive(self.recipe.seed, "bootstrap", task.name),
+        )
+        write_json(folder / "scores.json", scores)
+
+    def _general_inputs(self) -> dict[str, object]:
+        text = self.recipe.evaluation.general_text
+        content = Path(text).read_text(encoding="utf-8") if text else None
+        return {"text": fingerprint_of(content), "base": self.recipe.model.base == EMBEDDED}
+
+    def _measure_general(
+        self,
+        folder: Path,
+        stage_name: str,
+        loaded: LoadedModel,
+        generator: Callable[[LoadedModel], Generator],
+    ) -> None:
+        from everlearn.data.general import general_passages
+        from everlearn.evaluation.general import microtask_accuracy, perplexity
+
+        embedded = self.recipe.model.base == EMBEDDED
+        with self.progress.step(f"general ability after {stage_name}"):
+            passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
+            scores: dict[str, object] = {"perplexity": perplexity(loaded, passages)}
+            if embedded:
+                from everlearn.data.microtasks import held_out_microtasks
+
+                items = held_out_microtasks(200, seed=0)
+                scores["microtasks"] = microtask_accuracy(generator(loaded), loaded.tokenizer, items)
+        write_json(folder / "scores.json", scores)
+
+    def _summarise(self) -> tuple[dict[str, object], dict[str, object]]:
+        from everlearn.evaluation.summary import summarise
+
+        matrix, metrics = summarise(
+            self.stream,
+            [(stage.index, stage.name, [task.name for task in stage.tasks]) for stage in self.stages],
+            self._rows,
+            samples=self.recipe.evaluation.bootstrap_samples,
+            confidence=self.recipe.evaluation.confidence,
+            seed=derive(self.recipe.seed, "bootstrap"),
+        )
+        write_json(self.store.folder / "matrix.json", matrix)
+        write_json(self.store.folder / "metrics.json", metrics)
+        return matrix, metrics
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    assert isinstance(value, dict), f"{path} holds a mapping"
+    return value

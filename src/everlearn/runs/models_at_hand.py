@@ -1,0 +1,82 @@
+"""The models that a stage needs, loaded when first asked for and never twice.
+
+Most steps of a resumed or compared run find their artifact and need no model at all, so nothing is loaded until a
+step calls. With LoRA, the base model is the latest one with its adapter switched off: one copy of the weights
+serves both. `base()` and `latest()` therefore exclude each other: asking for one ends the use of the other.
+"""
+
+from __future__ import annotations
+
+import gc
+from contextlib import ExitStack
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.models import loading
+from everlearn.recipe import ModelConfig
+
+if TYPE_CHECKING:
+    from everlearn.generation.protocol import Generator
+    from everlearn.models.loading import LoadedModel
+
+
+class ModelsAtHand:
+    """Keeps the model of the latest finished stage and, for full tuning, the base model.
+
+    Args:
+        config: Which base and how it is tuned.
+    """
+
+    def __init__(self, config: ModelConfig) -> None:
+        self.config = config
+        self._checkpoint: Path | None = None
+        self._latest: LoadedModel | None = None
+        self._base: LoadedModel | None = None
+        self._base_view = ExitStack()
+
+    def point_to(self, checkpoint: Path | None, loaded: LoadedModel | None = None) -> None:
+        """Names the checkpoint folder that `latest` means from now on (None: the base).
+
+        Args:
+            checkpoint: Artifact folder of a finished training step.
+            loaded: Its model, when it is in memory already.
+        """
+        self._base_view.close()
+        if loaded is None and checkpoint == self._checkpoint:
+            return
+        self._checkpoint, self._latest = checkpoint, loaded
+        gc.collect()
+
+    def release(self) -> None:
+        """Frees the memory of all models, as before loading one for training."""
+        self._base_view.close()
+        self._latest = self._base = None
+        gc.collect()
+
+    def latest(self) -> LoadedModel:
+        """The model of the latest checkpoint."""
+        self._base_view.close()
+        if self._checkpoint is None:
+            return self._plain_base()
+        if self._latest is None:
+            self._latest = loading.load_model(self.config, checkpoint=self._checkpoint)
+        return self._latest
+
+    def base(self) -> LoadedModel:
+        """The base model theta(0)."""
+        if self.config.tuning == "lora" and self._latest is not None:
+            self._base_view.close()
+            return self._base_view.enter_context(loading.base_of(self._latest))
+        return self._plain_base()
+
+    def _plain_base(self) -> LoadedModel:
+        if self._base is None:
+            self._base = loading.load_model(self.config)
+        return self._base
+
+
+def generator_for(loaded: LoadedModel) -> Generator:
+    """The generation engine over a loaded model."""
+    from everlearn.generation.engine import make_generator
+
+    return make_generator(loaded)

@@ -1,0 +1,263 @@
+"""The run folder: every step's result is a folder of plain files that appears whole or not at all.
+
+A step's fingerprint hashes its name and all that its result depends on. Its files are made in
+`RUN/.partial/<fingerprint>` (which survives a kill, so that a step can go on from what it had finished), then moved
+into the shared cache with their sizes and SHA-256 sums in `artifact.json`, then hard-linked into the run folder.
+So a finished artifact is never made twice, in this run or in another one that shares the cache, and a kill at any
+moment leaves either no artifact or a whole one. `manifest.json` names what this run has finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from pathlib import Path
+
+from everlearn.data.instance import fingerprint_of
+from everlearn.errors import RunError
+from everlearn.files import disk_error, read_json, write_json
+from everlearn.methods.base import Artifact, StepRunner
+
+RECORD = "artifact.json"
+
+
+class RunStore:
+    """Steps of one run folder over a shared cache.
+
+    Args:
+        folder: The run folder; made if absent.
+        cache: Folder of artifacts shared by runs.
+        on_step: Called with (step name, whether it was reused, seconds).
+    """
+
+    def __init__(self, folder: Path, cache: Path, on_step: Callable[[str, bool, float], None] | None = None) -> None:
+        self.folder = folder
+        self.cache = cache
+        self._on_step = on_step
+        self._verified: set[Path] = set()
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            cache.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(folder, error) from None
+        self.manifest: dict[str, object] = {}
+        if self.manifest_path.exists():
+            loaded = read_json(self.manifest_path)
+            if not isinstance(loaded, dict):
+                raise RunError(f"{self.manifest_path} is corrupt: delete it and run 'everlearn resume'.")
+            self.manifest = loaded
+
+    @property
+    def manifest_path(self) -> Path:
+        """Where the manifest stands."""
+        return self.folder / "manifest.json"
+
+    def update_manifest(self, **values: object) -> None:
+        """Sets top-level manifest entries and writes the file."""
+        self.manifest.update(values)
+        write_json(self.manifest_path, self.manifest)
+
+    def steps_below(self, stage: str) -> StepRunner:
+        """A step runner whose artifacts stand under `stages/<stage>`."""
+
+        def run(
+            name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
+        ) -> Artifact:
+            return self.step(f"stages/{stage}/{name}", name, inputs, make, version=version)
+
+        return run
+
+    def step(
+        self,
+        place: str,
+        kind: str,
+        inputs: Mapping[str, object],
+        make: Callable[[Path], None],
+        *,
+        version: int = 1,
+        shared: bool = True,
+    ) -> Artifact:
+        """Makes or finds the artifact of a step; see `methods.base.StepRunner`.
+
+        Args:
+            place: Path of the artifact below the run folder.
+            kind: What the step is, part of the fingerprint (two kinds never share).
+            inputs: All that the result depends on.
+            make: Writes the files.
+            version: Of the step's code.
+            shared: Whether other runs may use the artifact, and this run theirs.
+
+        Raises:
+            RunError: a stored artifact is corrupt, or the disk is full.
+        """
+        fingerprint = fingerprint_of({"kind": kind, "version": version, "inputs": dict(inputs)})
+        target = self.folder / place
+        if self._holds(target, fingerprint):
+            self._note(place, fingerprint, target, 0.0, reused=True)
+            return Artifact(target, fingerprint)
+        stored = self._cached(fingerprint) if shared else self.folder / ".own" / fingerprint
+        seconds = 0.0
+        reused = (stored / RECORD).exists()
+        if not reused:
+            began = time.monotonic()
+            self._make(fingerprint, kind, make, stored)
+            seconds = time.monotonic() - began
+        _verify(stored, self._verified)
+        link_tree(stored, target)
+        self._note(place, fingerprint, target, seconds, reused=reused)
+        return Artifact(target, fingerprint)
+
+    def has(self, place: str) -> bool:
+        """Whether the manifest names a finished artifact there."""
+        steps = self.manifest.get("steps", {})
+        return isinstance(steps, dict) and place in steps and (self.folder / place / RECORD).exists()
+
+    def _cached(self, fingerprint: str) -> Path:
+        return self.cache / fingerprint[:2] / fingerprint
+
+    def _holds(self, target: Path, fingerprint: str) -> bool:
+        record = target / RECORD
+        if not record.exists():
+            return False
+        stored = read_json(record)
+        if not isinstance(stored, dict) or stored.get("fingerprint") != fingerprint:
+            return False
+        _verify(target, self._verified)
+        return True
+
+    def _make(self, fingerprint: str, kind: str, make: Callable[[Path], None], stored: Path) -> None:
+        partial = self.folder / ".partial" / fingerprint
+        began = time.monotonic()
+        try:
+            partial.mkdir(parents=True, exist_ok=True)
+            make(partial)
+            files = {
+                path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                for path in sorted(partial.rglob("*"))
+                if path.is_file()
+            }
+            write_json(
+                partial / RECORD,
+                {
+                    "fingerprint": fingerprint,
+                    "kind": kind,
+                    "seconds": round(time.monotonic() - began, 3),
+                    "files": files,
+                },
+            )
+            stored.parent.mkdir(parents=True, exist_ok=True)
+            if stored.exists():  # Another run has just made the same; a folder without record is a broken copy.
+                shutil.rmtree(partial if (stored / RECORD).exists() else stored)
+            if partial.exists():
+                _move(partial, stored)
+        except OSError as error:
+            raise disk_error(partial, error) from None
+
+    def _note(self, place: str, fingerprint: str, target: Path, seconds: float, *, reused: bool) -> None:
+        steps = self.manifest.setdefault("steps", {})
+        assert isinstance(steps, dict), "the manifest's steps are a mapping"
+        known = steps.get(place)
+        if not (isinstance(known, dict) and known.get("fingerprint") == fingerprint):
+            record = read_json(target / RECORD)
+            assert isinstance(record, dict), "an artifact record is a mapping"
+            steps[place] = {
+                "fingerprint": fingerprint,
+                "seconds": record["seconds"],
+                "reused": reused,
+                "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "files": {name: entry["bytes"] for name, entry in record["files"].items()},
+            }
+            write_json(self.manifest_path, self.manifest)
+        if self._on_step:
+            self._on_step(place, reused, seconds)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run folder against a second process.
+
+        Raises:
+            RunError: another process works in the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.folder / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunError(
+                f"{self.folder} is in use by another everlearn process: wait for it or choose another --name."
+            ) from None
+
+    def tidy(self) -> None:
+        """Removes what unfinished attempts left behind; called when a run is complete."""
+        with suppress(OSError):
+            shutil.rmtree(self.folder / ".partial")
+
+
+def _verify(folder: Path, verified: set[Path]) -> None:
+    """Checks an artifact's files against its record, once per process."""
+    if folder in verified:
+        return
+    record = read_json(folder / RECORD)
+    files = record.get("files", {}) if isinstance(record, dict) else {}
+    for name, entry in files.items():
+        path = folder / name
+        if not path.exists() or path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
+            raise RunError(
+                f"{path} is corrupt or missing (its checksum differs from {folder / RECORD}): delete the folder "
+                f"{folder} and the same one in the cache if it is linked there (everlearn doctor --cache FOLDER "
+                "removes all corrupt ones), then run 'everlearn resume' to make it again."
+            )
+    verified.add(folder)
+
+
+def remove_corrupt(cache: Path) -> list[Path]:
+    """Deletes the corrupt artifacts of a cache or run folder and returns their folders."""
+    removed = []
+    for record in sorted(cache.rglob(RECORD)):
+        try:
+            _verify(record.parent, set())
+        except RunError:
+            shutil.rmtree(record.parent)
+            removed.append(record.parent)
+    return removed
+
+
+def link_tree(source: Path, target: Path) -> None:
+    """Makes `target` a tree of hard links (copies across file systems) to `source`; the record comes last."""
+    try:
+        if target.exists():
+            shutil.rmtree(target)
+        target.mkdir(parents=True)
+        names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+        for name in sorted(names, key=lambda name: name == Path(RECORD)):
+            place = target / name
+            place.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(source / name, place)
+            except OSError:
+                shutil.copy2(source / name, place)
+    except OSError as error:
+        raise disk_error(target, error) from None
+
+
+def _move(source: Path, target: Path) -> None:
+    """Renames a folder; across file systems copies it beside the target first."""
+    try:
+        os.rename(source, target)
+    except OSError:
+        beside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.copytree(source, beside)
+        os.rename(beside, target)
+        shutil.rmtree(source)
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
