@@ -16,3 +16,57 @@ def shared_dir() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no folder {folder} with golden vectors and real data beside the repository")
     return folder
+
+
+ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")
+
+
+def make_tiny_model(
+    folder: Path, architecture: str = "llama", texts: list[str] | None = None, context: int = 1024
+) -> Path:
+    """A randomly initialised model of a few thousand weights with a small trained tokenizer, saved as a folder."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+    from transformers import (
+        AutoModelForCausalLM,
+        GPT2Config,
+        GPTNeoXConfig,
+        LlamaConfig,
+        PreTrainedTokenizerFast,
+        Qwen3Config,
+    )
+
+    core = Tokenizer(models.BPE())
+    core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    core.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=400,
+        special_tokens=["<pad>", "<s>", "</s>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    core.train_from_iterator(texts or ["Input: the red cat\nOutput: yes\n\n" * 3], trainer)
+    core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    common = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    config = {
+        "llama": lambda: LlamaConfig(**common, **sizes, max_position_embeddings=context),
+        "qwen3": lambda: Qwen3Config(
+            **common, **sizes, num_key_value_heads=1, head_dim=16, max_position_embeddings=context
+        ),
+        "gpt2": lambda: GPT2Config(**common, n_embd=32, n_layer=2, n_head=2, n_positions=context),
+        "gpt_neox": lambda: GPTNeoXConfig(**common, **sizes, max_position_embeddings=context),
+    }[architecture]()
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Llama in a folder."""
+    return make_tiny_model(tmp_path_factory.mktemp("tiny-llama"))

@@ -198,7 +198,7 @@ class Measurement:
             passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
             scores: dict[str, object] = {"perplexity": perplexity(loaded, passages)}
             if embedded:
-                from everlearn.data.microtasks import held_out_microtasks
+                from everlearn.data.corpus import held_out_microtasks
 
                 items = held_out_microtasks(200, seed=0)
                 scores["microtasks"] = microtask_accuracy(generator(loaded), loaded.tokenizer, items)

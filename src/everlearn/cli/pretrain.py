@@ -1,0 +1,35 @@
+"""`everlearn pretrain`: makes the embedded base model again from its recipe."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    from everlearn.cli.options import add_display
+
+    parser = commands.add_parser("pretrain", help="make the embedded base model again, from its generated corpus")
+    parser.add_argument("--out", required=True, metavar="FOLDER", help="where the model and its tokenizer go")
+    parser.add_argument("--seed", type=int, default=0, help="of corpus and weights (0: the one that is shipped)")
+    parser.add_argument("--tokens", type=int, default=None, help="token budget (nothing: the shipped model's)")
+    parser.add_argument("--threads", type=int, default=1, help="processor threads (1: as the shipped model)")
+    add_display(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains and says where the model is."""
+    from everlearn.cli.options import make_display
+    from everlearn.training.pretraining import pretrain
+
+    out = Path(args.out)
+    display = make_display(args, out)
+    with display.step("pre-training the base") as tick:
+
+        def on_step(state: dict[str, float]) -> None:
+            tick(int(state["step"]), int(state["steps"]), f"loss {state['loss']:.2f}")
+
+        summary = pretrain(out, seed=args.seed, tokens=args.tokens, threads=args.threads, progress=on_step)
+    print(f"Wrote {out} ({summary['parameters']:,} parameters, {summary['tokens']:,} tokens). Use: --model {out}")
+    return 0

@@ -1,0 +1,64 @@
+"""The command line: fast to start, refuses with the nearest word, exit code 2."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from everlearn.cli.main import COMMANDS, main
+
+
+def test_help_loads_no_heavy_library() -> None:
+    code = (
+        "import sys\nfrom everlearn.cli.main import build_parser\nbuild_parser().format_help()\n"
+        "heavy = {'torch', 'transformers', 'peft', 'sklearn', 'datasets', 'numpy', 'pydantic', 'rich', 'yaml'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert shown.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        main([command, "--help"])
+    assert caught.value.code == 0
+    assert "usage: everlearn" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["rum"], "'run'"),
+        (["run", "--epoch-s", "3"], "--epochs"),
+        (["run", "missing.yaml"], "no recipe at missing.yaml"),
+        (["run", "embedded", "--set", "training.epoch=3"], "did you mean 'epochs'?"),
+        (["run", "embedded", "--set", "training.epochs"], "write KEY=VALUE"),
+        (["run", "embedded", "--method", "srr"], "did you mean 'ssr'?"),
+        (["compare", "embedded", "--methods", "ssr:preset"], "key=value"),
+        (["compare", "embedded", "--methods", "ssr,ssr"], "stands twice"),
+        (["compare", "embedded", "--seeds", "a"], "whole numbers"),
+        (["report", "nowhere"], "no run folder"),
+        (["resume", "nowhere"], "no run folder"),
+        (["doctor", "--cache", "nowhere"], "no folder nowhere"),
+    ],
+)
+def test_a_mistake_is_one_sentence_and_exit_code_2(
+    arguments: list[str],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    try:
+        code = main(arguments)
+    except SystemExit as stop:
+        code = int(stop.code or 0)
+    assert code == 2
+    shown = capsys.readouterr().err
+    assert words in shown
+    assert "Traceback" not in shown

@@ -1,0 +1,200 @@
+"""The stage loop end to end on a tiny model: folder, resume, sharing, refusals."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import RunError, UserError
+from everlearn.files import read_json
+from everlearn.recipe import MethodConfig, Recipe, make_recipe
+from everlearn.runs.compare import compare, labels_of
+from everlearn.runs.loop import execute, recipe_of
+
+TASKS = ("colours", "animals", "places")
+
+
+def write_tasks(folder: Path) -> list[dict[str, object]]:
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: list[dict[str, object]] = []
+    for task in TASKS:
+        for kind, count in (("train", 12), ("evaluation", 4)):
+            rows = [
+                {
+                    "instruction": f"Say the {task}.",
+                    "input": f"{kind} thing {i} of {task}",
+                    "output": f"{task} {i % 3}",
+                }
+                for i in range(count)
+            ]
+            (folder / f"{task}.{kind}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        entries.append(
+            {
+                "name": task,
+                "train": str(folder / f"{task}.train.jsonl"),
+                "evaluation": str(folder / f"{task}.evaluation.jsonl"),
+                "demonstrations": 4,
+            }
+        )
+    return entries
+
+
+def tiny_recipe(folder: Path, model: Path, **sections: object) -> Recipe:
+    tree: dict[str, object] = {
+        "name": "tiny",
+        "runs_dir": str(folder / "runs"),
+        "model": {"base": str(model), "lora": {"rank": 4}},
+        "stream": {"tasks": write_tasks(folder / "data")},
+        "method": "sequential",
+        "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},
+        "evaluation": {"max_new_tokens": 6, "bootstrap_samples": 100},
+    }
+    return make_recipe({**tree, **sections})
+
+
+def test_a_run_leaves_a_folder_of_plain_files(tmp_path: Path, tiny_model: Path) -> None:
+    result = execute(tiny_recipe(tmp_path, tiny_model))
+    folder = result.folder
+    for name in ("recipe.yaml", "manifest.json", "matrix.json", "metrics.json", "model/adapter_model.safetensors"):
+        assert (folder / name).exists(), name
+    for index, task in enumerate(TASKS, 1):
+        stage = folder / "stages" / f"{index:02d}-{task}"
+        assert (stage / "training" / "adapter" / "adapter_model.safetensors").exists()
+        assert (stage / "training" / "history.jsonl").exists()
+        for scored in TASKS:
+            assert len((stage / "predictions" / scored / "predictions.jsonl").read_text().splitlines()) == 4
+    manifest = read_json(folder / "manifest.json")
+    assert manifest["status"] == "complete"  # type: ignore[index, call-overload]
+    matrix = result.matrix
+    assert matrix["tasks"] == list(TASKS)
+    assert len(matrix["values"]) == 3  # type: ignore[arg-type]
+    assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt")) + list(folder.rglob("*.pkl"))
+
+
+def test_the_final_model_loads_with_plain_peft(tmp_path: Path, tiny_model: Path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    folder = execute(tiny_recipe(tmp_path, tiny_model)).folder
+    model = AutoPeftModelForCausalLM.from_pretrained(folder / "model")
+    assert any("lora" in name for name, _ in model.named_parameters())
+
+
+def test_a_run_stopped_in_any_stage_ends_with_the_same_scores(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import everlearn.evaluation.tasks as tasks
+    import everlearn.training.stage_trainer as trainer
+
+    whole = execute(tiny_recipe(tmp_path / "whole", tiny_model))
+    recipe = tiny_recipe(tmp_path / "stopped", tiny_model)
+    originals = {"train": trainer.train_stage, "predict": tasks.predict_task}
+    calls = {"train": 0, "predict": 0}
+
+    def stopping(name: str, at: int):  # type: ignore[no-untyped-def]
+        def wrapped(*args: object, **kwargs: object) -> object:
+            calls[name] += 1
+            if calls[name] == at:
+                raise KeyboardInterrupt
+            return originals[name](*args, **kwargs)  # type: ignore[operator]
+
+        return wrapped
+
+    for name, at in (("predict", 2), ("train", 2), ("predict", 9), ("train", 4)):
+        monkeypatch.setattr(trainer, "train_stage", stopping("train", at if name == "train" else -1))
+        monkeypatch.setattr(tasks, "predict_task", stopping("predict", at if name == "predict" else -1))
+        with pytest.raises(KeyboardInterrupt):
+            execute(recipe)
+    monkeypatch.setattr(trainer, "train_stage", originals["train"])
+    monkeypatch.setattr(tasks, "predict_task", originals["predict"])
+    resumed = execute(recipe_of(Path(recipe.runs_dir) / recipe.name))
+    assert resumed.matrix == whole.matrix
+    assert resumed.metrics == whole.metrics
+
+
+@pytest.mark.slow
+def test_a_killed_process_resumes_to_the_same_matrix(tmp_path: Path, tiny_model: Path) -> None:
+    import yaml
+
+    recipe = tiny_recipe(tmp_path, tiny_model, method={"name": "random_rehearsal", "ratio": 0.5})
+    path = tmp_path / "recipe.yaml"
+    path.write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
+    whole = execute(recipe.model_copy(update={"runs_dir": str(tmp_path / "whole")}))
+    command = [sys.executable, "-m", "everlearn", "run", str(path), "--quiet"]
+    folder = tmp_path / "runs" / "tiny"
+    for marker in ("stages/00-base/general", "stages/02-animals/rehearsal.jsonl", "stages/02-animals/training"):
+        process = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        limit = time.monotonic() + 120
+        while not (folder / marker).exists() and process.poll() is None and time.monotonic() < limit:
+            time.sleep(0.02)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    subprocess.run([sys.executable, "-m", "everlearn", "resume", str(folder), "--quiet"], check=True)
+    assert read_json(folder / "matrix.json") == whole.matrix
+    assert (folder / "report.html").exists()
+
+
+def test_nothing_is_trained_or_predicted_twice(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import everlearn.training.stage_trainer as trainer
+
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    execute(recipe)
+
+    def refuse(*args: object, **kwargs: object) -> None:
+        raise AssertionError("trained twice")
+
+    monkeypatch.setattr(trainer, "train_stage", refuse)
+    execute(recipe)
+    execute(recipe.model_copy(update={"name": "again"}))
+
+
+def test_compared_methods_share_the_first_stage(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    methods = [
+        MethodConfig(name="sequential"),
+        MethodConfig.model_validate({"name": "random_rehearsal", "ratio": 0.5}),
+        MethodConfig(name="l2"),
+    ]
+    compare(recipe, methods)
+    folder = Path(recipe.runs_dir) / recipe.name
+    comparison = read_json(folder / "comparison.json")
+    runs = [folder / entry["folder"] for entry in comparison["runs"]]  # type: ignore[index, call-overload]
+    steps = [read_json(run / "manifest.json")["steps"] for run in runs]  # type: ignore[index, call-overload]
+    first = "stages/01-colours/training"
+    assert [step[first]["reused"] for step in steps] == [False, True, True]
+    assert len({step[first]["fingerprint"] for step in steps}) == 1
+    assert len({step["stages/02-animals/training"]["fingerprint"] for step in steps}) == 3
+
+
+def test_the_folder_of_another_recipe_is_refused_with_the_keys_that_differ(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    execute(recipe)
+    other = tiny_recipe(tmp_path, tiny_model, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-2})
+    with pytest.raises(RunError, match=r"another recipe \(it differs in training\.epochs\).*--name"):
+        execute(other)
+
+
+def test_a_prompt_longer_than_the_context_is_refused_before_training(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    path = tmp_path / "data" / "places.evaluation.jsonl"
+    path.write_text(json.dumps({"instruction": "Say.", "input": "long " * 2000, "output": "x", "id": "giant"}) + "\n")
+    with pytest.raises(UserError, match=r"'places'.*'giant'.*context"):
+        execute(recipe)
+    assert not (Path(recipe.runs_dir) / "tiny" / "stages").exists()
+
+
+def test_methods_are_labelled_by_what_tells_them_apart() -> None:
+    methods = [
+        MethodConfig(name="ewc"),
+        MethodConfig.model_validate({"name": "ssr", "preset": "faithful"}),
+        MethodConfig.model_validate({"name": "ssr", "preset": "improved"}),
+    ]
+    assert labels_of(methods) == ["ewc", "ssr preset=faithful", "ssr preset=improved"]

@@ -1,0 +1,145 @@
+"""The run store: whole artifacts or none, nothing made twice."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import RunError
+from everlearn.files import read_json, write_json, write_text
+from everlearn.runs.store import RunStore, remove_corrupt
+
+
+class Maker:
+    """Counts how often a step is made."""
+
+    def __init__(self, text: str = "result") -> None:
+        self.calls = 0
+        self.text = text
+
+    def __call__(self, folder: Path) -> None:
+        self.calls += 1
+        write_text(folder / "inner" / "result.txt", self.text)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> RunStore:
+    return RunStore(tmp_path / "run", tmp_path / "cache")
+
+
+def test_a_step_with_the_same_inputs_is_made_once(store: RunStore) -> None:
+    make = Maker()
+    first = store.step("stages/01/a", "a", {"x": 1}, make)
+    second = store.step("stages/01/a", "a", {"x": 1}, make)
+    assert make.calls == 1
+    assert first == second
+    assert (first.path / "inner" / "result.txt").read_text() == "result"
+
+
+def test_other_inputs_version_or_kind_give_another_artifact(store: RunStore) -> None:
+    make = Maker()
+    prints = {
+        store.step("a", "a", {"x": 1}, make).fingerprint,
+        store.step("a", "a", {"x": 2}, make).fingerprint,
+        store.step("a", "a", {"x": 2}, make, version=2).fingerprint,
+        store.step("a", "b", {"x": 2}, make).fingerprint,
+    }
+    assert len(prints) == make.calls == 4
+
+
+def test_another_run_finds_the_artifact_in_the_shared_cache(tmp_path: Path) -> None:
+    make = Maker()
+    RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, make)
+    other = RunStore(tmp_path / "two", tmp_path / "cache")
+    artifact = other.step("b", "a", {}, make)
+    assert make.calls == 1
+    assert (artifact.path / "inner" / "result.txt").exists()
+    assert other.manifest["steps"]["b"]["reused"] is True  # type: ignore[index]
+
+
+def test_an_unshared_step_is_not_found_by_another_run(tmp_path: Path) -> None:
+    make = Maker()
+    for name in ("one", "two"):
+        RunStore(tmp_path / name, tmp_path / "cache").step("a", "a", {}, make, shared=False)
+    assert make.calls == 2
+
+
+def test_a_failed_step_leaves_no_artifact_and_goes_on_with_its_partial_files(store: RunStore) -> None:
+    seen = []
+
+    def make(folder: Path) -> None:
+        seen.append(sorted(path.name for path in folder.iterdir()))
+        write_text(folder / "part-1.txt", "1")
+        if len(seen) == 1:
+            raise KeyboardInterrupt
+        write_text(folder / "part-2.txt", "2")
+
+    with pytest.raises(KeyboardInterrupt):
+        store.step("a", "a", {}, make)
+    assert not (store.folder / "a").exists()
+    artifact = store.step("a", "a", {}, make)
+    assert seen == [[], ["part-1.txt"]]
+    assert sorted(path.name for path in artifact.path.iterdir()) == ["artifact.json", "part-1.txt", "part-2.txt"]
+
+
+def test_a_corrupt_artifact_is_named_with_the_remedy_and_can_be_removed(tmp_path: Path) -> None:
+    RunStore(tmp_path / "run", tmp_path / "cache").step("a", "a", {}, Maker())
+    (tmp_path / "run" / "a" / "inner" / "result.txt").write_text("tamper")
+    fresh = RunStore(tmp_path / "run", tmp_path / "cache")
+    with pytest.raises(RunError, match=r"result\.txt is corrupt.*everlearn resume"):
+        fresh.step("a", "a", {}, Maker())
+    removed = remove_corrupt(tmp_path)
+    assert tmp_path / "run" / "a" in removed
+    make = Maker()
+    RunStore(tmp_path / "run", tmp_path / "cache").step("a", "a", {}, make)
+    assert make.calls == 1
+
+
+def test_a_full_disk_is_one_sentence_and_earlier_steps_stand(store: RunStore) -> None:
+    kept = store.step("a", "a", {}, Maker())
+
+    def make(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(RunError, match="disk is full"):
+        store.step("b", "b", {}, make)
+    assert store.step("a", "a", {}, Maker()) == kept
+
+
+def test_a_second_process_is_kept_out(store: RunStore) -> None:
+    import subprocess
+    import sys
+
+    code = (
+        "from pathlib import Path; from everlearn.runs.store import RunStore\n"
+        f"with RunStore(Path({str(store.folder)!r}), Path({str(store.cache)!r})).locked(): pass"
+    )
+    with store.locked():
+        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert other.returncode == 1
+    assert "in use by another everlearn process" in other.stderr
+
+
+def test_the_manifest_is_written_after_the_artifact(store: RunStore) -> None:
+    store.step("a", "a", {}, Maker())
+    manifest = read_json(store.manifest_path)
+    assert list(manifest["steps"]) == ["a"]  # type: ignore[index, call-overload]
+    assert store.has("a")
+    assert not store.has("b")
+
+
+def test_a_corrupt_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "manifest.json").write_text("{")
+    with pytest.raises(RunError, match=r"manifest\.json is corrupt"):
+        RunStore(tmp_path / "run", tmp_path / "cache")
+
+
+def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
+    write_json(tmp_path / "x.json", {"a": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "x.json", {"a": object()})
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["x.json"]

@@ -1,0 +1,78 @@
+"""Recipes: every fault is named with its key and the nearest valid one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import RecipeError
+from everlearn.recipe import load_recipe, make_recipe
+
+
+def test_the_defaults_are_the_published_settings() -> None:
+    recipe = make_recipe({})
+    assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (3, 32, 2e-4)
+    lora = recipe.model.lora
+    assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (8, 32, 0.1, ["q_proj", "v_proj"])
+
+
+@pytest.mark.parametrize(
+    ("tree", "words"),
+    [
+        ({"trainin": {}}, ["'trainin'", "'training'"]),
+        ({"training": {"epoch": 3}}, ["'training.epoch'", "'epochs'"]),
+        ({"model": {"lora": {"rnk": 3}}}, ["'model.lora.rnk'", "'rank'"]),
+        ({"training": {"epochs": 0}}, ["training.epochs", "greater than 0"]),
+        ({"stream": {"tasks": [{"name": "a", "train": "x", "evalution": "y"}]}}, ["evalution", "'evaluation'"]),
+        ({"stream": {"tasks": [{"name": "a/b", "train": "x"}]}}, ["stream.tasks.0.name"]),
+        ({"model": {"tuning": "qlora"}}, ["model.tuning", "'lora' or 'full'"]),
+    ],
+)
+def test_a_fault_is_named_with_its_key_and_remedy(tree: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe(tree)
+    for word in words:
+        assert word in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_all_faults_are_named_at_once() -> None:
+    with pytest.raises(RecipeError, match=r"epoch'.*batchsize"):
+        make_recipe({"training": {"epoch": 1, "batchsize": 2}})
+
+
+def test_a_method_is_a_name_or_a_mapping() -> None:
+    assert make_recipe({"method": "ewc"}).method.options == {}
+    assert make_recipe({"method": {"name": "ewc", "strength": 1}}).method.options == {"strength": 1}
+
+
+def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text("method: sequential\ntraining: {epochs: 2}\n")
+    recipe = load_recipe(path, {"training.epochs": "5", "method.name": "ssr", "seed": 7})
+    assert (recipe.training.epochs, recipe.method.name, recipe.seed) == (5, "ssr", 7)
+
+
+def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
+    (tmp_path / "a.jsonl").write_text("{}")
+    path = tmp_path / "r.yaml"
+    path.write_text("stream: {tasks: [{name: a, train: a.jsonl}]}\nmodel: {base: org/name}\n")
+    recipe = load_recipe(path)
+    assert recipe.stream.tasks[0].train == str(tmp_path / "a.jsonl")  # type: ignore[union-attr]
+    assert recipe.model.base == "org/name"
+
+
+@pytest.mark.parametrize(("content", "words"), [("a: [", "not valid YAML"), ("- 1", "list"), (None, "no recipe")])
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+    path = tmp_path / "r.yaml"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(path)
+
+
+def test_the_quickstart_recipe_is_valid() -> None:
+    recipe = load_recipe("embedded")
+    assert recipe.model.base == "embedded"
+    assert [method.name for method in recipe.compare] == ["sequential", "ssr"]
