@@ -1,0 +1,123 @@
+"""The embedded stream: five small tasks that the embedded model cannot do before it is trained on them.
+
+Each task has a definition, one input grammar that pre-training never saw (`RESERVED_TEMPLATES`) and an
+arbitrary mapping: labels, desks, a toy lexicon and room codes have no meaning outside the stream. All words
+are known ones, so the model can imagine new inputs of a task from two demonstrations; their answers must be
+learnt. Training and evaluation rows have different inputs, and everything follows from a seed.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from everlearn.data.grammars import Grammar
+from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.words import POOLS
+
+DEMONSTRATIONS = 20  # the last rows of the training split, as in the SSR data
+
+
+@dataclass(frozen=True)
+class EmbeddedTask:
+    """What a task of the stream consists of: name, definition, template, slot pools by position, answer."""
+
+    name: str
+    definition: str
+    template: str
+    draw: Callable[[random.Random, Grammar], tuple[str, str]]
+    labels: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        assert self.template in _TEMPLATES, "templates of the stream are reserved in everlearn.data.grammars"
+
+
+_TEMPLATES = (
+    "the {thing} is {opinion} and it feels {opinion}",
+    "{colour} {animal} {motion}",
+    "{name} asks our shop about the {item} for {family}",
+    "{name} sent {number} {unit} to {name} in {city}",
+    "book the {room} on {day} for {number} guests",
+)
+RUVIAN_COLOURS = POOLS["colour"]
+RUVIAN_ANIMALS = POOLS["animal"]
+RUVIAN_MOTIONS = POOLS["motion"]
+_RUVIAN_STEMS = (
+    "zam tolu miro neva kesh dorb plin vask wug lirra foma gant hespa jolk krim bront sipo tarn ulba vem yost"
+    " zeft abrik belo cruv dax eplo fendle grol hib izzo jant kolu lem mung nask orbo pex quil rast sulm tiv"
+    " uxo vorp wend xil yarra zog blick chav drel elka flim gorp hund ilk jeb kalu loma mip nelk oska pran rovo"
+).split()
+RUVIAN = dict(zip((*RUVIAN_COLOURS, *RUVIAN_ANIMALS, *RUVIAN_MOTIONS), _RUVIAN_STEMS, strict=False))
+DESKS = {"tool": "harbor", "clothes": "cedar", "device": "opal", "fruit": "raven"}
+DAY_CODES = dict(zip(POOLS["day"], "skab tor umi velk wosk yimp zil".split(), strict=True))
+ROOM_CODES = dict(
+    zip(POOLS["room"], "brel cado dum ferro gix halva inko jusk kepo lunt marl nodo".split(), strict=True)
+)
+
+
+def _remark(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
+    kind = rng.choice(("good", "bad"))
+    text, _ = grammar.fill(rng, {1: POOLS[kind], 2: POOLS[kind]})
+    return text, "praise" if kind == "good" else "grumble"
+
+
+def _ruvian(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
+    text, words = grammar.fill(rng)
+    return text, " ".join(RUVIAN[word] for word in reversed(words))
+
+
+def _routing(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
+    kind = rng.choice(tuple(DESKS))
+    text, _ = grammar.fill(rng, {1: POOLS[kind]})
+    return text, DESKS[kind]
+
+
+def _delivery(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
+    text, (_, number, unit, receiver, city) = grammar.fill(rng)
+    return text, f"{receiver} + {unit} {number} + {city}"
+
+
+def _booking(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
+    text, (room, day, number) = grammar.fill(rng)
+    return text, f"{DAY_CODES[day]} / {number} / {ROOM_CODES[room]}"
+
+
+TASKS: tuple[EmbeddedTask, ...] = (
+    EmbeddedTask("sentiment", "Mark the remark about a product with the word our clerks use.", _TEMPLATES[0], _remark,
+                 ("praise", "grumble")),
+    EmbeddedTask("ruvian", "Translate the little scene into the Ruvian language.", _TEMPLATES[1], _ruvian),
+    EmbeddedTask("routing", "Say to which counter of the shop the customer belongs.", _TEMPLATES[2], _routing,
+                 tuple(DESKS.values())),
+    EmbeddedTask("delivery", "Write the label of the parcel from the report.", _TEMPLATES[3], _delivery),
+    EmbeddedTask("booking", "Turn the booking into the code of the hotel.", _TEMPLATES[4], _booking),
+)  # fmt: skip
+
+
+def embedded_stream(seed: int = 0, *, train: int = 300, evaluation: int = 100) -> TaskStream:
+    """Draw the five tasks.
+
+    Args:
+        seed: Draws the rows; definitions, grammars and mappings are always the same.
+        train: Training rows per task.
+        evaluation: Evaluation rows per task.
+
+    Returns:
+        The stream in its default order, metric `exact_match`.
+    """
+    return TaskStream(tuple(_draw(task, seed, train, evaluation) for task in TASKS), name="embedded")
+
+
+def _draw(task: EmbeddedTask, seed: int, train: int, evaluation: int) -> Task:
+    rng = random.Random(f"everlearn-embedded-{task.name}-{seed}")
+    grammar = Grammar(task.template)
+    rows: dict[str, str] = {}
+    while len(rows) < train + evaluation:
+        text, answer = task.draw(rng, grammar)
+        rows.setdefault(text, answer)
+    instances = tuple(
+        Instance(task.definition, text, answer, task.name, id=f"{task.name}-{at}")
+        for at, (text, answer) in enumerate(rows.items())
+    )
+    kept = instances[:train]
+    return Task(task.name, kept, instances[train:], kept[-DEMONSTRATIONS:], "exact_match", task.labels)
