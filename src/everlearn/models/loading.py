@@ -1,0 +1,302 @@
+"""Loading and saving any causal language model that Transformers knows, with or without an adapter.
+
+Weights are read from safetensors only and no code of a model's repository is ever run. Weights are float32 on a
+CPU and, for adapter tuning, bfloat16 on a GPU that supports it; full tuning keeps float32 weights everywhere,
+because small updates vanish in bfloat16. A tokenizer without a pad token gets its end token in that role (padding
+never enters a loss or an attention); one without an end token is refused, because answers could not end.
+
+A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transformers, tokenizer included).
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.data.instance import fingerprint_of
+from everlearn.errors import ModelError
+from everlearn.files import disk_error
+from everlearn.models import adapters
+from everlearn.models.sources import BaseSource, base_fingerprint, content_hash, find_base
+from everlearn.recipe import ModelConfig
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+__all__ = [
+    "LoadedModel",
+    "base_fingerprint",
+    "base_of",
+    "check_model",
+    "context_length",
+    "load_model",
+    "load_tokenizer",
+    "save_checkpoint",
+]
+
+UNBOUNDED_CONTEXT = 1 << 20
+"""Stands for the context of a model that states none (state-space models)."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A model ready for use.
+
+    Attributes:
+        model: In evaluation mode.
+        tokenizer: With pad and end token.
+        fingerprint: Identifies base and checkpoint.
+        base_fingerprint: Identifies the base alone.
+        context_length: Most tokens of prompt and answer together.
+        device: Where the weights are.
+    """
+
+    model: PreTrainedModel | PeftModel
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    base_fingerprint: str
+    context_length: int
+    device: torch.device
+
+
+def check_model(config: ModelConfig) -> None:
+    """Refuses what cannot work, without reading weights.
+
+    Raises:
+        ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
+            a tokenizer that does not fit, an absent device, or adapter targets that the model does not have.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    choose_device(config.device)
+    source = find_base(config, weights=False)
+    settings = _read_config(source)
+    tokenizer = _read_tokenizer(source)
+    if len(tokenizer) > settings.get_text_config().vocab_size:
+        raise ModelError(
+            f"model.base {source.name}: its tokenizer has {len(tokenizer)} tokens, its embeddings only "
+            f"{settings.get_text_config().vocab_size}: use the tokenizer that belongs to the model."
+        )
+    if config.tuning == "lora":
+        with torch.device("meta"):
+            adapters.check_targets(AutoModelForCausalLM.from_config(settings), config.lora)
+
+
+def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
+    """The base model's tokenizer, with a pad and an end token.
+
+    Raises:
+        ModelError: it has no end token, or cannot be read.
+    """
+    return _read_tokenizer(find_base(config, weights=False))
+
+
+def context_length(config: ModelConfig) -> int:
+    """Most tokens that the model can take in, prompt and answer together."""
+    return _context_length(_read_config(find_base(config, weights=False)))
+
+
+def load_model(
+    config: ModelConfig, *, checkpoint: Path | None = None, trainable: bool = False, seed: int = 0
+) -> LoadedModel:
+    """Loads the base model, or the model that a stage has left.
+
+    Args:
+        config: Which base and how it is tuned.
+        checkpoint: Folder with a stage's `adapter/` or `model/`; None: the base alone.
+        trainable: Prepares training: the adapter trainable (a fresh one where there is none), or all weights.
+        seed: Of a fresh adapter's first matrices.
+
+    Raises:
+        ModelError: as `check_model`, or files that are damaged or do not fit together.
+    """
+    source = find_base(config)
+    tokenizer = _read_tokenizer(source)
+    device = choose_device(config.device)
+    base_hash = base_fingerprint(config)
+    fingerprint = base_hash
+    inner = checkpoint and checkpoint / ("adapter" if config.tuning == "lora" else "model")
+    if inner is not None:
+        if not inner.is_dir():
+            raise ModelError(
+                f"{checkpoint} has no {inner.name}/ folder: it is no checkpoint of a model tuned with "
+                f"tuning: {config.tuning}; delete it and run 'everlearn resume'."
+            )
+        fingerprint = fingerprint_of(base_hash, content_hash(inner))
+    weights = inner if inner is not None and config.tuning == "full" else source.folder
+    model: PreTrainedModel | PeftModel = _read_weights(weights, _dtype(config, device)).to(device)
+    model.requires_grad_(trainable and config.tuning == "full")
+    if config.tuning == "lora" and inner is not None:
+        model = adapters.load_adapter(model, inner, trainable=trainable)
+    elif config.tuning == "lora" and trainable:
+        model = adapters.attach_adapter(model, config.lora, seed=seed)
+    context = _context_length(_read_config(source))
+    return LoadedModel(model.eval(), tokenizer, fingerprint, base_hash, context, device)
+
+
+@contextmanager
+def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
+    """The base model within a model tuned with adapters: the adapter is switched off until the block ends."""
+    from peft import PeftModel
+
+    if not isinstance(loaded.model, PeftModel):
+        assert loaded.fingerprint == loaded.base_fingerprint, "a fully tuned model does not hold its base"
+        yield loaded
+        return
+    with adapters.adapter_off(loaded.model):
+        yield replace(loaded, fingerprint=loaded.base_fingerprint)
+
+
+def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
+    """Writes `folder/adapter` or `folder/model`, loadable by PEFT or Transformers as they are.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    from peft import PeftModel
+    from safetensors import SafetensorError
+
+    is_adapter = isinstance(loaded.model, PeftModel)
+    target = folder / ("adapter" if is_adapter else "model")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        if is_adapter:
+            loaded.model.save_pretrained(str(target), save_embedding_layers=False)
+        else:
+            loaded.model.save_pretrained(str(target))
+            loaded.tokenizer.save_pretrained(str(target))
+    except OSError as error:
+        raise disk_error(target, error) from None
+    except SafetensorError as error:
+        full = "os error 28" in str(error)
+        raise disk_error(target, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from None
+
+
+def choose_device(name: str) -> torch.device:
+    """The torch device that a recipe names.
+
+    Raises:
+        ModelError: no such device, or this machine does not have it.
+    """
+    import torch
+
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise ModelError(f"model.device {name!r} is not available on this machine: use auto, cpu or cuda.") from None
+    return device
+
+
+def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    import torch
+
+    if config.dtype == "bfloat16":
+        return torch.bfloat16
+    if config.dtype == "float32" or config.tuning == "full" or device.type != "cuda":
+        return torch.float32
+    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+
+
+def _read_config(source: BaseSource) -> PretrainedConfig:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    try:
+        settings = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise ModelError(
+            f"model.base {source.name}: its config.json cannot be used ({reason}): choose a model that Transformers "
+            "knows without code of its own."
+        ) from None
+    if type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ModelError(
+            f"model.base {source.name} is a {settings.model_type} model, which is no causal language model: choose "
+            "one such as Llama, Qwen, GPT-2 or GPT-NeoX."
+        )
+    return settings
+
+
+def _read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
+    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"model.base {source.name}: its tokenizer cannot be read ({reason}): save it again beside the weights "
+            "with tokenizer.save_pretrained(folder)."
+        ) from None
+    if tokenizer.eos_token_id is None:
+        tokenizer.eos_token = _end_token(source, tokenizer)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _end_token(source: BaseSource, tokenizer: PreTrainedTokenizerBase) -> str:
+    """The end token that the generation configuration names, where it is one of the tokenizer's added tokens."""
+    file = source.folder / "generation_config.json"
+    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
+    for token_id in ids if isinstance(ids, list) else [ids]:
+        if token_id in tokenizer.added_tokens_decoder:
+            return str(tokenizer.added_tokens_decoder[token_id])
+    raise ModelError(
+        f"model.base {source.name}: its tokenizer has no end token, so answers could not end: set one with "
+        "tokenizer.eos_token = '...' and tokenizer.save_pretrained(folder)."
+    )
+
+
+def _context_length(settings: PretrainedConfig) -> int:
+    return int(getattr(settings.get_text_config(), "max_position_embeddings", UNBOUNDED_CONTEXT))
+
+
+def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
+    from safetensors import SafetensorError
+    from transformers import AutoModelForCausalLM
+
+    try:
+        with _without_bars():
+            model, report = AutoModelForCausalLM.from_pretrained(
+                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+            )
+    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"the weights in {folder} cannot be read ({reason}): download or save the model again."
+        ) from None
+    if report["missing_keys"]:
+        names = sorted(report["missing_keys"])
+        raise ModelError(
+            f"the weights in {folder} lack {len(names)} tensors of this model, {names[0]} among them: download or "
+            "save the model again."
+        )
+    return model
+
+
+@contextmanager
+def _without_bars() -> Iterator[None]:
+    """Keeps Transformers' own progress bars off the terminal, where everlearn shows its own."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

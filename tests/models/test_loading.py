@@ -1,0 +1,199 @@
+"""Loading, adapters and checkpoints: what is refused, what can be trained, and what plain libraries read back."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from everlearn.errors import ModelError
+from everlearn.models import loading
+from everlearn.recipe import LoraConfig, ModelConfig
+from tests.tiny_models import ARCHITECTURES, TARGETS, make_tokenizer, save_tiny_model
+
+IDS = torch.tensor([[1, 5, 9, 12, 7]])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: save_tiny_model(root / name, name) for name in ARCHITECTURES}
+
+
+def config_of(folder: Path, architecture: str = "llama", **changes) -> ModelConfig:
+    lora = LoraConfig(rank=4, targets=TARGETS[architecture])
+    return ModelConfig(base=str(folder), device="cpu", lora=lora, **changes)
+
+
+def logits(model) -> torch.Tensor:
+    with torch.no_grad():
+        return model(input_ids=IDS).logits
+
+
+def stir(model) -> None:
+    """Moves all trainable weights, as training would."""
+    torch.manual_seed(3)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data += 0.1 * torch.randn_like(parameter)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_fresh_adapter_changes_nothing_yet_and_alone_is_trainable(folders, architecture) -> None:
+    config = config_of(folders[architecture], architecture)
+    loading.check_model(config)
+    base = loading.load_model(config)
+    tuned = loading.load_model(config, trainable=True)
+    trainable = [name for name, weight in tuned.model.named_parameters() if weight.requires_grad]
+    assert trainable
+    assert all("lora_" in name for name in trainable)
+    assert not any(weight.requires_grad for weight in base.model.parameters())
+    assert torch.equal(logits(base.model), logits(tuned.model))
+    assert tuned.context_length == 256
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_an_adapter_checkpoint_is_carried_on_and_read_by_plain_peft(folders, architecture, tmp_path) -> None:
+    from peft import AutoPeftModelForCausalLM
+
+    config = config_of(folders[architecture], architecture)
+    first = loading.load_model(config, trainable=True)
+    stir(first.model)
+    loading.save_checkpoint(first, tmp_path)
+    second = loading.load_model(config, checkpoint=tmp_path, trainable=True)
+    plain = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
+    assert torch.equal(logits(first.model), logits(second.model))
+    assert torch.allclose(logits(plain), logits(second.model), atol=1e-6)
+    names = {name for name, weight in second.model.named_parameters() if weight.requires_grad}
+    assert names == {name for name, weight in first.model.named_parameters() if weight.requires_grad}
+    assert second.fingerprint != second.base_fingerprint == first.base_fingerprint
+
+
+def test_the_base_within_a_tuned_model_is_the_base_and_the_adapter_comes_back(folders, tmp_path) -> None:
+    config = config_of(folders["llama"])
+    tuned = loading.load_model(config, trainable=True)
+    stir(tuned.model)
+    loading.save_checkpoint(tuned, tmp_path)
+    loaded = loading.load_model(config, checkpoint=tmp_path)
+    before = logits(loaded.model)
+    with loading.base_of(loaded) as base:
+        assert torch.equal(logits(base.model), logits(loading.load_model(config).model))
+        assert base.fingerprint == loading.base_fingerprint(config)
+    assert torch.equal(logits(loaded.model), before)
+    assert not any(weight.requires_grad for weight in loaded.model.parameters())
+
+
+def test_full_tuning_trains_all_weights_and_plain_transformers_reads_the_checkpoint(folders, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    config = config_of(folders["llama"], tuning="full")
+    tuned = loading.load_model(config, trainable=True)
+    assert all(weight.requires_grad and weight.dtype == torch.float32 for weight in tuned.model.parameters())
+    stir(tuned.model)
+    loading.save_checkpoint(tuned, tmp_path)
+    plain = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    again = loading.load_model(config, checkpoint=tmp_path)
+    assert torch.equal(logits(plain), logits(tuned.model))
+    assert torch.equal(logits(again.model), logits(tuned.model))
+    assert AutoTokenizer.from_pretrained(tmp_path / "model").eos_token == "</s>"
+
+
+def test_adapter_matrices_are_float32_on_a_bfloat16_base(folders) -> None:
+    tuned = loading.load_model(config_of(folders["llama"], dtype="bfloat16"), trainable=True)
+    kinds = {"lora_" in name: weight.dtype for name, weight in tuned.model.named_parameters()}
+    assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+def test_all_linear_takes_every_layer_but_the_head(folders) -> None:
+    config = ModelConfig(base=str(folders["gpt_neox"]), device="cpu", lora=LoraConfig(targets="all-linear"))
+    tuned = loading.load_model(config, trainable=True)
+    names = {
+        name.split(".lora_")[0].rpartition(".")[2] for name, _ in tuned.model.named_parameters() if "lora_" in name
+    }
+    assert names == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
+
+
+@pytest.mark.parametrize(("architecture", "there"), [("gpt2", "c_attn"), ("gpt_neox", "query_key_value")])
+def test_targets_that_the_model_lacks_are_refused_with_those_it_has(folders, architecture, there) -> None:
+    config = config_of(folders[architecture], "llama")
+    with pytest.raises(ModelError, match=f"'q_proj'.*{there}"):
+        loading.check_model(config)
+
+
+def test_the_first_matrices_depend_on_the_seed_alone(folders) -> None:
+    config = config_of(folders["llama"])
+    before = torch.random.get_rng_state()
+    models = [loading.load_model(config, trainable=True, seed=seed).model for seed in (1, 1, 2)]
+    assert torch.equal(before, torch.random.get_rng_state())
+    first, same, other = (
+        torch.cat([w.flatten() for n, w in model.named_parameters() if "lora_A" in n]) for model in models
+    )
+    assert torch.equal(first, same)
+    assert not torch.equal(first, other)
+
+
+def test_a_tokenizer_without_pad_uses_its_end_token(tmp_path) -> None:
+    tokenizer = loading.load_tokenizer(config_of(save_tiny_model(tmp_path, pad=False)))
+    assert tokenizer.pad_token == tokenizer.eos_token == "</s>"
+
+
+def test_a_tokenizer_without_end_token_is_refused_with_the_remedy(tmp_path) -> None:
+    with pytest.raises(ModelError, match=r"tokenizer\.eos_token"):
+        loading.check_model(config_of(save_tiny_model(tmp_path, eos=False)))
+
+
+def test_the_end_token_of_the_generation_configuration_is_taken(tmp_path) -> None:
+    folder = save_tiny_model(tmp_path, eos=False)
+    tokenizer = make_tokenizer(eos=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</s>"]})
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": 2}))
+    assert loading.load_tokenizer(config_of(folder)).eos_token == "</s>"
+
+
+def test_a_model_that_needs_its_own_code_is_refused(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "own"))
+    settings = json.loads((folder / "config.json").read_text())
+    settings |= {"model_type": "own", "auto_map": {"AutoConfig": "own.py--Own"}}
+    (folder / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(ModelError, match="code of its own"):
+        loading.check_model(config_of(folder))
+
+
+def test_an_encoder_is_refused(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "t5"))
+    (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
+    with pytest.raises(ModelError, match="no causal language model"):
+        loading.check_model(config_of(folder))
+
+
+def test_damaged_and_incomplete_weights_are_refused(folders, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "damaged"))
+    tensors = load_file(folder / "model.safetensors")
+    tensors.pop("model.norm.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ModelError, match=r"model\.norm\.weight"):
+        loading.load_model(config_of(folder))
+    (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    with pytest.raises(ModelError, match="cannot be read"):
+        loading.load_model(config_of(folder))
+
+
+def test_a_checkpoint_of_the_other_kind_or_of_another_base_is_refused(folders, tmp_path) -> None:
+    with pytest.raises(ModelError, match="adapter/ folder"):
+        loading.load_model(config_of(folders["llama"]), checkpoint=tmp_path)
+    loading.save_checkpoint(loading.load_model(config_of(folders["llama"]), trainable=True), tmp_path)
+    with pytest.raises(ModelError, match="does not fit"):
+        loading.load_model(config_of(folders["gpt2"], "gpt2"), checkpoint=tmp_path)
+
+
+def test_an_absent_device_is_refused(folders) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(ModelError, match="not available"):
+        loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda"}))

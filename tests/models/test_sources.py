@@ -1,0 +1,105 @@
+"""Which base models are refused before a weight is read, and what identifies one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import ModelError
+from everlearn.models import sources
+from everlearn.models.sources import base_fingerprint, find_base
+from everlearn.recipe import ModelConfig
+from tests.tiny_models import save_tiny_model
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_tiny_model(tmp_path_factory.mktemp("models") / "tiny")
+
+
+@pytest.fixture
+def copy(tiny: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(tiny, tmp_path / "copy"))
+
+
+def refusal(folder: str | Path) -> str:
+    with pytest.raises(ModelError) as caught:
+        find_base(ModelConfig(base=str(folder)), weights=False)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+def test_a_complete_folder_is_found(tiny: Path) -> None:
+    assert find_base(ModelConfig(base=str(tiny))).folder == tiny
+
+
+def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    assert "no model folder" in refusal(tmp_path / "absent")
+
+
+def test_a_folder_without_tokenizer_is_refused_with_the_remedy(copy: Path) -> None:
+    (copy / "tokenizer.json").unlink()
+    assert "tokenizer.save_pretrained" in refusal(copy)
+
+
+def test_a_folder_without_configuration_is_refused(copy: Path) -> None:
+    (copy / "config.json").unlink()
+    assert "config.json" in refusal(copy)
+
+
+def test_pickled_weights_are_refused_with_the_remedy(copy: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    assert "safetensors" in refusal(copy)
+    assert "pickled" in refusal(copy)
+
+
+def test_a_folder_without_weights_is_refused(copy: Path) -> None:
+    (copy / "model.safetensors").unlink()
+    assert "no weights" in refusal(copy)
+
+
+def test_an_adapter_in_place_of_a_model_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "PEFT adapter" in refusal(tmp_path)
+
+
+def test_an_unreachable_hub_name_takes_one_sentence(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    assert "cannot be reached" in refusal("somebody/no-such-model")
+
+
+def test_the_same_content_has_the_same_fingerprint_wherever_it_lies(tiny: Path, copy: Path) -> None:
+    assert base_fingerprint(ModelConfig(base=str(tiny))) == base_fingerprint(ModelConfig(base=str(copy)))
+
+
+def test_another_tokenizer_or_other_weights_change_the_fingerprint(tiny: Path, copy: Path, tmp_path: Path) -> None:
+    first = base_fingerprint(ModelConfig(base=str(tiny)))
+    settings = json.loads((copy / "tokenizer_config.json").read_text())
+    (copy / "tokenizer_config.json").write_text(json.dumps({**settings, "model_max_length": 7}))
+    other = save_tiny_model(tmp_path / "other", seed=1)
+    assert (
+        len({first, base_fingerprint(ModelConfig(base=str(copy))), base_fingerprint(ModelConfig(base=str(other)))})
+        == 3
+    )
+
+
+def test_sampling_large_files_still_sees_a_change_in_any_tensor(
+    tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
+    first = sources.content_hash(tiny)
+    assert first == sources.content_hash(copy)
+    for name in load_file(tiny / "model.safetensors"):
+        tensors = load_file(tiny / "model.safetensors")
+        tensors[name] = tensors[name] + 1
+        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+        assert sources.content_hash(copy) != first, name
