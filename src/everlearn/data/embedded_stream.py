@@ -34,11 +34,11 @@ class EmbeddedTask:
 
 
 _TEMPLATES = (
-    "the {thing} is {opinion} and it feels {opinion}",
+    "this {thing} is {opinion} and very {opinion}",
     "{colour} {animal} {motion}",
-    "{name} asks our shop about the {item} for {family}",
-    "{name} sent {number} {unit} to {name} in {city}",
-    "book the {room} on {day} for {number} guests",
+    "{name} wanted our {item} for the {family}",
+    "{name} carried {number} {unit} to {name} in {city}",
+    "please keep the {room} on {day} for {number} hours",
 )
 RUVIAN_COLOURS = POOLS["colour"]
 RUVIAN_ANIMALS = POOLS["animal"]
@@ -84,13 +84,13 @@ def _booking(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
 
 
 TASKS: tuple[EmbeddedTask, ...] = (
-    EmbeddedTask("sentiment", "Mark the remark about a product with the word our clerks use.", _TEMPLATES[0], _remark,
+    EmbeddedTask("sentiment", "Judge the remark about the object as our clerk does.", _TEMPLATES[0], _remark,
                  ("praise", "grumble")),
-    EmbeddedTask("ruvian", "Translate the little scene into the Ruvian language.", _TEMPLATES[1], _ruvian),
-    EmbeddedTask("routing", "Say to which counter of the shop the customer belongs.", _TEMPLATES[2], _routing,
+    EmbeddedTask("ruvian", "Translate the little phrase into Ruvian.", _TEMPLATES[1], _ruvian),
+    EmbeddedTask("routing", "Say which desk of our market should get the note.", _TEMPLATES[2], _routing,
                  tuple(DESKS.values())),
-    EmbeddedTask("delivery", "Write the label of the parcel from the report.", _TEMPLATES[3], _delivery),
-    EmbeddedTask("booking", "Turn the booking into the code of the hotel.", _TEMPLATES[4], _booking),
+    EmbeddedTask("delivery", "Write the short note for our driver.", _TEMPLATES[3], _delivery),
+    EmbeddedTask("booking", "Turn the request into the code of our hotel.", _TEMPLATES[4], _booking),
 )  # fmt: skip
 
 

@@ -18,11 +18,11 @@ HELD_OUT_MODULUS = 16  # one grammar in sixteen is kept for evaluation
 
 RESERVED_TEMPLATES: frozenset[str] = frozenset(
     {
-        "the {thing} is {opinion} and it feels {opinion}",
+        "this {thing} is {opinion} and very {opinion}",
         "{colour} {animal} {motion}",
-        "{name} asks our shop about the {item} for {family}",
-        "{name} sent {number} {unit} to {name} in {city}",
-        "book the {room} on {day} for {number} guests",
+        "{name} wanted our {item} for the {family}",
+        "{name} carried {number} {unit} to {name} in {city}",
+        "please keep the {room} on {day} for {number} hours",
     }
 )
 
