@@ -92,8 +92,8 @@ def execute(
     """
     folder = folder or Path(recipe.runs_dir) / recipe.name
     progress = progress or LineProgress()
-    claim(folder, recipe)
     prepared = prepare(recipe, folder)
+    claim(folder, recipe)
     store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
     with store.locked():
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
