@@ -170,9 +170,9 @@ def _lines(data: bytes, file: str) -> RawRows:
 
 
 def _table(text: str, file: str) -> RawRows:
-    """CSV or TSV with a header line; the delimiter is the most frequent of tab, comma and semicolon in it."""
+    """CSV or TSV with a header line; the delimiter is a tab where it has one, else the more frequent of , and ;."""
     header_line = text.lstrip().partition("\n")[0]
-    delimiter = max("\t,;", key=header_line.count)
+    delimiter = "\t" if "\t" in header_line else max(",;", key=header_line.count)
     if not header_line.count(delimiter):
         raise DataError(
             f"{file} is none of the kinds that are read (JSON, JSON Lines, CSV, TSV, Parquet, gzip of each): "

@@ -1,0 +1,145 @@
+"""Loads the stream of tasks that a recipe describes: the embedded one, or tasks read from files and datasets.
+
+All that can be known to be wrong with the data is refused here, before any training. Bad rows of all tasks are
+collected first, so that one error names them together; a tolerant stream writes them to a file and goes on.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.data.bad_rows import BadRow, refusal
+from everlearn.data.instance import Task, TaskStream
+from everlearn.data.prompts import plain_ids
+from everlearn.data.tasks import Account, build_task
+from everlearn.errors import DataError, RecipeError, nearest
+from everlearn.files import write_jsonl
+from everlearn.recipe import StreamConfig, TaskConfig
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+_PROBED_ROWS = 50
+_UNKNOWN_RATIO = 0.02  # chosen here: a vocabulary made for the text has none, a foreign script nearly only
+
+
+def load_stream(
+    config: StreamConfig,
+    *,
+    seed: int,
+    tokenizer: PreTrainedTokenizerBase | None = None,
+    bad_rows_file: Path | None = None,
+) -> TaskStream:
+    """Reads and checks the tasks of a stream.
+
+    Args:
+        config: The recipe's part.
+        seed: Of the run; decides which rows are held out, and draws the embedded stream.
+        tokenizer: Of the model that will learn the stream; tasks whose text it cannot write are noted.
+        bad_rows_file: Where a tolerant stream sets bad rows aside (`file`, `line`, `reason`, `row`).
+
+    Returns:
+        The stream; its `notes` are sentences for the user.
+
+    Raises:
+        RecipeError: a task name is there twice, or `order` names an unknown task.
+        DataError: a source cannot be read, a task is empty, or (strict) rows cannot be used.
+    """
+    account = Account()
+    if isinstance(config.tasks, str):
+        stream = _embedded(config, seed)
+    else:
+        _check_names(config.tasks)
+        _check_order(config.order, [task.name for task in config.tasks])
+        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account)))
+    if config.order:
+        _check_order(config.order, stream.names)
+        stream = stream.ordered(config.order)
+    if account.bad:
+        account.notes.append(_set_aside(account.bad, bad_rows_file))
+    if tokenizer is not None:
+        account.notes += [note for task in stream for note in _unwritable(task, tokenizer)]
+    return replace(stream, notes=(*stream.notes, *account.notes))
+
+
+def _tasks(config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account: Account) -> list[Task]:
+    built, first_fault = [], None
+    for task in tasks:
+        if config.order and task.name not in config.order:
+            continue
+        try:
+            built.append(
+                build_task(
+                    task,
+                    account,
+                    seed=seed,
+                    train_limit=config.train_limit,
+                    evaluation_limit=config.evaluation_limit,
+                )
+            )
+        except DataError as fault:
+            first_fault = first_fault or fault
+    if first_fault:
+        raise first_fault
+    if account.bad and config.bad_rows == "strict":
+        raise refusal(account.bad, account.total)
+    return built
+
+
+def _embedded(config: StreamConfig, seed: int) -> TaskStream:
+    """The embedded stream, with fewer rows where a limit says so."""
+    from everlearn.data.embedded_stream import embedded_stream
+
+    stream = embedded_stream(seed)
+    train, evaluation = len(stream[0].train), len(stream[0].evaluation)
+    fewer_train = min(train, config.train_limit or train)
+    fewer_evaluation = min(evaluation, config.evaluation_limit or evaluation)
+    if (fewer_train, fewer_evaluation) == (train, evaluation):
+        return stream
+    return embedded_stream(seed, train=fewer_train, evaluation=fewer_evaluation)
+
+
+def _check_names(tasks: Sequence[TaskConfig]) -> None:
+    if not tasks:
+        raise RecipeError("stream.tasks is empty: list at least one task, or write 'tasks: embedded'.")
+    twice = [name for name, count in Counter(task.name.lower() for task in tasks).items() if count > 1]
+    if twice:
+        raise RecipeError(
+            f"stream.tasks: the name {twice[0]!r} stands for two tasks (capitals do not count): rename one of them."
+        )
+
+
+def _check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
+    for name in order or ():
+        if name not in names:
+            guess = nearest(name, names)
+            hint = f"did you mean {guess!r}? " if guess else ""
+            raise RecipeError(f"stream.order: no task {name!r}: {hint}The tasks are {', '.join(names)}.")
+    if order is not None and (not order or len(set(order)) < len(order)):
+        raise RecipeError("stream.order: name at least one task, and each one once.")
+
+
+def _set_aside(bad: Sequence[BadRow], file: Path | None) -> str:
+    if file is None:
+        return f"{len(bad)} bad rows were left out, the first: {bad[0].file}, {bad[0]}."
+    write_jsonl(file, [row.to_json() for row in bad])
+    return f"{len(bad)} bad rows were set aside in {file}, the first: {bad[0].file}, {bad[0]}."
+
+
+def _unwritable(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A note when the tokenizer knows too little of a task's text (unknown tokens), from its first rows."""
+    unknown = tokenizer.unk_token_id
+    if unknown is None:
+        return []
+    ids = [at for row in task.train[:_PROBED_ROWS] for at in plain_ids(f"{row.query}\n{row.output}", tokenizer)]
+    ratio = ids.count(unknown) / max(1, len(ids))
+    if ratio <= _UNKNOWN_RATIO:
+        return []
+    return [
+        f"task {task.name}: the model's tokenizer cannot write {ratio:.0%} of its text (unknown tokens): choose a "
+        "model whose vocabulary fits the language of the data."
+    ]
