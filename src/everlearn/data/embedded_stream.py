@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from everlearn.data.grammars import Grammar
 from everlearn.data.instance import Instance, Task, TaskStream
-from everlearn.data.words import POOLS
+from everlearn.data.words import NONSENSE, POOLS
 
 DEMONSTRATIONS = 20  # the last rows of the training split, as in the SSR data
 
@@ -35,25 +35,16 @@ class EmbeddedTask:
 
 _TEMPLATES = (
     "this {thing} is {opinion} and very {opinion}",
-    "{colour} {animal} {motion}",
-    "{name} wanted our {item} for the {family}",
-    "{name} carried {number} {unit} to {name} in {city}",
-    "please keep the {room} on {day} for {number} hours",
+    "{colour} {fruit} {motion}",
+    "{name} has no {item} for the {family}",
+    "{name} had {number} {unit} for {name} in {city}",
+    "please have the {room} on {day} for {number}",
 )
-RUVIAN_COLOURS = POOLS["colour"]
-RUVIAN_ANIMALS = POOLS["animal"]
-RUVIAN_MOTIONS = POOLS["motion"]
-_RUVIAN_STEMS = (
-    "zam tolu miro neva kesh dorb plin vask wug lirra foma gant hespa jolk krim bront sipo tarn ulba vem yost"
-    " zeft abrik belo cruv dax eplo fendle grol hib izzo jant kolu lem mung nask orbo pex quil rast sulm tiv"
-    " uxo vorp wend xil yarra zog blick chav drel elka flim gorp hund ilk jeb kalu loma mip nelk oska pran rovo"
-).split()
-RUVIAN = dict(zip((*RUVIAN_COLOURS, *RUVIAN_ANIMALS, *RUVIAN_MOTIONS), _RUVIAN_STEMS, strict=False))
+_RUVIAN_WORDS = (*POOLS["colour"], *POOLS["fruit"], *POOLS["motion"])
+RUVIAN = dict(zip(_RUVIAN_WORDS, NONSENSE, strict=False))
 DESKS = {"tool": "harbor", "clothes": "cedar", "device": "opal", "fruit": "raven"}
-DAY_CODES = dict(zip(POOLS["day"], "skab tor umi velk wosk yimp zil".split(), strict=True))
-ROOM_CODES = dict(
-    zip(POOLS["room"], "brel cado dum ferro gix halva inko jusk kepo lunt marl nodo".split(), strict=True)
-)
+DAY_CODES = dict(zip(POOLS["day"], NONSENSE[64:], strict=False))
+ROOM_CODES = dict(zip(POOLS["room"], NONSENSE[71:], strict=False))
 
 
 def _remark(rng: random.Random, grammar: Grammar) -> tuple[str, str]:

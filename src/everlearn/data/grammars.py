@@ -19,10 +19,10 @@ HELD_OUT_MODULUS = 16  # one grammar in sixteen is kept for evaluation
 RESERVED_TEMPLATES: frozenset[str] = frozenset(
     {
         "this {thing} is {opinion} and very {opinion}",
-        "{colour} {animal} {motion}",
-        "{name} wanted our {item} for the {family}",
-        "{name} carried {number} {unit} to {name} in {city}",
-        "please keep the {room} on {day} for {number} hours",
+        "{colour} {fruit} {motion}",
+        "{name} has no {item} for the {family}",
+        "{name} had {number} {unit} for {name} in {city}",
+        "please have the {room} on {day} for {number}",
     }
 )
 
