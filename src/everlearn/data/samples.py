@@ -71,9 +71,9 @@ def equal_parts(count: int, sizes: Sequence[int]) -> list[int]:
     left = min(count, sum(sizes))
     while left:
         open_parts = [at for at, size in enumerate(sizes) if parts[at] < size]
-        share, rest = divmod(left, len(open_parts))
-        for rank, at in enumerate(open_parts):
-            more = min(share + (rank < rest), sizes[at] - parts[at])
+        share = max(1, left // len(open_parts))
+        for at in open_parts[:left]:
+            more = min(share, sizes[at] - parts[at])
             parts[at] += more
             left -= more
     return parts

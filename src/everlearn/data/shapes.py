@@ -184,10 +184,10 @@ def _turns(value: object, key: str) -> list[Turn]:
         if not isinstance(item, dict):
             raise RowFault(f"turn {number} is {_kind(item)}, not an object")
         role = item.get("role", item.get("from"))
-        if role not in _ROLES:
+        if not isinstance(role, str) or role not in _ROLES:
             raise RowFault(f"turn {number} has the role {role!r}; known: {', '.join(_ROLES)}")
         content = item.get("content", item.get("value"))
-        turns.append(Turn(_ROLES[str(role)], _content(content, f"turn {number}")))
+        turns.append(Turn(_ROLES[role], _content(content, f"turn {number}")))
     return turns
 
 
