@@ -1,0 +1,205 @@
+"""Writes a recipe from a folder of data files: one task per file, or per group such as `qa.train` and `qa.eval`.
+
+The end of a file's name says its part: `train`; `eval`, `test`, `valid`, `dev` (held-out rows, the first of these that
+is there); `extra`, `demonstrations` (rows shown in context). A file without such an end is a task of its own, from
+which rows will be held out. Files that are no rows of a known kind are left out, and the recipe says why.
+
+Meaning and default of every key come from the recipe's own models, so that they cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import textwrap
+from collections.abc import Mapping
+from pathlib import Path
+
+from pydantic import BaseModel
+
+from everlearn.data.shapes import detect_shape, guess_columns
+from everlearn.data.sources import data_files, read_source
+from everlearn.errors import DataError
+from everlearn.files import write_text
+from everlearn.recipe import Recipe, Section, StreamConfig, TaskConfig
+
+_PARTS = {
+    "train": "train", "training": "train",
+    "eval": "evaluation", "evaluation": "evaluation", "test": "evaluation", "testing": "evaluation",
+    "validation": "evaluation", "valid": "evaluation", "val": "evaluation", "dev": "evaluation",
+    "extra": "demonstrations", "demonstrations": "demonstrations", "demos": "demonstrations",
+}  # fmt: skip
+_NAME = re.compile(rf"^(?:(?P<task>.*?)[._-])?(?P<part>{'|'.join(_PARTS)})$", re.IGNORECASE)
+_WIDTH = 100
+
+
+def write_recipe(folder: Path, out: Path) -> str:
+    """Looks at the data files of a folder and writes a commented recipe for them.
+
+    Args:
+        folder: Holds the data files; its sub-folders are not looked at.
+        out: The recipe to write; an existing file is replaced. Paths in it are relative to its folder.
+
+    Returns:
+        The recipe's text.
+
+    Raises:
+        DataError: the folder is missing, or holds no file with rows to train on.
+        RunError: `out` cannot be written.
+    """
+    if not folder.is_dir():
+        raise DataError(f"no folder {folder}: give the folder that holds the data files.")
+    tasks, left_out = _tasks(folder, out.resolve().parent)
+    if not tasks:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
+        raise DataError(f"folder {folder} holds no file with rows to train on ({reasons}).")
+    name = _task_name(folder.resolve().name)
+    text = _render(name, tasks, left_out, folder)
+    write_text(out, text)
+    return text
+
+
+def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
+    """Tasks by name, and the files that were left out with the reason."""
+    groups: dict[str, dict[str, list[tuple[int, Path]]]] = {}
+    left_out: dict[str, str] = {}
+    columns: dict[str, dict[str, str]] = {}
+    for path in data_files(folder):
+        try:
+            mapping = _columns(path)
+        except DataError as error:
+            left_out[path.name] = str(error)
+            continue
+        task, part, rank = _split_name(path, folder)
+        groups.setdefault(task, {}).setdefault(part, []).append((rank, path))
+        columns.setdefault(task, mapping)
+    tasks = []
+    for task, parts in sorted(groups.items()):
+        first = {part: min(paths)[1] for part, paths in parts.items()}
+        for part, paths in parts.items():
+            for _, path in paths:
+                if "train" not in first:
+                    left_out[path.name] = f"task {task} has no training rows"
+                elif path != first[part]:
+                    left_out[path.name] = f"task {task} takes {first[part].name} for that part"
+        if "train" in first:
+            sources = {part: os.path.relpath(path.resolve(), base) for part, path in first.items()}
+            tasks.append(TaskConfig.model_validate({"name": task, **sources, "columns": columns[task]}))
+    return tasks, left_out
+
+
+def _split_name(path: Path, folder: Path) -> tuple[str, str, int]:
+    """Task, part and rank of a file; of two files for one part the one of lower rank is taken."""
+    stem = re.sub(r"(\.gz)$", "", path.name, flags=re.IGNORECASE).rpartition(".")[0]
+    match = _NAME.match(stem)
+    if match is None:
+        return _task_name(stem), "train", len(_PARTS)
+    part = match["part"].lower()
+    return _task_name(match["task"] or folder.resolve().name), _PARTS[part], list(_PARTS).index(part)
+
+
+def _task_name(text: str) -> str:
+    """Text made fit for the name of a task or run."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "task"
+
+
+def _columns(path: Path) -> dict[str, str]:
+    """The mapping of columns that a file needs, usually none.
+
+    Raises:
+        DataError: the file holds no rows of a known kind.
+    """
+    (raw,) = read_source(str(path))
+    rows = [row for _, row in raw.rows[:20] if isinstance(row, dict)]
+    if raw.document and "Instances" in raw.document:
+        return {}
+    for row in rows:
+        if detect_shape(row):
+            return {}
+        if guess := guess_columns(row):
+            return guess
+    keys = ", ".join(rows[0]) if rows else "none"
+    raise DataError(f"no rows of a known format (keys: {keys[:80]})")
+
+
+def _render(name: str, tasks: list[TaskConfig], left_out: Mapping[str, str], folder: Path) -> str:
+    lines = [
+        f"# A recipe for everlearn, made from the data files in {folder.resolve().name}.",
+        "# Above each key stands what it means and its default. Check model.base and the order of the tasks,",
+        "# then: everlearn run THIS_FILE",
+    ]
+    if left_out:
+        lines += ["#", "# Files that were left out:"]
+        lines += [f"#   {file}: {reason}" for file, reason in sorted(left_out.items())]
+    for key, info in Recipe.model_fields.items():
+        default = info.get_default(call_default_factory=True)
+        lines.append("")
+        if key == "stream":
+            lines += _stream(tasks)
+        elif isinstance(default, Section):
+            lines += [*_comment(_summary(type(default)), ""), f"{key}:", *_section(default, "  ")]
+        elif key == "method":
+            about = "The method; its own options go below its name. Default: ssr."
+            lines += [*_comment(about, ""), "method:", f"  name: {default.name}"]
+        elif key == "name":
+            lines += _key(key, name, info.description, default, "")
+        else:
+            lines += _key(key, default, info.description, default, "")
+    return "\n".join(lines) + "\n"
+
+
+def _stream(tasks: list[TaskConfig]) -> list[str]:
+    """The stream's section: all keys of the first task are explained, of the others only what is set is written."""
+    lines = [*_comment(_summary(StreamConfig), ""), "stream:"]
+    fields = StreamConfig.model_fields
+    lines += [*_comment(f"{fields['tasks'].description} Default: {fields['tasks'].default}.", "  "), "  tasks:"]
+    for at, task in enumerate(tasks):
+        for key, info in TaskConfig.model_fields.items():
+            value = getattr(task, key)
+            if at == 0:
+                default = "none, must be given" if info.is_required() else info.get_default(call_default_factory=True)
+                item = _key(key, value, info.description, default, "      ")
+            elif key in ("name", "train") or (key in task.model_fields_set and value):
+                item = [f"      {key}: {_yaml(value)}"]
+            else:
+                continue
+            if key == "name":
+                item[-1] = f"    - {item[-1].strip()}"
+                item[:-1] = [line.removeprefix("  ") for line in item[:-1]]
+            lines += item
+    for key, info in fields.items():
+        if key != "tasks":
+            lines += _key(key, info.default, info.description, info.default, "  ")
+    return lines
+
+
+def _section(section: BaseModel, indent: str) -> list[str]:
+    lines: list[str] = []
+    for key, info in type(section).model_fields.items():
+        value = getattr(section, key)
+        if isinstance(value, Section):
+            lines += [*_comment(info.description or "", indent), f"{indent}{key}:", *_section(value, indent + "  ")]
+        else:
+            lines += _key(key, value, info.description, value, indent)
+    return lines
+
+
+def _key(key: str, value: object, meaning: str | None, default: object, indent: str) -> list[str]:
+    told = default if isinstance(default, str) else _yaml(default)
+    return [*_comment(f"{meaning or ''} Default: {told}.".strip(), indent), f"{indent}{key}: {_yaml(value)}"]
+
+
+def _comment(text: str, indent: str) -> list[str]:
+    return [f"{indent}# {line}" for line in textwrap.wrap(" ".join(text.split()), _WIDTH - len(indent))]
+
+
+def _summary(section: type[BaseModel]) -> str:
+    return (section.__doc__ or "").strip()
+
+
+def _yaml(value: object) -> str:
+    """A value in YAML's one-line style."""
+    import yaml
+
+    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    return text.removesuffix("\n").removesuffix("\n...")

@@ -1,0 +1,118 @@
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from everlearn.data.recipe_writer import write_recipe
+from everlearn.data.stream import load_stream
+from everlearn.errors import DataError
+from everlearn.recipe import MethodConfig, Recipe, Section, TaskConfig, load_recipe
+
+
+def rows_of(name: str, first: int, count: int, keys: tuple[str, str] = ("input", "output")) -> str:
+    given, output = keys
+    rows = ({given: f"{name} {at}", output: f"answer {at}"} for at in range(first, first + count))
+    return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    data = tmp_path / "my data"
+    data.mkdir()
+    (data / "qa.train.jsonl.gz").write_bytes(gzip.compress(rows_of("qa", 0, 30).encode()))
+    (data / "qa.eval.jsonl.gz").write_bytes(gzip.compress(rows_of("qa", 30, 5).encode()))
+    (data / "qa.extra.jsonl.gz").write_bytes(gzip.compress(rows_of("qa", 40, 4).encode()))
+    (data / "mood_train.jsonl").write_text(rows_of("mood", 0, 30, ("sentence", "label")), encoding="utf-8")
+    (data / "mood_dev.jsonl").write_text(rows_of("mood", 30, 5, ("sentence", "label")), encoding="utf-8")
+    (data / "mood_test.jsonl").write_text(rows_of("mood", 50, 5, ("sentence", "label")), encoding="utf-8")
+    (data / "a title! (2).jsonl").write_text(rows_of("title", 0, 30), encoding="utf-8")
+    (data / "orphan.test.jsonl").write_text(rows_of("orphan", 0, 5), encoding="utf-8")
+    (data / "labels.json").write_text('{"mood": ["good", "bad"]}', encoding="utf-8")
+    (data / "notes.md").write_text("Not data.", encoding="utf-8")
+    return data
+
+
+def test_the_recipe_loads_and_so_does_its_stream(folder, tmp_path):
+    out = tmp_path / "recipes" / "recipe.yaml"
+    text = write_recipe(folder, out)
+    assert out.read_text(encoding="utf-8") == text
+    recipe = load_recipe(out)
+    assert recipe.name == "my-data"
+    stream = load_stream(recipe.stream, seed=1)
+    assert stream.names == ["a-title-2", "mood", "qa"]
+    assert [len(task.train) for task in stream] == [27, 30, 30]
+    assert [len(task.evaluation) for task in stream] == [3, 5, 5]
+    assert stream["mood"].evaluation[0].input == "mood 50"
+    assert [row.input for row in stream["qa"].demonstrations] == ["qa 40", "qa 41", "qa 42", "qa 43"]
+
+
+def test_paths_are_relative_to_the_recipe(folder, tmp_path):
+    text = write_recipe(folder, tmp_path / "recipes" / "recipe.yaml")
+    assert "train: ../my data/qa.train.jsonl.gz\n" in text
+    assert str(tmp_path) not in text
+
+
+def test_files_that_are_no_tasks_are_named_with_the_reason(folder, tmp_path):
+    head = write_recipe(folder, tmp_path / "recipe.yaml").partition("\nname:")[0]
+    assert "#   labels.json: no rows of a known format (keys: mood)\n" in head
+    assert "#   mood_dev.jsonl: task mood takes mood_test.jsonl for that part\n" in head
+    assert "#   orphan.test.jsonl: task orphan has no training rows\n" in head
+    assert "notes.md" not in head
+
+
+def keys_of(section: type[BaseModel]) -> list[tuple[str, str]]:
+    keys = []
+    for key, info in section.model_fields.items():
+        keys.append((key, info.description or ""))
+        default = info.get_default(call_default_factory=True)
+        if isinstance(default, Section):
+            keys += keys_of(type(default))
+    return keys
+
+
+def test_every_key_stands_there_with_its_meaning_and_default(folder, tmp_path):
+    text = write_recipe(folder, tmp_path / "recipe.yaml")
+    flat = " ".join(text.replace("#", " ").split())
+    for key, meaning in [*keys_of(Recipe), *keys_of(TaskConfig)]:
+        assert f"{key}:" in text
+        assert " ".join(meaning.split()) in flat
+    assert "Default: 0.0002." in flat
+
+
+def test_all_values_but_the_folders_own_are_the_defaults(folder, tmp_path):
+    out = tmp_path / "recipe.yaml"
+    write_recipe(folder, out)
+    made, default = load_recipe(out).model_dump(), Recipe(method=MethodConfig()).model_dump()
+    for own in ("name", "stream"):
+        made.pop(own), default.pop(own)
+    assert made == default
+
+
+def test_lone_parts_are_a_task_named_after_the_folder(tmp_path):
+    data = tmp_path / "weather"
+    data.mkdir()
+    (data / "train.jsonl").write_text(rows_of("w", 0, 30), encoding="utf-8")
+    (data / "valid.jsonl").write_text(rows_of("w", 30, 5), encoding="utf-8")
+    write_recipe(data, data / "recipe.yaml")
+    (task,) = load_stream(load_recipe(data / "recipe.yaml").stream, seed=1)
+    assert (task.name, len(task.train), len(task.evaluation)) == ("weather", 30, 5)
+
+
+def test_a_missing_folder_and_one_without_training_rows_are_refused(tmp_path):
+    with pytest.raises(DataError, match=r"no folder .*nowhere"):
+        write_recipe(tmp_path / "nowhere", tmp_path / "recipe.yaml")
+    (tmp_path / "labels.json").write_text("{}", encoding="utf-8")
+    with pytest.raises(DataError, match=r"no file with rows to train on \(labels.json: no rows of a known format"):
+        write_recipe(tmp_path, tmp_path / "recipe.yaml")
+    assert not (tmp_path / "recipe.yaml").exists()
+
+
+def test_the_real_superni_folder_becomes_a_recipe_of_ten_tasks(shared_dir, tmp_path):
+    write_recipe(shared_dir / "data/superni", tmp_path / "recipe.yaml")
+    tasks = load_recipe(tmp_path / "recipe.yaml").stream.tasks
+    assert len(tasks) == 10
+    assert all(task.evaluation and task.demonstrations for task in tasks)
