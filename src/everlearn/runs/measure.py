@@ -174,7 +174,7 @@ class Measurement:
             task,
             samples=evaluation.bootstrap_samples,
             confidence=evaluation.confidence,
-            seed=derive(self.recipe.seed, "bootstrap", task.name),
+            seed=derive(derive(self.recipe.seed, "bootstrap"), task.name),
         )
         write_json(folder / "scores.json", scores)
 
@@ -205,11 +205,11 @@ class Measurement:
         write_json(folder / "scores.json", scores)
 
     def _summarise(self) -> tuple[dict[str, object], dict[str, object]]:
-        from everlearn.evaluation.summary import summarise
+        from everlearn.runs.summary import summarise
 
         matrix, metrics = summarise(
             self.stream,
-            [(stage.index, stage.name, [task.name for task in stage.tasks]) for stage in self.stages],
+            self.stages,
             self._rows,
             samples=self.recipe.evaluation.bootstrap_samples,
             confidence=self.recipe.evaluation.confidence,

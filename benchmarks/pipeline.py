@@ -1,0 +1,162 @@
+"""The whole five-stage SSR run on the embedded base, ours against the published way of doing the same steps.
+
+The published scripts train with Transformers' Trainer on batches padded to their longest row and generate one
+instance at a time with `model.generate`. This benchmark runs the same recipe twice through the same stage loop,
+once with everlearn's trainer and generation engine and once with those two replaced; everything else (prompts,
+parsing, selection, metrics) is the same code. Both runs keep their artifacts apart, so nothing is shared.
+
+    python benchmarks/pipeline.py            # writes benchmarks/results/pipeline.json
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import everlearn.runs.models_at_hand as models_at_hand
+import everlearn.training.stage_trainer as stage_trainer
+from everlearn.files import write_json
+from everlearn.generation.protocol import Completion, Sampling
+from everlearn.progress import make_progress
+from everlearn.recipe import load_recipe
+from everlearn.runs.environment import machine, versions
+from everlearn.runs.loop import RunResult, execute
+
+RESULTS = Path(__file__).parent / "results" / "pipeline.json"
+
+
+class OneAtATime:
+    """`model.generate` on one prompt and one sample after another, stopping at end token and stop strings."""
+
+    def __init__(self, loaded: Any) -> None:
+        self.loaded = loaded
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[..., None] | None = None
+    ) -> list[list[Completion]]:
+        """One call of `model.generate` for each completion."""
+        torch.manual_seed(sampling.seed)
+        answers = []
+        for done, prompt in enumerate(prompts, 1):
+            answers.append([self._complete(list(prompt), sampling) for _ in range(sampling.samples_per_prompt)])
+            if progress:
+                progress(done, len(prompts))
+        return answers
+
+    def _complete(self, prompt: list[int], sampling: Sampling) -> Completion:
+        model, tokenizer = self.loaded.model, self.loaded.tokenizer
+        room = min(sampling.max_new_tokens, (sampling.max_length or self.loaded.context_length) - len(prompt))
+        sampled = {"temperature": sampling.temperature, "top_p": sampling.top_p, "top_k": sampling.top_k}
+        ids = torch.tensor([prompt], device=self.loaded.device)
+        with torch.inference_mode():
+            output = model.generate(
+                input_ids=ids,
+                attention_mask=torch.ones_like(ids),
+                max_new_tokens=room,
+                do_sample=sampling.temperature > 0,
+                repetition_penalty=sampling.repetition_penalty,
+                pad_token_id=tokenizer.pad_token_id,
+                eos_token_id=tokenizer.eos_token_id,
+                **(sampled if sampling.temperature > 0 else {}),
+                **({"stop_strings": list(sampling.stop), "tokenizer": tokenizer} if sampling.stop else {}),
+            )[0, len(prompt) :].tolist()
+        reason = "length"
+        if tokenizer.eos_token_id in output:
+            output, reason = output[: output.index(tokenizer.eos_token_id)], "eos"
+        text = tokenizer.decode(output, skip_special_tokens=True)
+        cuts = [text.index(stop) for stop in sampling.stop if stop in text]
+        if cuts:
+            text, reason = text[: min(cuts)], "stop"
+        return Completion(text, tuple(output), reason)
+
+
+def plain_trainer(loaded: Any, rows: Any, config: Any, template: Any, *, seed: int, folder: Path, **_: Any) -> dict:
+    """Transformers' Trainer on batches padded to their longest row, the logits of all positions computed."""
+    from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
+
+    tokenizer = loaded.tokenizer
+    examples = []
+    for row in rows:
+        prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
+        target = template.target_ids(row, tokenizer, config.max_target_tokens)
+        examples.append({"input_ids": prompt + target, "labels": [-100] * len(prompt) + target})
+    with tempfile.TemporaryDirectory() as scratch:
+        trainer = Trainer(
+            model=loaded.model,
+            args=TrainingArguments(
+                output_dir=scratch,
+                num_train_epochs=config.epochs,
+                per_device_train_batch_size=config.batch_size,
+                learning_rate=config.learning_rate,
+                lr_scheduler_type=config.scheduler,
+                warmup_ratio=config.warmup_ratio,
+                weight_decay=config.weight_decay,
+                max_grad_norm=config.max_grad_norm,
+                bf16=stage_trainer.uses_bfloat16(config, loaded.device),
+                seed=seed,
+                save_strategy="no",
+                report_to=[],
+                disable_tqdm=True,
+                logging_strategy="no",
+                use_cpu=loaded.device.type == "cpu",
+            ),
+            train_dataset=examples,
+            data_collator=DataCollatorForSeq2Seq(tokenizer, padding=True),
+        )
+        trainer.train()
+    loaded.model.eval()
+    (folder / "history.jsonl").write_text("")
+    return {"steps": trainer.state.global_step}
+
+
+def seconds_by_step(result: RunResult) -> dict[str, float]:
+    """Seconds spent in each kind of step, from the manifest."""
+    steps = json.loads((result.folder / "manifest.json").read_text())["steps"]
+    spent: dict[str, float] = {}
+    for place, entry in steps.items():
+        kind = place.split("/")[2]
+        if kind != "state":  # contains the synthesis steps, which are counted on their own
+            spent[kind] = spent.get(kind, 0.0) + entry["seconds"]
+    return {kind: round(seconds, 2) for kind, seconds in spent.items()}
+
+
+def main() -> None:
+    """Runs both and writes the ratio."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
+    parser.add_argument("--out", type=Path, default=RESULTS)
+    args = parser.parse_args()
+    overrides: dict[str, object] = dict(item.split("=", 1) for item in args.set)
+    rows: dict[str, dict[str, object]] = {}
+    originals = (models_at_hand.generator_for, stage_trainer.train_stage)
+    for way in ("everlearn", "published"):
+        if way == "published":
+            models_at_hand.generator_for = OneAtATime  # type: ignore[assignment]
+            stage_trainer.train_stage = plain_trainer  # type: ignore[assignment]
+        with tempfile.TemporaryDirectory() as scratch:
+            recipe = load_recipe("embedded", {**overrides, "runs_dir": scratch, "name": way})
+            began = time.perf_counter()
+            result = execute(recipe, progress=make_progress())
+            rows[way] = {
+                "seconds": round(time.perf_counter() - began, 1),
+                "by_step": seconds_by_step(result),
+                "matrix": result.matrix["values"],
+                "metrics": {name: result.metrics[name] for name in ("AR", "BWT", "FWT")},
+            }
+    models_at_hand.generator_for, stage_trainer.train_stage = originals
+    ratio = rows["published"]["seconds"] / rows["everlearn"]["seconds"]  # type: ignore[operator]
+    write_json(
+        args.out, {"machine": machine(), "versions": versions(), "times_faster": round(ratio, 2), "runs": rows}
+    )
+    print(f"everlearn {rows['everlearn']['seconds']} s, published way {rows['published']['seconds']} s: {ratio:.1f}x")
+
+
+if __name__ == "__main__":
+    main()
