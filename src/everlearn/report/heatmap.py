@@ -1,0 +1,88 @@
+"""The accuracy matrix as a heat map: an HTML table whose cells hold the numbers, so that colour is never needed."""
+
+from __future__ import annotations
+
+from everlearn.report.markup import Child, Html, el, name_of
+from everlearn.report.numbers import interval, score
+from everlearn.report.study import MethodRuns, Study
+
+STEPS = 10
+
+
+def heat_maps(study: Study) -> Html:
+    """One matrix per method, and how to read them."""
+    figures = [_figure(method, study) for method in study.methods if any_measured(method, study)]
+    scale = el(
+        "span",
+        *(
+            el("span", str(step * 10) if step in (0, 5, 10) else "\u00a0", class_=f"cell h{step}")
+            for step in range(STEPS + 1)
+        ),
+        class_="scale",
+        aria_hidden="true",
+    )
+    small = "range over the seeds" if study.has_seeds else study.level
+    return el(
+        "div",
+        el(
+            "p",
+            "Rows: after which stage; columns: which task; in per cent, higher is better. "
+            "Outlined: just after the task was learnt; below it: what has been kept; above it: before its turn. ",
+            f"Small figures: {small}. ",
+            scale,
+            class_="soft",
+        ),
+        el("div", *figures, class_="maps" if len(figures) > 1 else "maps one"),
+    )
+
+
+def any_measured(method: MethodRuns, study: Study) -> bool:
+    """Whether there is any number to show."""
+    return any(value is not None for task in study.tasks for value in method.course(task))
+
+
+def level_of(value: float) -> int:
+    """The step of the colour scale, 0 to 10."""
+    return round(min(100.0, max(0.0, value)) / 100 * STEPS)
+
+
+def _figure(method: MethodRuns, study: Study) -> Html:
+    seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+    tag = el("span", " upper bound", class_="tag") if method.is_joint else None
+    heads: list[Child] = [el("th", "after", scope="col")]
+    heads += [el("th", el("span", name_of(task)), scope="col") for task in study.tasks]
+    rows = []
+    for stage in range(method.finished + 1):
+        name = "base model" if stage == 0 else method.first.stages[stage - 1].name
+        trained = method.first.stages[stage - 1].tasks if stage else ()
+        cells = [_cell(method, stage, task, just_learnt=task in trained) for task in study.tasks]
+        if stage or any(method.score(0, task).value is not None for task in study.tasks):
+            rows.append(el("tr", el("th", name_of(name), scope="row"), *cells))
+    return el(
+        "figure",
+        el("figcaption", el("strong", name_of(method.title)), seeds, tag),
+        el(
+            "div",
+            el(
+                "table",
+                el("thead", el("tr", *heads)),
+                el("tbody", *rows),
+                class_=f"heat{' many' if len(study.tasks) > 7 else ''}",
+            ),
+            class_="scroll",
+            tabindex="0",
+            role="region",
+            aria_label=f"Accuracy matrix of {method.title}",
+        ),
+        class_="map",
+    )
+
+
+def _cell(method: MethodRuns, stage: int, task: str, *, just_learnt: bool) -> Html:
+    entry = method.score(stage, task)
+    if entry.value is None:
+        return el("td", "·", class_="missing", title="not measured")
+    ends = f"{entry.low:.0f}–{entry.high:.0f}" if entry.low is not None and entry.high is not None else None
+    css = f"h{level_of(entry.value)}{' learnt' if just_learnt else ''}"
+    tip = f"{task}: {score(entry.value)}" + (f" ({interval(entry.low, entry.high)})" if ends else "")
+    return el("td", score(entry.value), el("span", ends, class_="ends") if ends else None, class_=css, title=tip)

@@ -1,0 +1,150 @@
+"""The report: one self-contained HTML file made from a run or comparison folder alone.
+
+No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
+The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
+rehearsal, forgotten instances, and last how it all came about. Parts whose files are absent are left out, so an
+unfinished run has a report too.
+"""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+from everlearn.files import write_text
+from everlearn.report.comparison import comparison
+from everlearn.report.curves import average_curve, curves
+from everlearn.report.forgotten import forgotten
+from everlearn.report.headline import headline, metrics_line
+from everlearn.report.heatmap import any_measured, heat_maps
+from everlearn.report.markup import Html, el, name_of, stylesheet
+from everlearn.report.numbers import plural
+from everlearn.report.provenance import provenance
+from everlearn.report.rehearsal import rehearsal
+from everlearn.report.study import Study, read_study
+from everlearn.report.tiles import legend, tiles
+
+POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+NAVIGATION = {
+    "comparison": "Comparison",
+    "matrix": "Matrix",
+    "curves": "Curves",
+    "rehearsal": "Rehearsal",
+    "forgotten": "Forgotten",
+    "origin": "Recipe and times",
+}
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into a run or comparison folder.
+
+    Args:
+        folder: What `everlearn run` or `everlearn compare` made, finished or not.
+
+    Returns:
+        The file.
+
+    Raises:
+        RunError: the folder is no run folder, or a file in it is corrupt.
+    """
+    path = folder / "report.html"
+    write_text(path, page(read_study(folder)))
+    return path
+
+
+def page(study: Study) -> str:
+    """The whole document."""
+    sections = [part for part in _sections(study) if part[2] is not None]
+    links = [el("li", el("a", NAVIGATION[name], href=f"#{name}")) for name, _, _ in sections]
+    main, second = headline(study)
+    return "<!doctype html>\n" + el(
+        "html",
+        el(
+            "head",
+            el("meta", charset="utf-8"),
+            el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            el("meta", name="color-scheme", content="light dark"),
+            el("meta", name="generator", content="everlearn"),
+            el("title", f"{study.name} · everlearn report"),
+            stylesheet(resources.files("everlearn.report").joinpath("style.css").read_text(encoding="utf-8")),
+        ),
+        el(
+            "body",
+            el(
+                "header",
+                el("p", *_kicker(study), class_="kicker"),
+                _unfinished(study),
+                el(
+                    "div",
+                    el("div", el("h1", main), el("p", second, class_="lead") if second else None),
+                    average_curve(study),
+                    class_="hero",
+                ),
+                tiles(study) if study.methods else None,
+                metrics_line(study),
+                legend(study),
+                el("nav", el("ul", *links), aria_label="Sections") if links else None,
+            ),
+            el("main", *(_section(name, title, body) for name, title, body in sections)),
+            el(
+                "footer",
+                el("p", "Made by everlearn from the files of the run folder alone; one file, no network."),
+            ),
+        ),
+        lang="en",
+    )
+
+
+def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
+    if not study.methods:
+        return []
+    several = len(study.methods) > 1
+    return [
+        ("comparison", "Comparison of methods", comparison(study) if several else None),
+        (
+            "matrix",
+            "Accuracy after every stage",
+            heat_maps(study) if any(any_measured(method, study) for method in study.methods) else None,
+        ),
+        ("curves", "Learning and forgetting", curves(study)),
+        ("rehearsal", "What was rehearsed", rehearsal(study)),
+        ("forgotten", "Once right, now wrong", forgotten(study)),
+        ("origin", "How it was made", provenance(study)),
+    ]
+
+
+def _section(name: str, title: str, body: Html | None) -> Html:
+    return el("section", el("h2", title), body, id=name)
+
+
+def _kicker(study: Study) -> list[Html | str]:
+    words: list[Html | str] = ["everlearn · ", name_of(study.name)]
+    if study.is_comparison:
+        seeds = max((len(method.runs) for method in study.methods), default=0)
+        words.append(f" · {plural(len(study.methods), 'method')}, {plural(seeds, 'seed')}")
+    elif study.methods:
+        words += [" · ", name_of(study.methods[0].title), f" · seed {study.methods[0].first.seed}"]
+    days = sorted(step.finished[:10] for method in study.methods for run in method.runs for step in run.steps)
+    if days and days[-1]:
+        words += [" · ", el("time", days[-1], datetime=days[-1])]
+    return words
+
+
+def _unfinished(study: Study) -> Html | None:
+    if study.complete:
+        return None
+    if study.is_comparison:
+        what = f"{study.finished_runs} of {study.planned} runs are finished"
+        if study.left_out:
+            what += f"; {plural(study.left_out, 'unfinished run')} of methods that have finished ones left out"
+    else:
+        run = study.methods[0].first
+        what = f"{run.finished} of {plural(len(run.stages), 'stage')} measured"
+    return el(
+        "p",
+        el("strong", "Unfinished"),
+        f": {what}. This page shows what is there so far.",
+        class_="banner",
+        role="status",
+    )

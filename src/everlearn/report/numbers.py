@@ -1,0 +1,67 @@
+"""How numbers are written: scores to one decimal in per cent, times in the units people use, true minus signs."""
+
+from __future__ import annotations
+
+THIN = "\u202f"
+NONE = "–"
+_WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def score(value: float | None) -> str:
+    """One decimal: `96.0`; a dash when not measured."""
+    if value is None:
+        return NONE
+    text = f"{value:.1f}"
+    return ("0.0" if text == "-0.0" else text).replace("-", "\u2212")
+
+
+def signed(value: float | None) -> str:
+    """One decimal with its sign: `+1.2`."""
+    text = score(value)
+    return text if value is None or value < 0.05 else f"+{text}"
+
+
+def percent(value: float | None) -> str:
+    """`96.0 %`, not broken across lines."""
+    return NONE if value is None else f"{score(value)}{THIN}%"
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`93.1 to 98.0`; nothing when unknown or a single point."""
+    if low is None or high is None or score(low) == score(high):
+        return ""
+    return f"{score(low)}\u00a0to\u00a0{score(high)}"
+
+
+def count(value: int) -> str:
+    """Thousands apart: `12 345`."""
+    return f"{value:,}".replace(",", THIN)
+
+
+def plural(value: int, noun: str, many: str | None = None) -> str:
+    """`1 row`, `2 rows`."""
+    return f"{count(value)} {noun if value == 1 else many or noun + 's'}"
+
+
+def in_words(value: int) -> str:
+    """Small counts as words."""
+    return _WORDS[value] if 0 <= value < len(_WORDS) else count(value)
+
+
+def duration(seconds: float | None) -> str:
+    """`0.4 s`, `12 s`, `3 min 20 s`, `2 h 05 min`."""
+    if seconds is None:
+        return NONE
+    if seconds < 9.95:
+        return f"{seconds:.1f}{THIN}s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole}{THIN}s"
+    if whole < 3600:
+        return f"{whole // 60}{THIN}min {whole % 60:02d}{THIN}s"
+    return f"{whole // 3600}{THIN}h {whole % 3600 // 60:02d}{THIN}min"
+
+
+def mean(values: list[float]) -> float | None:
+    """The mean, or None of nothing."""
+    return sum(values) / len(values) if values else None

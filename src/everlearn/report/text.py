@@ -1,0 +1,176 @@
+"""The tables of a run or comparison for the terminal: matrix, metrics with intervals, methods side by side.
+
+Everything stands in plain columns that also read well in a log: the score just after a task was learnt is in
+brackets, the best method in bold, and the direction of good in the head. Colours (where the terminal has them) only
+repeat what the figures say.
+"""
+
+from __future__ import annotations
+
+import sys
+from io import TextIOWrapper
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.report.definitions import CONTINUAL, MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.headline import ranking
+from everlearn.report.markup import printable
+from everlearn.report.numbers import NONE, duration, interval, score
+from everlearn.report.reading import Estimate
+from everlearn.report.study import MethodRuns, Study, read_study
+
+if TYPE_CHECKING:
+    from rich.console import Console, Group
+    from rich.table import Table
+    from rich.text import Text
+
+
+def print_tables(folder: Path, console: Console | None = None) -> None:
+    """Prints `matrix_table` on the standard output.
+
+    Raises:
+        RunError: the folder is no run folder, or a file in it is corrupt.
+    """
+    from rich.console import Console
+
+    if console is None and isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # arrows, on a terminal that has none
+    (console or Console()).print(matrix_table(folder))
+
+
+def matrix_table(folder: Path) -> Group:
+    """The tables as one rich renderable.
+
+    Args:
+        folder: A run or comparison folder, finished or not.
+
+    Returns:
+        Matrices (one per method), then the metrics of a run or the comparison of methods.
+
+    Raises:
+        RunError: the folder is no run folder, or a file in it is corrupt.
+    """
+    from rich.console import Group
+
+    study = read_study(folder)
+    parts: list[Text | Table] = []
+    for method in study.methods:
+        if method.first.matrix:
+            parts += [_heading(method), _matrix(method, study)]
+    if any(method.finished for method in study.methods):
+        parts.append(_plain("In brackets: just after the task was learnt.\n"))
+    if len(study.methods) > 1:
+        of = "over seeds" if study.has_seeds else "over the evaluation rows"
+        parts += [_plain(f"Methods, with the {study.level} {of} below each value"), _comparison(study)]
+    elif study.methods:
+        parts.append(_metrics(study.methods[0], study))
+    return Group(*parts)
+
+
+def _heading(method: MethodRuns) -> Text:
+    heading = _plain(method.title)
+    heading.stylize("bold")
+    bound = " (upper bound)" if method.is_joint else ""
+    seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
+    return heading.append(f"{bound}: score (%) after each stage{seeds}, higher is better", style="not bold")
+
+
+def _matrix(method: MethodRuns, study: Study) -> Table:
+    table = _table()
+    table.add_column("after", no_wrap=True)
+    for task in study.tasks:
+        table.add_column(_plain(task), justify="right")
+    for stage in range(method.finished + 1):
+        trained = method.first.stages[stage - 1].tasks if stage else ()
+        values = [method.score(stage, task).value for task in study.tasks]
+        if stage == 0 and not any(value is not None for value in values):
+            continue
+        name = method.first.stages[stage - 1].name if stage else "base model"
+        cells = [_cell(value, task in trained) for task, value in zip(study.tasks, values, strict=True)]
+        table.add_row(_plain(name), *cells)
+    return table
+
+
+def _cell(value: float | None, just_learnt: bool) -> Text:
+    from rich.text import Text
+
+    if value is None:
+        return Text(NONE, style="dim")
+    return Text(f"[{score(value)}]", style="bold") if just_learnt else Text(score(value))
+
+
+def _metrics(method: MethodRuns, study: Study) -> Table:
+    table = _table()
+    for head in ("measure", "value", study.level, "better"):
+        table.add_column(head, justify="right" if head in ("value", study.level) else "left")
+    rows: list[tuple[Meaning, Estimate]] = [(meaning, method.estimate(meaning.key)) for meaning in CONTINUAL]
+    rows += [(meaning, method.general(method.finished, meaning.key)) for meaning in (MICROTASKS, PERPLEXITY)]
+    for meaning, entry in rows:
+        if entry.value is not None:
+            better = "higher" if meaning.rises else "lower"
+            table.add_row(
+                _name(meaning), _plain(written(meaning, entry.value)), interval(entry.low, entry.high), better
+            )
+    table.add_row("Computing time", duration(method.seconds.value), "", "lower")
+    return table
+
+
+def _comparison(study: Study) -> Table:
+    table = _table()
+    table.add_column("")
+    for method in study.methods:
+        name = _plain(method.title)
+        table.add_column(
+            name.append("\nupper bound", style="not bold dim") if method.is_joint else name, justify="right"
+        )
+    for meaning in CONTINUAL:
+        entries = [method.estimate(meaning.key) for method in study.methods]
+        best = _best(study, meaning)
+        if any(entry.value is not None for entry in entries):
+            cells = [
+                _estimate(meaning, entry, method is best) for method, entry in zip(study.methods, entries, strict=True)
+            ]
+            table.add_row(f"{meaning.short} {meaning.arrow}", *cells)
+    for meaning in (MICROTASKS, PERPLEXITY):
+        entries = [method.general(method.finished, meaning.key) for method in study.methods]
+        if any(entry.value is not None for entry in entries):
+            table.add_row(f"{meaning.short} {meaning.arrow}", *(_estimate(meaning, entry, False) for entry in entries))
+            break
+    table.add_row("Time ↓", *(duration(method.seconds.value) for method in study.methods))
+    return table
+
+
+def _estimate(meaning: Meaning, entry: Estimate, is_best: bool) -> Text:
+    from rich.text import Text
+
+    text = Text(written(meaning, entry.value), style="bold" if is_best else "")
+    ends = interval(entry.low, entry.high)
+    return text.append(f"\n{ends}", style="not bold dim") if ends else text
+
+
+def _best(study: Study, meaning: Meaning) -> MethodRuns | None:
+    """The best continual method; none where there is nothing to choose from."""
+    ranked = [
+        (value if meaning.rises else -value, method)
+        for method in ranking(study)
+        if (value := method.estimate(meaning.key).value) is not None
+    ]
+    return max(ranked, key=lambda pair: pair[0])[1] if len(ranked) > 1 else None
+
+
+def _name(meaning: Meaning) -> str:
+    return f"{meaning.title} ({meaning.short})" if meaning.short.isupper() else meaning.title
+
+
+def _plain(text: str) -> Text:
+    """Text from data: no markup, no control characters."""
+    from rich.text import Text
+
+    return Text(printable(text))
+
+
+def _table() -> Table:
+    from rich import box
+    from rich.table import Table
+
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
