@@ -69,10 +69,9 @@ class TaskConfig(Section):
     """Share of the training rows held out when no `evaluation` is given."""
     demonstrations: str | int = 20
     """A file of in-context demonstrations, or how many training rows to take (SSR: 20, the last rows of the
-    training split; for labelled tasks half from the end of each class half, as published)."""
-    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "columns"] = (
-        "auto"
-    )
+    training split; for labelled tasks half from the end of each class half, as published). An official SuperNI task
+    file gives its positive examples."""
+    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "columns"] = "auto"
     """Shape of the rows; `auto` looks at the first rows. `columns` uses the mapping below."""
     columns: dict[Literal["instruction", "input", "output", "id"], str] = {}
     """Names of the columns when they are not the format's own."""
@@ -205,9 +204,7 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
     try:
         text = source.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise RecipeError(
-            f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'."
-        ) from None
+        raise RecipeError(f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{source} cannot be read as UTF-8 text ({error}): give a YAML recipe.") from None
     try:
@@ -257,7 +254,8 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
 
     def anchor(value: str) -> str:
         path = base / value
-        return str(path) if path.exists() and not Path(value).is_absolute() else value
+        is_split = "@" in value and (base / value.rpartition("@")[0]).is_dir()
+        return str(path) if (path.exists() or is_split) and not Path(value).is_absolute() else value
 
     updates: dict[str, object] = {}
     if recipe.model.base != EMBEDDED:

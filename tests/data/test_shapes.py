@@ -62,7 +62,7 @@ def test_a_short_input_is_found_at_the_end_of_the_prompt():
 
 
 def test_a_cue_behind_the_input_is_kept():
-    instance = only("superni", {"full_prompt": "Do it.\n\nx\nAnswer:", "input": "x", "output": "y"})
+    instance = only("superni", {"full_prompt": "Do it.\nx\nAnswer:", "input": "x", "output": "y"})
     assert (instance.instruction, instance.input) == ("Do it.", "x\nAnswer:")
 
 

@@ -40,6 +40,16 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
         read_source(str(tmp_path / "nowhere" / "train.jsonl"))
 
 
+@pytest.mark.parametrize(
+    "source", ["my data", "./owner/name", "a/b/c", "~/data", "data.jsonl", "C:\\data", "here/name"]
+)
+def test_what_cannot_be_a_name_on_the_hub_is_a_missing_path(tmp_path, monkeypatch, source):
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(DataError, match="no file or folder"):
+        read_source(source)
+
+
 def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
     from pathlib import Path
 
@@ -75,6 +85,18 @@ def test_a_split_of_a_saved_dataset_is_picked_with_an_at_sign(tmp_path):
         inputs(f"{saved}@dev")
 
 
+def test_a_split_of_a_saved_dataset_is_found_beside_the_recipe(tmp_path):
+    from datasets import Dataset, DatasetDict
+
+    from everlearn.recipe import load_recipe
+
+    DatasetDict({"test": Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "saved")
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text("stream: {tasks: [{name: t, train: saved@test}]}", encoding="utf-8")
+    (task,) = load_recipe(recipe).stream.tasks
+    assert inputs(task.train) == ["a", "b"]
+
+
 def test_a_split_of_a_dataset_without_splits_is_refused(tmp_path):
     from datasets import Dataset
 
@@ -101,7 +123,12 @@ def test_a_hub_dataset_is_loaded_by_name_configuration_and_split(monkeypatch):
     monkeypatch.setattr(datasets, "load_dataset", load)
     assert inputs("owner/name:config@test") == ["a", "b"]
     assert inputs("name") == ["a", "b"]
-    assert asked == [(("owner/name", "config"), {"split": "test"}), (("name", None), {"split": "train"})]
+    assert inputs("owner/na.me-2@train[:10%]") == ["a", "b"]
+    assert asked == [
+        (("owner/name", "config"), {"split": "test"}),
+        (("name", None), {"split": "train"}),
+        (("owner/na.me-2", None), {"split": "train[:10%]"}),
+    ]
 
 
 def test_a_hub_dataset_that_cannot_be_had_is_refused_with_both_remedies(monkeypatch):

@@ -6,6 +6,7 @@ saved folder. Nothing is ever run from a dataset: `trust_remote_code` is not pas
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ from everlearn.errors import DataError, nearest
 if TYPE_CHECKING:
     from datasets import Dataset
 
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.+-]+)?(@[\w.%:\[\]+-]+)?")
 _SAVED_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
@@ -71,8 +73,10 @@ def _file(path: Path) -> RawRows:
 
 
 def _looks_like_a_path(source: str) -> bool:
-    is_local = source.startswith((".", "/", "~")) or "\\" in source or source.count("/") > 1
-    return is_local or source.endswith(".gz") or data_suffix(source) in DATA_SUFFIXES
+    """Whether a source that is not there cannot or will not be meant as the name of a dataset on the hub."""
+    if _HUB_NAME.fullmatch(source) is None or source.endswith(".gz") or data_suffix(source) in DATA_SUFFIXES:
+        return True
+    return "/" in source and Path(source).parent.is_dir()
 
 
 def _missing(path: Path) -> str:
