@@ -56,7 +56,18 @@ def test_every_word_of_the_pools_is_one_token(tokenizer) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "red cat", " red", "two  spaces ", "a\n\n\n b", "Ünïcödé 日本語 🙂\ttab", "Input: x\n\n\n\nOutput: y", PROMPT, "\n", "it's 3.14%"],
+    [
+        "",
+        "red cat",
+        " red",
+        "two  spaces ",
+        "a\n\n\n b",
+        "Ünïcödé 日本語 🙂\ttab",
+        "Input: x\n\n\n\nOutput: y",
+        PROMPT,
+        "\n",
+        "it's 3.14%",
+    ],
 )
 def test_decoding_gives_back_the_text(tokenizer, text: str) -> None:
     ids = tokenizer(text, add_special_tokens=False)["input_ids"]

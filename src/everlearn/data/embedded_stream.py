@@ -38,7 +38,7 @@ _TEMPLATES = (
     "{colour} {fruit} {motion}",
     "{name} has no {item} for the {family}",
     "{name} had {number} {unit} for {name} in {city}",
-    "please have the {room} on {day} for {number}",
+    "{day} at {number} in the {room}",
 )
 _RUVIAN_WORDS = (*POOLS["colour"], *POOLS["fruit"], *POOLS["motion"])
 RUVIAN = dict(zip(_RUVIAN_WORDS, NONSENSE, strict=False))
@@ -70,7 +70,7 @@ def _delivery(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
 
 
 def _booking(rng: random.Random, grammar: Grammar) -> tuple[str, str]:
-    text, (room, day, number) = grammar.fill(rng)
+    text, (day, number, room) = grammar.fill(rng)
     return text, f"{DAY_CODES[day]} / {number} / {ROOM_CODES[room]}"
 
 

@@ -22,7 +22,7 @@ RESERVED_TEMPLATES: frozenset[str] = frozenset(
         "{colour} {fruit} {motion}",
         "{name} has no {item} for the {family}",
         "{name} had {number} {unit} for {name} in {city}",
-        "please have the {room} on {day} for {number}",
+        "{day} at {number} in the {room}",
     }
 )
 

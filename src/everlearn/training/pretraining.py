@@ -12,6 +12,7 @@ a document can see its neighbours in the block, BOS tells it that they are none 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 import time
@@ -158,9 +159,7 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, batch: list[Document]) 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
     """Write a bf16 copy of the model beside its tokenizer."""
-    copy = LlamaForCausalLM(model.config)
-    copy.load_state_dict(model.state_dict())
-    copy.to(torch.bfloat16).save_pretrained(str(out))
+    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(str(out))
     tokenizer.save_pretrained(str(out))
 
 
