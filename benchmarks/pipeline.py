@@ -96,7 +96,7 @@ def plain_trainer(loaded: Any, rows: Any, config: Any, template: Any, *, seed: i
                 per_device_train_batch_size=config.batch_size,
                 learning_rate=config.learning_rate,
                 lr_scheduler_type=config.scheduler,
-                warmup_ratio=config.warmup_ratio,
+                warmup_steps=config.warmup_ratio,
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.max_grad_norm,
                 bf16=stage_trainer.uses_bfloat16(config, loaded.device),
