@@ -8,7 +8,7 @@ relative to the file. A method's own options are validated by the method (`everl
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -187,6 +187,9 @@ class Recipe(Section):
     """Artifacts shared by runs; nothing: `runs_dir/.cache`."""
 
 
+RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
+
+
 def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
     """Reads and checks a recipe file.
 
@@ -198,9 +201,19 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
         RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
             of range; all faults are named at once.
     """
+    source = quickstart_path() if str(path) == EMBEDDED else Path(path)
+    base = None if str(path) == EMBEDDED else source.resolve().parent
+    return make_recipe(read_tree(source, overrides), where=str(path), base=base)
+
+
+def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[str, Any]:
+    """The keys and values of a recipe file, not yet checked, with dotted keys overridden.
+
+    Raises:
+        RecipeError: the file is missing, not YAML, or not a mapping.
+    """
     import yaml
 
-    source = quickstart_path() if str(path) == EMBEDDED else Path(path)
     try:
         text = source.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -215,8 +228,7 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
         raise RecipeError(f"{source} holds a {type(tree).__name__}: a recipe is a mapping of keys to values.")
     for key, value in (overrides or {}).items():
         _set_dotted(tree, key, value)
-    base = None if str(path) == EMBEDDED else source.resolve().parent
-    return make_recipe(tree, where=str(path), base=base)
+    return tree
 
 
 def make_recipe(tree: dict[str, Any], *, where: str = "recipe", base: Path | None = None) -> Recipe:
@@ -225,11 +237,20 @@ def make_recipe(tree: dict[str, Any], *, where: str = "recipe", base: Path | Non
     Raises:
         RecipeError: as `load_recipe`.
     """
-    try:
-        recipe = Recipe.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(_readable(error, where)) from None
+    recipe = checked(Recipe, tree, where=where)
     return _anchored(recipe, base) if base is not None else recipe
+
+
+def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
+    """Checks a recipe of any kind.
+
+    Raises:
+        RecipeError: an unknown key (with the nearest valid one) or a value out of range; all faults at once.
+    """
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(_readable(error, where, kind)) from None
 
 
 def quickstart_path() -> Path:
@@ -276,14 +297,14 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
     return recipe.model_copy(update=updates)
 
 
-def _readable(error: ValidationError, where: str) -> str:
+def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
     lines = []
     for fault in error.errors():
         location = [part for part in fault["loc"] if not _is_union_branch(part)]
         key = ".".join(str(part) for part in location)
         if fault["type"] == "extra_forbidden":
-            known = _fields_at(location[:-1])
+            known = _fields_at(kind, location[:-1])
             guess = nearest(str(location[-1]), known)
             hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known))}"
             lines.append(f"unknown key {key!r} ({hint})")
@@ -299,14 +320,19 @@ def _is_union_branch(part: object) -> bool:
     return "[" in text or text in ("str", "int")
 
 
-def _fields_at(location: list[Any]) -> list[str]:
-    """Field names of the section at a location."""
-    section: type[BaseModel] = Recipe
+def _fields_at(kind: type[BaseModel], location: list[Any]) -> list[str]:
+    """Field names of the section at a location; a position in a list stands for the list's kind of section."""
+    section = kind
     for part in location:
-        if isinstance(part, int):
-            section = TaskConfig
-        elif str(part) in section.model_fields:
-            annotation = section.model_fields[str(part)].annotation
-            if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-                section = annotation
+        if isinstance(part, int) or str(part) not in section.model_fields:
+            continue
+        inner = _section_of(section.model_fields[str(part)].annotation)
+        section = inner or section
     return list(section.model_fields)
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    """The section in an annotation such as `Section`, `Section | None` or `list[Section] | str`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part))), None)
