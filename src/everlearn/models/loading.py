@@ -171,7 +171,8 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
         if is_adapter:
             loaded.model.save_pretrained(str(target), save_embedding_layers=False)
         else:
-            loaded.model.save_pretrained(str(target))
+            with _without_bars():
+                loaded.model.save_pretrained(str(target))
             loaded.tokenizer.save_pretrained(str(target))
     except OSError as error:
         raise disk_error(target, error) from None

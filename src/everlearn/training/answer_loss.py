@@ -1,0 +1,156 @@
+"""The loss of a micro-batch: cross-entropy on answer tokens, on the packed path where the model allows it.
+
+Two paths with the same value. Packed: the model's decoder runs over one sequence without padding (`packing.py`),
+and the output head only sees states that predict an answer token (`losses.py`). Plain: a padded batch through the
+model's own forward pass, and the logits of the answer tokens. Which architectures scale, cap or otherwise treat
+logits and attention is not listed anywhere: before training, both paths are computed on a few short rows, and the
+packed one is used only when they agree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from everlearn.training.attention import packed_attention_on
+from everlearn.training.losses import answer_cross_entropy
+from everlearn.training.packing import Packing, pack, split_batch
+from everlearn.training.rows import EncodedRow
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+    from transformers import PreTrainedModel
+
+IGNORED = -100
+"""Label of tokens outside the loss, as in Transformers."""
+_NO_MASK = torch.zeros(1, 1, 1, 1)
+"""A mask of four dimensions is handed down as it is; packed attention does not read it."""
+_PROBE_TOKENS = 24
+
+
+def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The Transformers model, its adapter layers within it."""
+    from peft import PeftModel
+
+    return model.get_base_model() if isinstance(model, PeftModel) else model
+
+
+class AnswerLoss:
+    """Computes losses of micro-batches.
+
+    Args:
+        model: With or without adapter.
+        pad_id: Fills padded batches on the plain path.
+        autocast: Number format of the computation; None: that of the weights.
+    """
+
+    def __init__(
+        self, model: PreTrainedModel | PeftModel, *, pad_id: int, autocast: torch.dtype | None = None
+    ) -> None:
+        self.model = model
+        self.inner = inner_model(model)
+        self.pad_id = pad_id
+        self.device = next(model.parameters()).device
+        self.autocast = autocast
+        self.is_packed = False
+
+    def micro_batches(self, rows: Sequence[EncodedRow], most_tokens: int) -> list[Packing | list[EncodedRow]]:
+        """Splits a batch into parts that are computed one after the other."""
+        if self.is_packed:
+            return [pack(groups) for groups in split_batch(rows, most_tokens)]
+        parts: list[Packing | list[EncodedRow]] = []
+        current: list[EncodedRow] = []
+        for row in sorted(rows, key=lambda row: -len(row.ids)):
+            if current and (len(current) + 1) * len(current[0].ids) > most_tokens:
+                parts.append(current)
+                current = []
+            current.append(row)
+        return [*parts, current]
+
+    def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
+        """Summed cross-entropy over the answer tokens of a part of a batch."""
+        with self.number_format():
+            return self._packed(part) if isinstance(part, Packing) else self._plain(part)
+
+    def padded(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
+        """`input_ids`, `attention_mask` and `labels` of rows as Transformers' models take them, (rows, longest)."""
+        length = max(len(row.ids) for row in rows)
+        ids = torch.full((len(rows), length), self.pad_id)
+        labels = torch.full((len(rows), length), IGNORED)
+        mask = torch.zeros((len(rows), length), dtype=torch.long)
+        for at, row in enumerate(rows):
+            ids[at, : len(row.ids)] = torch.tensor(row.ids)
+            labels[at, row.prompt_length : len(row.ids)] = torch.tensor(row.ids[row.prompt_length :])
+            mask[at, : len(row.ids)] = 1
+        batch = {"input_ids": ids, "attention_mask": mask, "labels": labels}
+        return {name: values.to(self.device) for name, values in batch.items()}
+
+    @contextmanager
+    def packed_where_equal(self, rows: Sequence[EncodedRow]) -> Iterator[bool]:
+        """Uses the packed path for the block if both paths agree on a few short rows; yields whether they do."""
+        with ExitStack() as stack:
+            self.is_packed = self._agrees(_probe_rows(rows), max(len(row.ids) for row in rows), stack)
+            if not self.is_packed:
+                stack.close()
+            try:
+                yield self.is_packed
+            finally:
+                self.is_packed = False
+
+    @torch.no_grad()
+    def _agrees(self, probe: Sequence[EncodedRow], longest: int, stack: ExitStack) -> bool:
+        """Switches the attention within `stack` and compares both paths without dropout and autocast."""
+        window = getattr(self.inner.config.get_text_config(), "sliding_window", None)
+        if window is not None and window < longest:
+            return False
+        is_training = self.model.training
+        self.model.eval()
+        try:
+            plain = self._plain(probe)
+            stack.enter_context(packed_attention_on(self.inner))
+            packed = self._packed(pack(split_batch(probe, 1 << 20)[0]))
+        except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, ImportError):
+            return False
+        finally:
+            self.model.train(is_training)
+        tolerance = 1e-4 if next(self.inner.parameters()).dtype == torch.float32 else 3e-2
+        return bool(torch.isclose(packed.float(), plain.float(), rtol=tolerance, atol=0.0))
+
+    def _packed(self, packing: Packing) -> Tensor:
+        packing = packing.to(self.device)
+        states = self.inner.get_decoder()(
+            input_ids=packing.input_ids,
+            position_ids=packing.position_ids,
+            attention_mask=_NO_MASK.to(self.device),
+            use_cache=False,
+            packing=packing,
+        ).last_hidden_state[0]  # (tokens, width)
+        chosen = states.index_select(0, packing.predicts)
+        return answer_cross_entropy(chosen, self.inner.get_output_embeddings(), packing.targets)
+
+    def _plain(self, rows: Sequence[EncodedRow]) -> Tensor:
+        batch = self.padded(rows)
+        wanted = batch.pop("labels")[:, 1:]
+        logits = self.model(**batch, use_cache=False).logits[:, :-1]
+        is_answer = wanted != IGNORED
+        return cross_entropy(logits[is_answer].float(), wanted[is_answer], reduction="sum")
+
+    def number_format(self) -> AbstractContextManager[object]:
+        """Autocast as the stage has it."""
+        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+
+
+def _probe_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:
+    """Short rows of several lengths, two of them with a shared beginning, made of the first rows' tokens."""
+    ids = (rows[0].ids + rows[-1].ids)[:_PROBE_TOKENS]
+    middle = len(ids) // 2
+    return [
+        EncodedRow(ids, max(len(ids) - 2, 1)),
+        EncodedRow((*ids[:-1], *ids[:3]), max(len(ids) - 1, 1)),
+        EncodedRow(ids[::-1][: middle + 1], max(middle - 1, 1)),
+    ]

@@ -1,0 +1,76 @@
+"""Cross-entropy on answer tokens without the logits of a whole batch.
+
+With a vocabulary of 32,000 the logits of one batch are far larger than the model's activations. Here the output
+head sees only hidden states that predict an answer token, a block of them at a time; the gradient with respect to
+the hidden states (and to the head, where it is trained) is computed together with the loss, so no logits outlive
+their block. Same value and gradient as `torch.nn.functional.cross_entropy` on `head(hidden).float()`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import Module
+
+BLOCK_ELEMENTS = 1 << 22
+"""Logits held at once. 16 MiB in float32: stays near the processor's caches; measured no slower than larger ones."""
+
+
+def answer_cross_entropy(hidden: Tensor, head: Module, targets: Tensor) -> Tensor:
+    """Summed cross-entropy of the targets under `head(hidden)`.
+
+    Args:
+        hidden: States that predict the targets, (count, width).
+        head: A linear layer, (vocabulary, width).
+        targets: Token ids, (count,).
+
+    Returns:
+        A scalar in float32.
+    """
+    total: Tensor = _BlockwiseCrossEntropy.apply(hidden, head.weight, head.bias, targets)
+    return total
+
+
+class _BlockwiseCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
+        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+        device = hidden.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        matrix = weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        step = max(1, BLOCK_ELEMENTS // weight.shape[0])
+        with torch.autocast(device, enabled=False):
+            for start in range(0, hidden.shape[0], step):
+                states = hidden[start : start + step].to(dtype)  # (block, width)
+                wanted = targets[start : start + step, None]
+                logits = states @ matrix.T  # (block, vocabulary)
+                scores = (logits if bias is None else logits + bias.to(dtype)).float()
+                chosen = scores.gather(1, wanted)
+                normalizer = scores.logsumexp(1, keepdim=True)
+                total += (normalizer - chosen).sum()
+                if not (wants_hidden or wants_weight or wants_bias):
+                    continue
+                slope = scores.sub_(normalizer).exp_()  # softmax, in place
+                slope.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0).to(grad_bias.dtype)
+                slope = slope.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + step] = slope @ matrix
+                if grad_weight is not None:
+                    grad_weight += slope.T @ states
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
+        return hidden, weight, bias, None

@@ -1,0 +1,70 @@
+"""Rows as the trainer sees them: token ids of prompt and answer, checked before any step is taken.
+
+Prompt and answer are tokenized separately and cut on their own, as published (arXiv 2403.01244; spec section 5:
+prompts to 1,024 ids with BOS, answers with EOS to 512, so an over-long answer loses its EOS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from everlearn.errors import DataError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.data.instance import Instance
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.recipe import TrainingConfig
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedRow:
+    """One training row.
+
+    Attributes:
+        ids: Prompt, then answer.
+        prompt_length: How many of them are the prompt; the loss is on the rest.
+    """
+
+    ids: tuple[int, ...]
+    prompt_length: int
+
+    @property
+    def answer_count(self) -> int:
+        """Answer tokens that have a token before them to be predicted from."""
+        return len(self.ids) - max(self.prompt_length, 1)
+
+
+def encode_rows(
+    rows: Sequence[Instance],
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainingConfig,
+    context_length: int,
+) -> list[EncodedRow]:
+    """Tokenizes training rows.
+
+    Raises:
+        DataError: there are no rows, a row has no answer token, or a row is longer than the model's context; names
+            task and row.
+    """
+    if not rows:
+        raise DataError("there are no rows to train on: give the stage's task at least one training row.")
+    encoded = []
+    for number, row in enumerate(rows, 1):
+        prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
+        answer = template.target_ids(row, tokenizer, config.max_target_tokens)
+        one = EncodedRow((*prompt, *answer), len(prompt))
+        where = f"task {row.task!r}, training row {row.id or number}"
+        if not answer or one.answer_count < 1:
+            raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
+        if len(one.ids) > context_length:
+            raise DataError(
+                f"{where}: prompt and answer have {len(one.ids)} tokens, the model's context is {context_length}: "
+                "lower training.max_prompt_tokens or training.max_target_tokens, or remove the row."
+            )
+        encoded.append(one)
+    return encoded

@@ -1,0 +1,140 @@
+"""The packed loss against Transformers' own, for four architectures, adapters and full tuning."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from everlearn.models import loading
+from everlearn.recipe import LoraConfig, ModelConfig
+from everlearn.training.answer_loss import AnswerLoss
+from everlearn.training.attention import packed_attention_on
+from tests.tiny_models import ARCHITECTURES, save_tiny_model
+from tests.training.rows_of_tokens import random_rows
+
+ROWS = random_rows(20)
+COUNT = sum(row.answer_count for row in ROWS)
+
+
+def loaded_model(folder: Path, architecture: str, tuning: str, **settings):
+    save_tiny_model(folder, architecture, tied=tuning == "full")
+    lora = LoraConfig(targets="all-linear", dropout=0.0)
+    config = ModelConfig(base=str(folder), tuning=tuning, lora=lora, device="cpu", **settings)
+    model = loading.load_model(config, trainable=True).model
+    torch.manual_seed(1)
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            weight.data.normal_(0, 0.3)
+    return model.train()
+
+
+def gradients(model) -> dict[str, torch.Tensor]:
+    found = {name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None}
+    model.zero_grad()
+    return found
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_loss_and_gradients_equal_the_plain_computation(tmp_path, architecture: str, tuning: str) -> None:
+    model = loaded_model(tmp_path, architecture, tuning)
+    answer_loss = AnswerLoss(model, pad_id=3)
+    plain = model(**answer_loss.padded(ROWS), num_items_in_batch=COUNT).loss
+    plain.backward()
+    expected = gradients(model)
+    with answer_loss.packed_where_equal(ROWS) as is_packed:
+        assert is_packed
+        parts = answer_loss.micro_batches(ROWS, 300)
+        assert len(parts) > 1
+        packed = sum(answer_loss(part) / COUNT for part in parts)
+        packed.backward()
+    torch.testing.assert_close(packed, plain, rtol=1e-5, atol=0)
+    found = gradients(model)
+    assert found.keys() == expected.keys()
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5 * gradient.abs().max().item() + 1e-9)
+
+
+def test_recomputed_activations_give_the_same_gradients(tmp_path) -> None:
+    model = loaded_model(tmp_path, "llama", "lora")
+    answer_loss = AnswerLoss(model, pad_id=3)
+    with answer_loss.packed_where_equal(ROWS) as is_packed:
+        assert is_packed
+        (part,) = answer_loss.micro_batches(ROWS, 1 << 20)
+        answer_loss(part).backward()
+        expected = gradients(model)
+        answer_loss.inner.gradient_checkpointing_enable({"use_reentrant": False})
+        answer_loss(part).backward()
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(gradient, expected[name])
+
+
+def test_a_model_that_caps_its_logits_is_trained_on_the_plain_path(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, Gemma2Config
+
+    settings = Gemma2Config(
+        vocab_size=120,
+        hidden_size=32,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        head_dim=8,
+        intermediate_size=64,
+        final_logit_softcapping=0.5,
+    )
+    model = AutoModelForCausalLM.from_config(settings)
+    answer_loss = AnswerLoss(model, pad_id=3)
+    expected = model(**answer_loss.padded(ROWS), num_items_in_batch=COUNT).loss
+    with answer_loss.packed_where_equal(ROWS) as is_packed:
+        assert not is_packed
+        parts = answer_loss.micro_batches(ROWS, 300)
+        assert len(parts) > 1
+        found = sum(answer_loss(part) / COUNT for part in parts)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=0)
+
+
+def test_a_window_shorter_than_a_row_rules_packing_out(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, MistralConfig
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    longest = max(len(row.ids) for row in ROWS)
+    for window, is_packed in ((longest - 1, False), (longest, True)):
+        settings = MistralConfig(vocab_size=120, num_key_value_heads=2, sliding_window=window, **small)
+        answer_loss = AnswerLoss(AutoModelForCausalLM.from_config(settings), pad_id=3)
+        with answer_loss.packed_where_equal(ROWS) as found:
+            assert found is is_packed
+
+
+def test_a_model_with_memory_of_another_kind_is_trained_on_the_plain_path() -> None:
+    from transformers import AutoModelForCausalLM, MambaConfig
+
+    settings = MambaConfig(vocab_size=120, hidden_size=32, num_hidden_layers=2, state_size=4)
+    answer_loss = AnswerLoss(AutoModelForCausalLM.from_config(settings), pad_id=3)
+    with answer_loss.packed_where_equal(ROWS) as is_packed:
+        assert not is_packed
+        assert torch.isfinite(answer_loss(ROWS[:3]))
+
+
+def test_the_attention_is_as_before_when_training_breaks_off(tmp_path) -> None:
+    model = loaded_model(tmp_path, "llama", "full")
+    before = model.config._attn_implementation
+    seen = []
+
+    def break_off() -> None:
+        with AnswerLoss(model, pad_id=3).packed_where_equal(ROWS):
+            seen.append(model.config._attn_implementation)
+            raise KeyError
+
+    with pytest.raises(KeyError):
+        break_off()
+    assert seen[0] != before == model.config._attn_implementation
+
+
+def test_ordinary_batches_pass_through_while_packing_is_on(tmp_path) -> None:
+    model = loaded_model(tmp_path, "gpt_neox", "full")
+    batch = AnswerLoss(model, pad_id=3).padded(ROWS)
+    expected = model(**batch).loss
+    with packed_attention_on(model):
+        torch.testing.assert_close(model(**batch).loss, expected)

@@ -1,0 +1,50 @@
+"""The blockwise cross-entropy against torch's own."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn.functional import cross_entropy
+
+from everlearn.training import losses
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_value_and_gradients_are_those_of_plain_cross_entropy(monkeypatch, bias: bool, trained_head: bool) -> None:
+    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 50 * 7)  # blocks of seven positions, the last one shorter
+    torch.manual_seed(0)
+    hidden = torch.randn(23, 16, requires_grad=True)
+    head = torch.nn.Linear(16, 50, bias=bias).requires_grad_(trained_head)
+    targets = torch.randint(0, 50, (23,))
+    inputs = [hidden, *(head.parameters() if trained_head else [])]
+    expected = cross_entropy(head(hidden), targets, reduction="sum")
+    found = losses.answer_cross_entropy(hidden, head, targets)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    slopes = zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * expected, inputs), strict=True)
+    for mine, theirs in slopes:
+        torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_autocast_computes_the_logits_in_bfloat16_and_sums_in_float32() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(40, 16, requires_grad=True), torch.nn.Linear(16, 50, bias=False)
+    targets = torch.randint(0, 50, (40,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found = losses.answer_cross_entropy(hidden, head, targets)
+        expected = cross_entropy(head(hidden).float(), targets, reduction="sum")
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    exact = losses.answer_cross_entropy(hidden, head, targets)
+    assert found.item() != exact.item()
+    mine, theirs = (torch.autograd.grad(loss, hidden)[0] for loss in (found, expected))
+    torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-2)
+
+
+def test_the_loss_of_a_certain_answer_is_zero_and_of_an_even_guess_the_logarithm_of_the_vocabulary() -> None:
+    head = torch.nn.Linear(2, 4, bias=False)
+    head.weight.data = torch.tensor([[100.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
+    certain = losses.answer_cross_entropy(torch.tensor([[1.0, 0.0]]), head, torch.tensor([0]))
+    even = losses.answer_cross_entropy(torch.tensor([[0.0, 1.0]]), head, torch.tensor([2]))
+    assert certain.item() == pytest.approx(0.0)
+    assert even.item() == pytest.approx(torch.log(torch.tensor(4.0)).item())

@@ -1,0 +1,343 @@
+"""Training a stage: what moves, what is repeatable, what a kill costs, and what the hooks can do."""
+
+from __future__ import annotations
+
+import math
+import random
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from everlearn.data.instance import Instance
+from everlearn.data.prompts import get_template
+from everlearn.errors import DataError, MissingExtraError, UserError
+from everlearn.files import read_json, read_jsonl
+from everlearn.models import loading
+from everlearn.progress import LineProgress
+from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
+from everlearn.training import stage_trainer
+from everlearn.training.batch_order import batches
+from everlearn.training.rows import encode_rows
+from everlearn.training.stage_trainer import train_stage
+from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, save_tiny_model
+
+CONFIG = TrainingConfig(batch_size=4, epochs=2, learning_rate=1e-2, precision="float32")
+
+
+def make_rows(count: int = 10) -> list[Instance]:
+    draw = random.Random(0)
+
+    def text(words: int) -> str:
+        return " ".join(draw.choice(WORDS) for _ in range(words))
+
+    return [
+        Instance(instruction=" ".join(WORDS), input=text(draw.randrange(8, 20)), output=text(2), task="t", id=str(at))
+        for at in range(count)
+    ]
+
+
+ROWS = make_rows()
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("models")
+    return {name: save_tiny_model(root / name, name) for name in ARCHITECTURES}
+
+
+def load(folders, architecture: str = "llama", tuning: str = "lora", dropout: float = 0.1):
+    lora = LoraConfig(targets=TARGETS[architecture], dropout=dropout)
+    config = ModelConfig(base=str(folders[architecture]), tuning=tuning, lora=lora, device="cpu")
+    return loading.load_model(config, trainable=True, seed=5)
+
+
+def train(loaded, folder: Path, *, config: TrainingConfig = CONFIG, rows=ROWS, hooks=None, seed: int = 7):
+    template = get_template("vanilla", loaded.tokenizer)
+    return train_stage(
+        loaded, rows, config, template, seed=seed, hooks=hooks, folder=folder, progress=LineProgress(), what="stage"
+    )
+
+
+def weights(loaded) -> dict[str, torch.Tensor]:
+    return {name: weight.detach().clone() for name, weight in loaded.model.named_parameters()}
+
+
+class Hooks:
+    """A method that does nothing."""
+
+    def loss(self, model, batch, plain_loss):
+        return plain_loss
+
+    def penalty(self, model):
+        return None
+
+    def after_step(self, model, optimizer):
+        pass
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_trainable_weight_moves_and_no_other(folders, tmp_path, architecture: str, tuning: str) -> None:
+    loaded = load(folders, architecture, tuning)
+    before = weights(loaded)
+    summary = train(loaded, tmp_path)
+    assert summary["packed"]
+    for name, weight in loaded.model.named_parameters():
+        is_unused = name.endswith("wpe.weight")  # rows of positions beyond the longest row
+        moved = not torch.equal(weight, before[name])
+        assert moved == weight.requires_grad or is_unused, name
+    assert not loaded.model.training
+
+
+def test_the_loss_falls_and_the_history_says_so(folders, tmp_path) -> None:
+    summary = train(load(folders, tuning="full"), tmp_path, config=CONFIG.model_copy(update={"epochs": 8}))
+    history = list(read_jsonl(tmp_path / "history.jsonl"))
+    assert [row["step"] for row in history] == list(range(1, 25))
+    assert history[-1]["loss"] < 0.5 * history[0]["loss"]
+    assert history[0]["learning_rate"] == 1e-2 > history[-1]["learning_rate"] > 0
+    assert all(a["seconds"] <= b["seconds"] for a, b in pairwise(history))
+    assert read_json(tmp_path / "summary.json") == summary
+    assert (summary["steps"], summary["rows"], summary["final_loss"]) == (24, 10, history[-1]["loss"])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["history.jsonl", "summary.json"]
+
+
+def test_a_step_is_adamw_on_the_mean_over_the_batches_answer_tokens(folders, tmp_path) -> None:
+    config = CONFIG.model_copy(update={"epochs": 1, "micro_batch_tokens": 64})
+    loaded, reference = load(folders, dropout=0.0), load(folders, dropout=0.0)
+    train(loaded, tmp_path, config=config)
+    rows = encode_rows(ROWS, get_template("vanilla", loaded.tokenizer), loaded.tokenizer, CONFIG, 256)
+    order = batches(len(rows), batch_size=4, epochs=1, seed=7)
+    trained = [weight for weight in reference.model.parameters() if weight.requires_grad]
+    optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0)
+    history = list(read_jsonl(tmp_path / "history.jsonl"))
+    for step, numbers in enumerate(order):
+        total, count = torch.zeros(()), 0
+        for row in (rows[at] for at in numbers):
+            labels = [-100] * row.prompt_length + list(row.ids[row.prompt_length :])
+            batch = {"input_ids": torch.tensor([row.ids]), "labels": torch.tensor([labels])}
+            total = total + reference.model(**batch, num_items_in_batch=1).loss
+            count += len(row.ids) - row.prompt_length
+        (total / count).backward()
+        assert history[step]["loss"] == pytest.approx((total / count).item(), rel=1e-5)
+        torch.nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.param_groups[0]["lr"] = 0.5 * 1e-2 * (1 + math.cos(math.pi * step / len(order)))
+        optimizer.step()
+        optimizer.zero_grad()
+    for name, weight in reference.model.named_parameters():
+        torch.testing.assert_close(dict(loaded.model.named_parameters())[name], weight, rtol=0, atol=2e-5)
+
+
+def test_the_same_seed_gives_equal_tensors_and_another_does_not(folders, tmp_path) -> None:
+    runs = []
+    for number, seed in enumerate((7, 7, 8)):
+        torch.manual_seed(number)  # what came before must not matter
+        loaded = load(folders)
+        train(loaded, tmp_path / str(number), seed=seed)
+        runs.append(weights(loaded))
+    assert all(torch.equal(runs[0][name], runs[1][name]) for name in runs[0])
+    assert any(not torch.equal(runs[0][name], runs[2][name]) for name in runs[0])
+
+
+def test_global_generators_and_settings_are_as_before(folders, tmp_path) -> None:
+    loaded = load(folders)
+    use_cache = loaded.model.get_base_model().config.use_cache
+    torch.manual_seed(3), np.random.seed(3), random.seed(3)
+    states = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
+    train(loaded, tmp_path, config=CONFIG.model_copy(update={"gradient_checkpointing": True}))
+    assert torch.equal(states[0], torch.get_rng_state())
+    assert (states[1] == np.random.get_state()[1]).all()
+    assert states[2] == random.getstate()
+    assert loaded.model.get_base_model().config.use_cache == use_cache
+    assert not any(getattr(module, "gradient_checkpointing", False) for module in loaded.model.modules())
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("killed_at", [3, 4, 5])
+def test_a_killed_stage_resumes_to_equal_tensors_and_history(folders, tmp_path, tuning: str, killed_at: int) -> None:
+    class Kill(Hooks):
+        steps = 0
+
+        def after_step(self, model, optimizer):
+            self.steps += 1
+            if self.steps == killed_at:
+                raise KeyboardInterrupt
+
+    config = CONFIG.model_copy(update={"checkpoint_every": 2})
+    whole, killed, resumed = (load(folders, tuning=tuning) for _ in range(3))
+    train(whole, tmp_path / "whole", hooks=Hooks())
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, tmp_path / "killed", config=config, hooks=Kill())
+    (left,) = (tmp_path / "killed").iterdir()
+    assert left.name == f"partial-{2 * ((killed_at - 1) // 2):08d}"
+    assert not list(left.glob("*.p*"))
+    counter = Kill()
+    counter.steps = -100
+    train(resumed, tmp_path / "killed", config=config, hooks=counter)
+    assert counter.steps == -100 + 6 - 2 * ((killed_at - 1) // 2)
+    expected = weights(whole)
+    assert all(torch.equal(weight, expected[name]) for name, weight in weights(resumed).items())
+    histories = [list(read_jsonl(tmp_path / name / "history.jsonl")) for name in ("whole", "killed")]
+    for a, b in zip(*histories, strict=True):
+        assert {**a, "seconds": 0} == {**b, "seconds": 0}
+    assert sorted(path.name for path in (tmp_path / "killed").iterdir()) == ["history.jsonl", "summary.json"]
+
+
+def test_a_checkpoint_of_other_rows_is_not_taken_up(folders, tmp_path) -> None:
+    class Kill(Hooks):
+        def after_step(self, model, optimizer):
+            if list(tmp_path.glob("partial-*")):
+                raise KeyboardInterrupt
+
+    config = CONFIG.model_copy(update={"checkpoint_every": 1})
+    with pytest.raises(KeyboardInterrupt):
+        train(load(folders), tmp_path, config=config, hooks=Kill())
+    other = make_rows(11)
+    resumed, fresh = load(folders), load(folders)
+    train(resumed, tmp_path, config=config, rows=other)
+    train(fresh, tmp_path / "fresh", rows=other)
+    assert all(torch.equal(weight, weights(fresh)[name]) for name, weight in weights(resumed).items())
+
+
+def test_hooks_that_do_nothing_change_nothing(folders, tmp_path) -> None:
+    plain, hooked = load(folders), load(folders)
+    train(plain, tmp_path / "plain")
+    train(hooked, tmp_path / "hooked", hooks=Hooks())
+    assert all(torch.equal(weight, weights(plain)[name]) for name, weight in weights(hooked).items())
+
+
+def test_the_penalty_is_added_once_a_step_whatever_the_number_of_micro_batches(folders, tmp_path) -> None:
+    class Count(Hooks):
+        losses = penalties = steps = 0
+
+        def loss(self, model, batch, plain_loss):
+            self.losses += 1
+            return plain_loss
+
+        def penalty(self, model):
+            self.penalties += 1
+            return sum((weight**2).sum() for weight in model.parameters() if weight.requires_grad)
+
+        def after_step(self, model, optimizer):
+            self.steps += 1
+
+    runs = []
+    for most in (64, 8192):
+        loaded, hooks = load(folders, dropout=0.0), Count()
+        train(loaded, tmp_path, config=CONFIG.model_copy(update={"micro_batch_tokens": most}), hooks=hooks)
+        assert hooks.penalties == hooks.steps == 6
+        assert (hooks.losses > 6) == (most == 64)
+        assert next(read_jsonl(tmp_path / "history.jsonl"))["penalty"] > 0
+        runs.append(weights(loaded))
+    for name, weight in runs[0].items():
+        torch.testing.assert_close(weight, runs[1][name], rtol=0, atol=1e-4)
+
+
+def test_a_penalty_alone_shrinks_the_weights(folders, tmp_path) -> None:
+    class Shrink(Hooks):
+        def loss(self, model, batch, plain_loss):
+            return 0 * plain_loss
+
+        def penalty(self, model):
+            return sum((weight**2).sum() for weight in model.parameters() if weight.requires_grad)
+
+    loaded = load(folders, tuning="full")
+    before = sum((weight**2).sum().item() for weight in weights(loaded).values())
+    train(loaded, tmp_path, hooks=Shrink())
+    assert sum((weight**2).sum().item() for weight in weights(loaded).values()) < before
+
+
+def test_a_loss_hook_may_run_the_model_on_the_padded_batch(folders, tmp_path) -> None:
+    seen = []
+
+    class Own(Hooks):
+        def loss(self, model, batch, plain_loss):
+            own = model(**batch).loss
+            seen.append((own.item(), plain_loss.item()))
+            return own
+
+    plain, hooked = load(folders, dropout=0.0), load(folders, dropout=0.0)
+    train(plain, tmp_path / "plain")
+    train(hooked, tmp_path / "own", hooks=Own(), config=CONFIG.model_copy(update={"micro_batch_tokens": 64}))
+    assert all(own == pytest.approx(loss, rel=1e-5) for own, loss in seen)
+    for name, weight in weights(hooked).items():
+        torch.testing.assert_close(weight, weights(plain)[name], rtol=0, atol=1e-4)
+
+
+def test_a_loss_that_is_no_number_is_refused_with_step_and_remedy(folders, tmp_path) -> None:
+    class Break(Hooks):
+        steps = 0
+
+        def after_step(self, model, optimizer):
+            self.steps += 1
+
+        def loss(self, model, batch, plain_loss):
+            return plain_loss * float("nan") if self.steps == 2 else plain_loss
+
+    with pytest.raises(UserError, match=r"nan at step 3 of 6: lower training\.learning_rate"):
+        train(load(folders), tmp_path, hooks=Break())
+
+
+def test_rows_that_cannot_be_trained_on_are_refused_by_name(folders, tmp_path) -> None:
+    loaded = load(folders)
+    with pytest.raises(DataError, match="no rows"):
+        train(loaded, tmp_path, rows=[])
+    long = Instance(instruction="the cat " * 200, input="", output="yes", task="t", id="r9")
+    with pytest.raises(DataError, match=r"row r9: .* context is 256"):
+        train(loaded, tmp_path, rows=[long])
+
+
+def test_an_answer_without_tokens_is_refused_by_name(folders) -> None:
+    class Mute:
+        name = "mute"
+
+        def prompt_ids(self, instance, tokenizer, max_tokens=None):
+            return [1, 5]
+
+        def target_ids(self, instance, tokenizer, max_tokens=None):
+            return []
+
+    with pytest.raises(DataError, match="row 3: its answer has no tokens"):
+        encode_rows([ROWS[3]], Mute(), None, CONFIG, 256)
+
+
+def test_over_long_answers_lose_their_end_token_and_prompts_their_end(folders) -> None:
+    loaded = load(folders)
+    config = TrainingConfig(max_prompt_tokens=5, max_target_tokens=2)
+    (row,) = encode_rows(ROWS[:1], get_template("vanilla", loaded.tokenizer), loaded.tokenizer, config, 256)
+    whole = loaded.tokenizer(ROWS[0].query)["input_ids"]
+    assert row.ids[:5] == tuple(whole[:5])
+    assert (len(row.ids), row.prompt_length, row.ids[-1] != loaded.tokenizer.eos_token_id) == (7, 5, True)
+
+
+def test_unknown_and_missing_trackers_are_refused(monkeypatch) -> None:
+    import transformers.integrations
+
+    monkeypatch.setattr(transformers.integrations, "get_available_reporting_integrations", lambda: ["mlflow"])
+    stage_trainer.check_trackers(["mlflow"])
+    with pytest.raises(UserError, match="did you mean 'wandb'"):
+        stage_trainer.check_trackers(["wanb"])
+    with pytest.raises(MissingExtraError, match="pip install trackio"):
+        stage_trainer.check_trackers(["trackio"])
+
+
+def test_several_processes_are_refused(folders, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="one process"):
+        train(load(folders), tmp_path)
+
+
+def test_progress_shows_step_loss_and_rate(folders, tmp_path) -> None:
+    lines: list[str] = []
+    loaded = load(folders)
+    template = get_template("vanilla", loaded.tokenizer)
+    progress = LineProgress(lines.append, interval_s=0.0)
+    train_stage(
+        loaded, ROWS, CONFIG, template, seed=1, hooks=None, folder=tmp_path, progress=progress, what="training 01-t"
+    )
+    assert lines
+    assert lines[0].startswith("  training 01-t: 1/6, loss ")
+    assert "tokens/s" in lines[0]
+    assert "s left" in lines[0]
