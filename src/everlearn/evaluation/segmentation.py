@@ -1,0 +1,66 @@
+"""Tokens of a text as the two ROUGE implementations see them.
+
+The published form cuts with jieba. Everything that could change a score or make noise is kept out: the tokenizer is
+our own object (words that a program adds to jieba's global one do not count), its dictionary is read directly
+(jieba itself would print to stderr and leave a cache file in the shared temporary folder, where any user may put
+one; reading it is no faster), and the warnings of jieba's import are hidden.
+
+Source: arXiv 2403.01244, published evaluation (packages jieba 0.42.1 and rouge-chinese 1.0.3); rouge_score 0.1.2.
+"""
+
+from __future__ import annotations
+
+import re
+import warnings
+from functools import cache, lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import jieba
+
+REMEMBERED_TEXTS = 1 << 15
+"""References and short answers return at every stage; cutting costs about 3 microseconds a character."""
+
+
+@lru_cache(maxsize=REMEMBERED_TEXTS)
+def published_tokens(text: str) -> tuple[str, ...]:
+    """Tokens of SSR's evaluation: `jieba.cut` in its default mode, white space dropped."""
+    return tuple(_joined(text).split())
+
+
+@lru_cache(maxsize=REMEMBERED_TEXTS)
+def counted_tokens(text: str) -> tuple[str, ...]:
+    """The published tokens as the package rouge-chinese counts them.
+
+    It breaks sentences after a question mark, a full-width end mark or six dots (unless a closing quote follows) and
+    at line breaks; a sentence of white space alone counts as one empty token. Only that token tells the result from
+    `published_tokens`.
+    """
+    joined = _joined(text)
+    if not joined.split():
+        return ()
+    broken = re.sub(r"([。！？?]|\.{6})([^”’])", r"\1\n\2", joined)
+    broken = re.sub(r"([。！？?][”’])([^，。！？?])", r"\1\n\2", broken)
+    sentences = [" ".join(line.split()) for line in broken.rstrip().split("\n") if line]
+    return tuple(token for sentence in sentences for token in sentence.split(" "))
+
+
+def word_tokens(text: str) -> list[str]:
+    """Tokens of `rouge_score` without stemming: lower-case runs of ASCII letters and digits."""
+    return re.findall(r"[a-z0-9]+", text.lower())
+
+
+def _joined(text: str) -> str:
+    return " ".join(_tokenizer().cut(text))
+
+
+@cache
+def _tokenizer() -> jieba.Tokenizer:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import jieba
+
+    tokenizer = jieba.Tokenizer()
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    tokenizer.initialized = True
+    return tokenizer
