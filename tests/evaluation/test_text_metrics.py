@@ -49,7 +49,7 @@ def test_the_mean_over_a_corpus_equals_the_published_one(shared_dir: Path) -> No
     [
         # Recorded with jieba 0.42.1 and rouge-chinese 1.0.3.
         ("……”天气 - ...... cat...... \r\n，", "？   \xa03.5%'-C++’ - the", 11.1111, 13.3333),
-        ("a ” . ", ".'cat ， ......_’\t ", 20.0, 22.2222),
+        ("a ” . ", ".'cat ， ......_’\t ", 20.0, 20.0),
         ("\t ！ ！天气'", "...... \n天气\u3000 ！， ", 22.2222, 50.0),
     ],
 )
