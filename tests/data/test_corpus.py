@@ -6,7 +6,8 @@ from itertools import islice
 from everlearn.data.corpus import documents, held_out_microtasks, held_out_text, story
 from everlearn.data.embedded_stream import TASKS
 from everlearn.data.grammars import RESERVED_TEMPLATES, Grammar, draw_grammar, is_held_out
-from everlearn.data.microtasks import FAMILIES, distinct_instances, draw_task, few_shot_document
+from everlearn.data.microtasks import distinct_instances, draw_task, few_shot_document
+from everlearn.data.task_families import FAMILIES
 from everlearn.data.words import LABELS, NONSENSE, POOLS, TITLES
 
 

@@ -13,7 +13,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from everlearn.data.grammars import is_held_out
-from everlearn.data.microtasks import FAMILIES, FIXED_MEANING, distinct_instances, draw_task, few_shot_document
+from everlearn.data.microtasks import distinct_instances, draw_task, few_shot_document
+from everlearn.data.task_families import FAMILIES, FIXED_MEANING
 from everlearn.data.words import POOLS
 
 FEW_SHOT_SHARE = 0.75
