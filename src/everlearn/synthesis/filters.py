@@ -1,0 +1,80 @@
+"""Filters of the improved preset, on candidates that the parser kept; none of them is in the published method.
+
+They mend what the published pipeline lets through (spec section 12): run-on answers (P3), copies of the
+demonstrations and of each other (P6), and, where the base model's own answers are rehearsed, answers that are none of
+the task's labels (P7). In order, each with its reason: `run_on`, `unknown_label`, `copy_of_demonstration`,
+`duplicate`. All work on characters, in any language.
+
+How alike is too alike? In tasks with fixed forms of words all inputs resemble each other, so the bound is taken from
+the data: two texts are the same when they are more alike than any two demonstrations are, and at least 0.7 alike
+(the bound of Self-Instruct's ROUGE-L filter, arXiv 2212.10560).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from everlearn.data.instance import Instance
+from everlearn.synthesis.demonstrations import Layout
+from everlearn.synthesis.parsing import Candidate, Sifted
+from everlearn.synthesis.similarity import first_of_each_kind, greatest_similarity
+
+LEAST_BOUND = 0.7
+
+
+def compared_text(row: Candidate | Instance, layout: Layout) -> str:
+    """What tells instances apart: the input alone, or with the instruction where that is invented too."""
+    return row.input if layout == "superni" else row.query
+
+
+def similarity_bound(demonstrations: Sequence[Instance], layout: Layout) -> float:
+    """Texts more alike than this count as the same; see the module's head."""
+    return max(LEAST_BOUND, greatest_similarity([compared_text(row, layout) for row in demonstrations]))
+
+
+def without_tail(candidates: Sequence[Candidate], demonstrations: Sequence[Instance]) -> list[Candidate]:
+    """Answers cut at their first blank line, when no demonstration's answer has one."""
+    if any("\n\n" in row.output for row in demonstrations):
+        return list(candidates)
+    return [replace(row, output=row.output.split("\n\n")[0].rstrip()) for row in candidates]
+
+
+def sift(
+    candidates: Sequence[Candidate],
+    demonstrations: Sequence[Instance],
+    layout: Layout,
+    *,
+    bound: float,
+    labels: Sequence[str] = (),
+) -> Sifted:
+    """Drops what is no usable new instance.
+
+    Args:
+        candidates: From the parser, in order; the first of two that are alike is kept.
+        demonstrations: The whole pool.
+        layout: Decides which text is compared.
+        bound: Texts more alike than this are the same.
+        labels: The only answers allowed; empty: any.
+    """
+    result = Sifted(seen=len(candidates))
+    remaining = []
+    for row in without_tail(candidates, demonstrations):
+        if row.is_cut:
+            result.drop(row.query, "run_on", row.raw_index, input=row.input, outputs=row.output)
+        elif labels and row.output not in labels:
+            result.drop(row.query, "unknown_label", row.raw_index, input=row.input, outputs=row.output)
+        else:
+            remaining.append(row)
+    repeats = first_of_each_kind(
+        [compared_text(row, layout) for row in remaining],
+        [compared_text(row, layout) for row in demonstrations],
+        bound,
+    )
+    for row, repeated in zip(remaining, repeats, strict=True):
+        if repeated is None:
+            result.kept.append(row)
+        else:
+            reason = "copy_of_demonstration" if repeated < 0 else "duplicate"
+            result.drop(row.query, reason, row.raw_index, input=row.input, outputs=row.output)
+    return result

@@ -1,0 +1,76 @@
+"""Work in steps whose results are kept: what the synthesis knows of the run's storage, and pieces within a step.
+
+`Steps` is the part of the stage loop's step runner that is used here, so that this room needs none above it.
+`in_chunks` divides a long step into files, so that a killed one goes on where it stood.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from everlearn.files import read_jsonl, write_jsonl
+
+Item = TypeVar("Item")
+Row = dict[str, object]
+
+
+class StepResult(Protocol):
+    """A finished step: a folder that will not change, and the hash of all it depends on."""
+
+    @property
+    def path(self) -> Path:
+        """The folder."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """The hash."""
+        ...
+
+
+class Steps(Protocol):
+    """Runs a step once: with the same inputs, the stored result is returned instead."""
+
+    def __call__(
+        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
+    ) -> StepResult:
+        """Makes or finds a result; `make` may be called again with a folder in which finished files still stand."""
+        ...
+
+
+def in_chunks(
+    folder: Path,
+    name: str,
+    chunks: Sequence[Sequence[Item]],
+    produce: Callable[[int, Sequence[Item]], Iterable[Mapping[str, object]]],
+) -> list[Row]:
+    """Writes the rows of each chunk to `name-000.jsonl` and so on, then all to `name.jsonl`.
+
+    Chunks whose file already stands are not produced again; the small files go once the large one stands.
+
+    Args:
+        folder: Of the step.
+        name: Stem of the files.
+        chunks: What to produce rows from.
+        produce: Makes the rows of the chunk with that number.
+
+    Returns:
+        All rows in order.
+    """
+    whole = folder / f"{name}.jsonl"
+    parts = [folder / f"{name}-{number:03d}.jsonl" for number in range(len(chunks))]
+    if not whole.exists():
+        for number, (part, items) in enumerate(zip(parts, chunks, strict=True)):
+            if not part.exists():
+                write_jsonl(part, produce(number, items))
+        write_jsonl(whole, (row for part in parts for row in read_jsonl(part)))
+    for part in parts:
+        part.unlink(missing_ok=True)
+    return list(read_jsonl(whole))
+
+
+def evenly(items: Sequence[Item], size: int) -> list[Sequence[Item]]:
+    """Consecutive chunks of at most `size` items."""
+    return [items[start : start + size] for start in range(0, len(items), size)]
