@@ -7,45 +7,97 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from everlearn.evaluation.continual import METRICS, average_accuracy, forgetting
+from everlearn.evaluation.continual import (
+    DEFINITIONS,
+    METRICS,
+    average_accuracy,
+    backward_transfer,
+    continual_metrics,
+    forgetting,
+    forward_transfer,
+)
+
+MATRIX = np.array([[90.0, 10.0, 0.0], [70.0, 80.0, 20.0], [30.0, 85.0, 60.0]])
+IN_ORDER = [0, 1, 2]
 
 
 def test_metrics_equal_the_golden_ones(shared_dir: Path) -> None:
     cases = json.loads((shared_dir / "golden/ssr/cl_metrics.json").read_text(encoding="utf-8"))["cases"]
     for case in cases:
         matrix = np.array(case["matrix_rows_are_stages"], dtype=float)
-        order = list(range(matrix.shape[1]))
+        found = continual_metrics(matrix, list(range(matrix.shape[1])))
         for name in ("AR", "FWT", "BWT"):
-            assert METRICS[name](matrix, order) == pytest.approx(case[name], abs=1e-4)
+            assert found[name] == pytest.approx(case[name], abs=1e-9)
 
 
-MATRIX = np.array([[90.0, 10.0, 0.0], [70.0, 80.0, 20.0], [30.0, 85.0, 60.0]])
+def test_all_metrics_by_hand() -> None:
+    found = continual_metrics(MATRIX, IN_ORDER, base=[40.0, 4.0, 1.0])
+    assert found == pytest.approx(
+        {
+            "AR": 175 / 3,
+            "FWT": (10 + 20) / 2,
+            "BWT": ((30 - 90) + (85 - 80)) / 2,
+            "forgetting": ((90 - 30) + (80 - 85)) / 2,
+            "average_accuracy": (90 + 75 + 175 / 3) / 3,
+            "last_accuracy": 175 / 3,
+            "FWT_over_base": ((10 - 4) + (20 - 1)) / 2,
+        }
+    )
 
 
-def test_forgetting_is_best_minus_last() -> None:
-    assert forgetting(MATRIX, [0, 1, 2]) == pytest.approx(((90 - 30) + (80 - 85)) / 2)
+def test_every_metric_is_defined_in_words() -> None:
+    assert set(continual_metrics(MATRIX, IN_ORDER, base=[0.0, 0.0, 0.0])) == set(DEFINITIONS)
 
 
-def test_average_accuracy_is_over_the_tasks_seen_so_far() -> None:
-    assert average_accuracy(MATRIX, [0, 1, 2]) == pytest.approx((90 + 75 + (30 + 85 + 60) / 3) / 3)
+def test_columns_may_stand_in_any_order() -> None:
+    shuffled = continual_metrics(MATRIX[:, [2, 0, 1]], [2, 0, 1])
+    assert shuffled == pytest.approx(continual_metrics(MATRIX, IN_ORDER))
 
 
-def test_one_stage_has_no_transfer_and_no_forgetting() -> None:
-    matrix = np.array([[50.0, 70.0]])
-    assert METRICS["AR"](matrix, [0, 0]) == 60
+def test_forgetting_is_from_the_best_score_since_training() -> None:
+    matrix = np.array([[50.0, 99.0], [70.0, 80.0], [60.0, 75.0]])
+    assert forgetting(matrix, [0, 1]) == pytest.approx(((70 - 60) + (80 - 75)) / 2)
+
+
+def test_first_minus_last_forgetting_is_backward_transfer_turned_round() -> None:
+    assert forgetting(MATRIX, IN_ORDER, "first") == -backward_transfer(MATRIX, IN_ORDER)
+
+
+def test_one_stage_has_an_average_but_no_transfer_and_no_forgetting() -> None:
+    found = continual_metrics(np.array([[50.0, 70.0]]), [0, 0])
+    assert found["AR"] == found["last_accuracy"] == 60
     for name in ("FWT", "BWT", "forgetting"):
-        assert np.isnan(METRICS[name](matrix, [0, 0]))
+        assert np.isnan(found[name])
 
 
 def test_resamples_pass_through_on_a_leading_axis() -> None:
-    stacked = np.stack([MATRIX, MATRIX + 1])
+    stacked = np.stack([MATRIX, MATRIX * 0.5])
     for formula in METRICS.values():
-        assert formula(stacked, [0, 1, 2])[0] == pytest.approx(float(formula(MATRIX, [0, 1, 2])))
+        each = [float(formula(one, IN_ORDER)) for one in stacked]
+        assert formula(stacked, IN_ORDER) == pytest.approx(each)
+    over_base = forward_transfer(stacked, IN_ORDER, np.array([[0.0, 1.0, 1.0], [0.0, 2.0, 2.0]]))
+    assert over_base == pytest.approx([15 - 1, 7.5 - 2])
 
 
 def test_a_score_that_was_not_measured_makes_the_metric_undefined() -> None:
     holed = MATRIX.copy()
     holed[0, 1] = np.nan
-    assert np.isnan(METRICS["FWT"](holed, [0, 1, 2]))
-    assert METRICS["BWT"](holed, [0, 1, 2]) == pytest.approx((30 - 90 + 5) / 2)
+    assert np.isnan(forward_transfer(holed, IN_ORDER))
+    assert backward_transfer(holed, IN_ORDER) == pytest.approx((30 - 90 + 5) / 2)
+    assert average_accuracy(holed, IN_ORDER) == pytest.approx(average_accuracy(MATRIX, IN_ORDER))
+
+
+def test_the_matrix_is_left_as_it_was() -> None:
+    before = MATRIX.copy()
+    continual_metrics(MATRIX, IN_ORDER, base=[1.0, 2.0, 3.0])
+    assert np.array_equal(MATRIX, before)
+
+
+@given(st.integers(2, 6), st.integers(0, 2**32 - 1))
+def test_forgetting_from_the_best_is_never_less_than_from_the_first(tasks: int, seed: int) -> None:
+    matrix = np.random.default_rng(seed).uniform(0, 100, (tasks, tasks))
+    order = list(range(tasks))
+    assert forgetting(matrix, order) >= forgetting(matrix, order, "first") - 1e-9

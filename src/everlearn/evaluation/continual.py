@@ -1,15 +1,23 @@
 """Continual-learning metrics from an accuracy matrix.
 
-A matrix is an array of scores in percent with stages as rows and tasks as columns (leading axes are allowed, such
-as bootstrap resamples). `trained_at[j]` is the row after which task j had just been trained. A metric that is
-undefined (backward transfer with one stage, a score that was not measured) is NaN.
+A matrix is an array a of scores in percent with stages as rows and trained tasks as columns; leading axes, such as
+bootstrap resamples, are carried through. `trained_at[j]` is the row after which task j had just been trained; for a
+stream in order that is j. T is the number of rows. A metric that is undefined (backward transfer with one stage) or
+that needs a score which was not measured (NaN) is NaN; nothing is averaged around a hole.
 
-Source: arXiv 2403.01244, spec section 10 (AR, FWT, BWT); arXiv 1801.10112, section 3 (forgetting).
+Choices among the formulas that go by one name: FWT subtracts no baseline, as in SSR (the form of Lopez-Paz &
+Ranzato stands beside it as FWT_over_base when the base model's scores are given). Forgetting is best minus last; its
+first-minus-last form is -BWT. The best is looked for from the task's own stage on, so that a lucky zero-shot score
+is no knowledge to lose.
+
+Source: arXiv 2403.01244, section 4.1 (AR, FWT, BWT); arXiv 1706.08840, section 3 (FWT over a baseline, BWT);
+arXiv 1801.10112, section 3 (forgetting); arXiv 1611.07725, section 4 (average over the stages).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,59 +25,83 @@ from numpy.typing import NDArray
 Matrix = NDArray[np.float64]
 
 DEFINITIONS = {
-    "AR": "Average over all tasks of the score after the last stage. Higher is better.",
-    "FWT": "Forward transfer: average score on a task just before it is trained (from the second on), without "
-    "subtracting a baseline. Higher is better.",
-    "BWT": "Backward transfer: average over the tasks before the last stage of the final score minus the score just "
-    "after training. Negative means forgetting; higher is better.",
-    "forgetting": "Average over the tasks before the last stage of the best earlier score minus the final score. "
-    "Lower is better.",
-    "average_accuracy": "Average over the stages of the mean score on the tasks trained so far. Higher is better.",
-    "last_accuracy": "Mean score after the last stage on all trained tasks. Higher is better.",
+    "AR": "AR = mean over j of a(T, j): score after the last stage, averaged over the tasks. Higher is better.",
+    "FWT": "FWT = mean over tasks j trained at a stage s > 1 of a(s - 1, j): score on a task just before it is "
+    "trained, without subtracting a baseline. Higher is better.",
+    "BWT": "BWT = mean over tasks j trained at a stage s < T of a(T, j) - a(s, j): change since the task was "
+    "trained. Negative means forgetting; higher is better.",
+    "forgetting": "Forgetting = mean over tasks j trained at a stage s < T of the maximum of a(i, j) over s <= i < T, "
+    "minus a(T, j): best score since the task was trained minus the last. Lower is better.",
+    "average_accuracy": "Average = mean over the stages i of the mean of a(i, j) over the tasks j trained by then. "
+    "Higher is better.",
+    "last_accuracy": "Last = mean of a(T, j) over the tasks j trained by the last stage: AR under the name that "
+    "class-incremental learning uses. Higher is better.",
+    "FWT_over_base": "FWT_over_base = mean over tasks j trained at a stage s > 1 of a(s - 1, j) - a(0, j), where row "
+    "0 is the base model: what the earlier tasks have added. Higher is better.",
 }
 
 
 def average(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
-    """AR: mean of the last row. Source: arXiv 2403.01244, equation for AR."""
+    """AR: mean of the last row. Source: arXiv 2403.01244, section 4.1."""
     return np.mean(matrix[..., -1, :], axis=-1)
 
 
-def forward_transfer(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
-    """FWT: mean of a(i-1)_i over the tasks trained at the second row or later; NaN when there are none."""
-    later = [j for j, stage in enumerate(trained_at) if stage > 0]
-    if not later:
-        return np.full(matrix.shape[:-2], np.nan)
-    return np.mean(np.stack([matrix[..., trained_at[j] - 1, j] for j in later], axis=-1), axis=-1)
+def forward_transfer(
+    matrix: Matrix, trained_at: Sequence[int], base: Sequence[float] | Matrix | None = None
+) -> Matrix:
+    """FWT: mean score on each task just before its training, over the tasks trained at the second row or later.
+
+    Args:
+        matrix: Shape (..., stages, tasks).
+        trained_at: Row of each task's training.
+        base: Scores of the base model, shape (..., tasks), to subtract; None, as in SSR, subtracts nothing.
+
+    Source: arXiv 2403.01244, section 4.1; with `base`, arXiv 1706.08840, section 3.
+    """
+    before = [matrix[..., stage - 1, task] for task, stage in enumerate(trained_at) if stage > 0]
+    if base is not None:
+        start = np.asarray(base, dtype=float)
+        later = [task for task, stage in enumerate(trained_at) if stage > 0]
+        before = [score - start[..., task] for score, task in zip(before, later, strict=True)]
+    return _mean(before, matrix)
 
 
 def backward_transfer(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
-    """BWT: mean of a(T)_i - a(i)_i over the tasks trained before the last row; NaN when there are none."""
-    earlier = _earlier(matrix, trained_at)
-    if not earlier:
-        return np.full(matrix.shape[:-2], np.nan)
-    changes = [matrix[..., -1, j] - matrix[..., trained_at[j], j] for j in earlier]
-    return np.mean(np.stack(changes, axis=-1), axis=-1)
+    """BWT: mean of a(T)_i - a(i)_i over the tasks trained before the last row.
+
+    Source: arXiv 2403.01244, section 4.1.
+    """
+    return _mean(
+        [matrix[..., -1, task] - matrix[..., stage, task] for task, stage in _old(matrix, trained_at)], matrix
+    )
 
 
-def forgetting(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
-    """Best score from training to the last stage but one, minus the final score, averaged. Lower is better."""
-    earlier = _earlier(matrix, trained_at)
-    if not earlier:
-        return np.full(matrix.shape[:-2], np.nan)
-    losses = [np.max(matrix[..., trained_at[j] : -1, j], axis=-1) - matrix[..., -1, j] for j in earlier]
-    return np.mean(np.stack(losses, axis=-1), axis=-1)
+def forgetting(matrix: Matrix, trained_at: Sequence[int], against: Literal["best", "first"] = "best") -> Matrix:
+    """Earlier score minus the last one, averaged over the tasks trained before the last row. Lower is better.
+
+    Args:
+        matrix: Shape (..., stages, tasks).
+        trained_at: Row of each task's training.
+        against: The earlier score: `best` from the task's own row to the last but one (arXiv 1801.10112, section 3),
+            or the `first`, right after training (-BWT; called forgetting by some libraries).
+    """
+    losses = []
+    for task, stage in _old(matrix, trained_at):
+        earlier = matrix[..., stage:-1, task] if against == "best" else matrix[..., stage : stage + 1, task]
+        losses.append(np.max(earlier, axis=-1) - matrix[..., -1, task])
+    return _mean(losses, matrix)
 
 
 def average_accuracy(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
-    """Mean over stages of the mean score on the tasks trained so far."""
+    """Mean over the rows of the mean score on the tasks trained so far. Source: arXiv 1611.07725, section 4."""
     rows = []
-    for stage in range(matrix.shape[-2]):
-        seen = [j for j, at in enumerate(trained_at) if at <= stage]
-        rows.append(np.mean(matrix[..., stage, seen], axis=-1))
-    return np.mean(np.stack(rows, axis=-1), axis=-1)
+    for row in range(matrix.shape[-2]):
+        seen = [matrix[..., row, task] for task, stage in enumerate(trained_at) if stage <= row]
+        rows.append(_mean(seen, matrix))
+    return _mean(rows, matrix)
 
 
-METRICS = {
+METRICS: dict[str, Callable[[Matrix, Sequence[int]], Matrix]] = {
     "AR": average,
     "FWT": forward_transfer,
     "BWT": backward_transfer,
@@ -79,5 +111,28 @@ METRICS = {
 }
 
 
-def _earlier(matrix: Matrix, trained_at: Sequence[int]) -> list[int]:
-    return [j for j, stage in enumerate(trained_at) if stage < matrix.shape[-2] - 1]
+def continual_metrics(
+    matrix: Matrix, trained_at: Sequence[int], base: Sequence[float] | Matrix | None = None
+) -> dict[str, float]:
+    """All metrics of one matrix by name (`DEFINITIONS` says what they are).
+
+    Args:
+        matrix: Shape (stages, tasks).
+        trained_at: Row of each task's training.
+        base: Scores of the base model, shape (tasks,); adds FWT_over_base.
+    """
+    found = {name: float(formula(matrix, trained_at)) for name, formula in METRICS.items()}
+    if base is not None:
+        found["FWT_over_base"] = float(forward_transfer(matrix, trained_at, base))
+    return found
+
+
+def _old(matrix: Matrix, trained_at: Sequence[int]) -> list[tuple[int, int]]:
+    """Task and row of its training, for the tasks trained before the last row."""
+    return [(task, stage) for task, stage in enumerate(trained_at) if stage < matrix.shape[-2] - 1]
+
+
+def _mean(values: Sequence[Matrix], matrix: Matrix) -> Matrix:
+    if not values:
+        return np.full(matrix.shape[:-2], np.nan)
+    return np.mean(np.stack(values, axis=-1), axis=-1)
