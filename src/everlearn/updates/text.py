@@ -1,0 +1,284 @@
+"""Raw text as a stream of documents: plain text, JSON Lines, Parquet, gzip, saved datasets and the Hugging Face hub.
+
+Nothing is read whole, so memory does not grow with the size of the data. In plain text a blank line ends a document;
+a document longer than `LONGEST` characters is cut at a line's end or a space. A source has a fingerprint of its
+content, so that the same text under another name is not tokenised again.
+"""
+
+from __future__ import annotations
+
+import gzip
+import hashlib
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, cast
+
+from everlearn.data.instance import fingerprint_of
+from everlearn.errors import DataError, nearest
+
+if TYPE_CHECKING:
+    from datasets import Dataset, IterableDataset
+
+LONGEST = 1 << 16
+"""Most characters of one document."""
+_CHUNK = 1 << 20
+_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
+_BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
+_LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.+-]+)?(@[\w.%:\[\]+-]+)?")
+_SAVED_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
+
+
+@dataclass(frozen=True, slots=True)
+class TextSource:
+    """Where the text of a version comes from.
+
+    Attributes:
+        name: As the recipe gives it: a path, or `name[:config][@split]`.
+        column: Key or column of the text in structured files.
+    """
+
+    name: str
+    column: str = "text"
+
+    def documents(self) -> Iterator[str]:
+        """The documents in order, stripped, none empty.
+
+        Raises:
+            DataError: nothing is there, it cannot be read, or a row has no text (names file and row).
+        """
+        for document in self._raw():
+            text = document.strip()
+            while len(text) > LONGEST:
+                cut = _cut(text)
+                yield text[:cut].rstrip()
+                text = text[cut:].lstrip()
+            if text:
+                yield text
+
+    def fingerprint(self) -> str:
+        """Hash of the content: of the bytes of files, of a saved dataset's own fingerprint, of a hub commit."""
+        path = Path(self.name)
+        if not path.exists():
+            return fingerprint_of("hub", self.name, self.column, _hub_commit(self.name))
+        if _is_saved_dataset(path):
+            return fingerprint_of("saved", self.column, _saved(path)._fingerprint)
+        digests = []
+        for file in self._files():
+            with file.open("rb") as stream:
+                digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
+        return fingerprint_of("files", self.column, digests)
+
+    def _raw(self) -> Iterator[str]:
+        path = Path(self.name)
+        if path.exists() and _is_saved_dataset(path):
+            yield from self._of_dataset(_saved(path))
+        elif path.exists():
+            for file in self._files():
+                yield from self._of_file(file)
+        elif _looks_like_a_path(self.name):
+            raise DataError(_missing(path))
+        else:
+            yield from self._of_dataset(_hub(self.name))
+
+    def _files(self) -> list[Path]:
+        path = Path(self.name)
+        if not path.is_dir():
+            return [path]
+        files = [
+            file
+            for file in sorted(path.iterdir())
+            if file.is_file() and not file.name.startswith(".") and _suffix(file) in _SUFFIXES
+        ]
+        if not files:
+            raise DataError(f"folder {path} holds no text file ({', '.join(_SUFFIXES)}, or with .gz): name another.")
+        return files
+
+    def _of_file(self, file: Path) -> Iterator[str]:
+        try:
+            with file.open("rb") as stream:
+                magic = stream.read(4)
+            if magic == _PARQUET:
+                yield from self._of_parquet(file)
+                return
+            with _opened(file, is_gzip=magic.startswith(_GZIP)) as data:
+                if _suffix(file) in (".jsonl", ".ndjson", ".json"):
+                    yield from self._of_json_lines(file, data)
+                else:
+                    yield from _paragraphs(file, data)
+        except (OSError, EOFError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise DataError(f"{file} cannot be read ({reason}): give a whole file that you may read.") from None
+
+    def _of_json_lines(self, file: Path, data: IO[bytes]) -> Iterator[str]:
+        for number, line in enumerate(data, 1):
+            if not line.strip():
+                continue
+            try:
+                row = json.loads(line)
+            except ValueError as error:
+                raise DataError(f"{file}, line {number}: not valid JSON ({error}): mend or delete the line.") from None
+            if not isinstance(row, dict):
+                raise DataError(f"{file}, line {number}: an object with the key {self.column!r} is expected.")
+            yield self._text(row.get(self.column), f"{file}, line {number}", row)
+
+    def _of_parquet(self, file: Path) -> Iterator[str]:
+        import pyarrow
+        import pyarrow.parquet
+
+        try:
+            with pyarrow.parquet.ParquetFile(file) as table:
+                names = table.schema_arrow.names
+                if self.column not in names:
+                    raise DataError(_no_column(str(file), self.column, names))
+                number = 0
+                for batch in table.iter_batches(batch_size=1024, columns=[self.column]):
+                    for text in batch.column(0).to_pylist():
+                        number += 1
+                        yield self._text(text, f"{file}, row {number}", ())
+        except pyarrow.ArrowException as error:
+            reason = " ".join(str(error).split())
+            raise DataError(f"{file} is a damaged Parquet file ({reason}): fetch or make it again.") from None
+
+    def _of_dataset(self, dataset: Dataset | IterableDataset) -> Iterator[str]:
+        number = 0
+        for batch in dataset.iter(batch_size=1024):
+            if self.column not in batch:
+                raise DataError(_no_column(self.name, self.column, list(batch)))
+            for text in batch[self.column]:
+                number += 1
+                yield self._text(text, f"{self.name}, row {number}", ())
+
+    def _text(self, value: object, where: str, row: object) -> str:
+        if isinstance(value, str):
+            return value if value.isascii() else _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
+        if value is None and isinstance(row, dict) and self.column not in row:
+            raise DataError(_no_column(where, self.column, list(row)))
+        raise DataError(f"{where}: {self.column!r} holds {type(value).__name__}, not text: mend or delete the row.")
+
+
+@contextmanager
+def _opened(file: Path, *, is_gzip: bool) -> Iterator[IO[bytes]]:
+    with file.open("rb") as stream:
+        if is_gzip:
+            with gzip.GzipFile(fileobj=stream) as unpacked:
+                yield cast("IO[bytes]", unpacked)
+        else:
+            yield stream
+
+
+def _paragraphs(file: Path, data: IO[bytes]) -> Iterator[str]:
+    import codecs
+
+    decode = codecs.getincrementaldecoder("utf-8-sig")().decode
+    rest, offset = "", 0
+    while True:
+        chunk = data.read(_CHUNK)
+        try:
+            text = decode(chunk, final=not chunk)
+        except UnicodeDecodeError as error:
+            raise DataError(
+                f"{file} is not UTF-8 text (byte 0x{error.object[error.start]:02X} near offset {offset}): convert it "
+                "with `iconv -t UTF-8`."
+            ) from None
+        offset += len(chunk)
+        rest += text.replace("\r\n", "\n")
+        if not chunk:
+            yield rest
+            return
+        *whole, rest = _BLANK_LINE.split(rest)
+        yield from whole
+        while len(rest) > LONGEST:
+            cut = _cut(rest)
+            yield rest[:cut]
+            rest = rest[cut:]
+
+
+def _cut(text: str) -> int:
+    """Where a text that is too long is cut: after the last line, else word, that fits."""
+    for mark in ("\n", " "):
+        at = text.rfind(mark, LONGEST // 2, LONGEST)
+        if at > 0:
+            return at + 1
+    return LONGEST
+
+
+def _suffix(path: Path) -> str:
+    name = Path(path.name.lower())
+    return Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
+
+
+def _is_saved_dataset(path: Path) -> bool:
+    return path.is_dir() and any((path / mark).is_file() for mark in _SAVED_MARKS)
+
+
+def _saved(path: Path) -> Dataset:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(path))
+    except Exception as error:  # the library raises errors of many kinds for a damaged folder
+        raise DataError(f"{path} is not a dataset that can be loaded ({error}): save it again.") from None
+    if isinstance(saved, DatasetDict):
+        raise DataError(f"{path} has splits: name the folder of one of them ({', '.join(saved)}).")
+    return saved
+
+
+def _hub(source: str) -> IterableDataset:
+    from datasets import load_dataset
+
+    name, config, split = _hub_parts(source)
+    try:
+        return load_dataset(name, config, split=split, streaming=True)
+    except Exception as error:  # network, hub and library errors have no common class
+        raise DataError(_unreachable(source, error)) from None
+
+
+def _hub_commit(source: str) -> str:
+    from huggingface_hub import HfApi
+
+    if _looks_like_a_path(source):
+        raise DataError(_missing(Path(source)))
+    try:
+        return str(HfApi().dataset_info(_hub_parts(source)[0]).sha)
+    except Exception as error:  # as above
+        raise DataError(_unreachable(source, error)) from None
+
+
+def _hub_parts(source: str) -> tuple[str, str | None, str]:
+    name, _, split = source.partition("@")
+    name, _, config = name.partition(":")
+    return name, config or None, split or "train"
+
+
+def _looks_like_a_path(source: str) -> bool:
+    if _HUB_NAME.fullmatch(source) is None or source.endswith(".gz") or _suffix(Path(source)) in _SUFFIXES:
+        return True
+    return "/" in source and Path(source).parent.is_dir()
+
+
+def _missing(path: Path) -> str:
+    if not path.parent.is_dir():
+        return f"no file or folder {path} (there is no folder {path.parent} either): mend the path in the recipe."
+    guess = nearest(path.name, [inner.name for inner in path.parent.iterdir()])
+    hint = f"did you mean {path.parent / guess}?" if guess else "mend the path in the recipe."
+    return f"no file or folder {path}: {hint}"
+
+
+def _unreachable(source: str, error: Exception) -> str:
+    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+    return (
+        f"{source!r} is no file or folder here, and as a dataset of the Hugging Face hub it cannot be loaded "
+        f"({reason}): mend the path, or write name[:config][@split] and see that the hub can be reached."
+    )
+
+
+def _no_column(where: str, column: str, names: list[str]) -> str:
+    guess = nearest(column, names)
+    hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(names)}."
+    return f"{where}: there is no {column!r}; {hint} Set the version's 'column'."
