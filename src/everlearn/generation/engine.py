@@ -68,7 +68,8 @@ class TransformersGenerator:
         copies = 1 if greedy else sampling.samples_per_prompt
         first = _first_of_equals(wanted) if greedy else list(range(len(wanted)))
         distinct = [prompt for prompt in wanted if first[prompt.index] == prompt.index]
-        stopper = Stopper(self._tokenizer, sampling.stop, end_tokens(self._model, self._tokenizer))
+        ends = end_tokens(self._model, self._tokenizer) | set(sampling.end_ids)
+        stopper = Stopper(self._tokenizer, sampling.stop, ends)
         collector = _Collector(stopper, copies, first, progress)
         with torch.inference_mode(), _evaluating(self._model):
             state = PlainState(_inner(self._model), self._tokenizer.pad_token_id or 0)

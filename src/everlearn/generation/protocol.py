@@ -26,6 +26,7 @@ class Sampling:
         top_k: Most likely tokens kept; 0 keeps all. (Transformers' own default is 50.)
         repetition_penalty: As in Transformers: above 1 it lowers tokens seen in prompt or completion.
         stop: Strings that end a completion; the completion is cut before the first of them.
+        end_ids: Token ids that end a completion beside the model's and the tokenizer's own end tokens.
         samples_per_prompt: Independent completions of each prompt.
         seed: Of the random stream; each (prompt index, sample index) has a stream of its own.
     """
@@ -37,6 +38,7 @@ class Sampling:
     top_k: int = 0
     repetition_penalty: float = 1.0
     stop: tuple[str, ...] = ()
+    end_ids: tuple[int, ...] = ()
     samples_per_prompt: int = 1
     seed: int = 0
 

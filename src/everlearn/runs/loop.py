@@ -19,7 +19,7 @@ from everlearn.methods.base import Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import Recipe, make_recipe
-from everlearn.runs.measure import Measurement
+from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore, link_tree
 from everlearn.seeds import derive
 
@@ -71,7 +71,11 @@ def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
     template = get_template(recipe.model.template, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
-    Measurement.check_lengths(recipe, stream, template, tokenizer)
+    check_measurement(recipe, stream, template, tokenizer)
+    if recipe.training.report_to:
+        from everlearn.training.stage_trainer import check_trackers
+
+        check_trackers(recipe.training.report_to)
     method.check(stream)
     return Prepared(method, stream, template, loading.base_fingerprint(recipe.model))
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task, TaskStream, fingerprint_of
-from everlearn.errors import DataError
+from everlearn.errors import DataError, RecipeError, unknown
 from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
@@ -20,11 +20,42 @@ from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
 
 METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1")
+
+
+def check_measurement(
+    recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """Refuses what could not be measured, before any training.
+
+    Raises:
+        RecipeError: a task's metric is unknown.
+        DataError: an evaluation prompt fills the model's context (names task, row, its length and the context), or
+            the general text cannot be read.
+    """
+    from everlearn.data.general import general_passages
+    from everlearn.evaluation.text_metrics import METRICS
+    from everlearn.models import loading
+
+    context = loading.context_length(recipe.model)
+    for task in stream:
+        if task.metric not in METRICS:
+            raise RecipeError(f"task {task.name!r}: {unknown('metric', task.metric, METRICS)}")
+        for row in task.evaluation:
+            length = len(template.prompt_ids(row, tokenizer))
+            if length >= context:
+                raise DataError(
+                    f"task {task.name!r}, evaluation row {row.id!r}: its prompt has {length} tokens, the model's "
+                    f"context is {context}: shorten or remove the row, or choose a model with a longer context."
+                )
+    if recipe.evaluation.general_text:
+        general_passages(recipe.evaluation.general_text)
 
 
 class Measurement:
@@ -57,25 +88,6 @@ class Measurement:
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
-
-    @staticmethod
-    def check_lengths(recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: Any) -> None:
-        """Refuses evaluation prompts that fill the model's context, before any training.
-
-        Raises:
-            DataError: names task, row, its length and the context.
-        """
-        from everlearn.models import loading
-
-        context = loading.context_length(recipe.model)
-        for task in stream:
-            for row in task.evaluation:
-                length = len(template.prompt_ids(row, tokenizer))
-                if length >= context:
-                    raise DataError(
-                        f"task {task.name!r}, evaluation row {row.id!r}: its prompt has {length} tokens, the model's "
-                        f"context is {context}: shorten or remove the row, or choose a model with a longer context."
-                    )
 
     def stage(
         self,
