@@ -6,11 +6,10 @@ answers, so that a test can hold the report's numbers against the files.
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter
 from pathlib import Path
-
-from everlearn.files import write_json, write_jsonl, write_text
 
 HOSTILE = (
     "<script>window.__hacked=1;alert(1)</script>",
@@ -244,7 +243,7 @@ class _Maker:
                 "values": dict.fromkeys(METRIC_NAMES, mean),
                 "interval": interval,
             }
-            write_jsonl_surrogates(place / "predictions.jsonl", rows)
+            write_jsonl(place / "predictions.jsonl", rows)
             write_json(place / "scores.json", scores[task])
             self._step(f"stages/{name}/predictions/{task}", self.rng.uniform(0.4, 1.4), reused=index == 0)
             values.append(mean)
@@ -276,7 +275,7 @@ class _Maker:
                     text, right, _ = question(task, self.rng)
                     row = {"instruction": DEFINITIONS.get(task, task), "input": self.text(text), "output": right}
                     rehearsed.append(row | {"task": task, "origin": origin})
-        write_jsonl_surrogates(place / "rehearsal.jsonl", rehearsed)
+        write_jsonl(place / "rehearsal.jsonl", rehearsed)
         steps = (300 * len(stage["tasks"]) + len(rehearsed)) * 12 // 16
         history = [
             {
@@ -334,10 +333,10 @@ class _Maker:
                     )
         dropped = Counter(row["reason"] for row in rejected)
         counts = {"raw": len(raw), "pieces": len(kept) + len(rejected), "kept": len(kept), "dropped": dict(dropped)}
-        write_jsonl_surrogates(place / "demonstrations.jsonl", demonstrations)
-        write_jsonl_surrogates(place / "raw" / "raw.jsonl", raw)
-        write_jsonl_surrogates(place / "parsed" / "kept.jsonl", kept)
-        write_jsonl_surrogates(place / "parsed" / "rejected.jsonl", rejected)
+        write_jsonl(place / "demonstrations.jsonl", demonstrations)
+        write_jsonl(place / "raw" / "raw.jsonl", raw)
+        write_jsonl(place / "parsed" / "kept.jsonl", kept)
+        write_jsonl(place / "parsed" / "rejected.jsonl", rejected)
         write_json(place / "parsed" / "counts.json", counts)
         pool = kept
         if "improved" in self.label:
@@ -348,14 +347,14 @@ class _Maker:
                 else:
                     seen.add(row["input"])
                     pool.append(row)
-            write_jsonl_surrogates(place / "filtered" / "kept.jsonl", pool)
-            write_jsonl_surrogates(place / "filtered" / "rejected.jsonl", removed)
+            write_jsonl(place / "filtered" / "kept.jsonl", pool)
+            write_jsonl(place / "filtered" / "rejected.jsonl", removed)
             write_json(
                 place / "filtered" / "counts.json",
                 {"raw": len(kept), "pieces": len(kept), "kept": len(pool), "dropped": {"duplicate": len(removed)}},
             )
         chosen = [row | {"cluster": i % 20, "distance": 0.1 + i / 100} for i, row in enumerate(pool[:30])]
-        write_jsonl_surrogates(place / "selected" / "selected.jsonl", chosen)
+        write_jsonl(place / "selected" / "selected.jsonl", chosen)
         write_json(place / "selected" / "counts.json", {"pool": len(pool), "selected": len(chosen), "clusters": 20})
         refined = [
             {
@@ -368,8 +367,8 @@ class _Maker:
             }
             for row in chosen[:-2]
         ]
-        write_jsonl_surrogates(place / "refined" / "refined.jsonl", refined)
-        write_jsonl_surrogates(
+        write_jsonl(place / "refined" / "refined.jsonl", refined)
+        write_jsonl(
             place / "refined" / "rejected.jsonl",
             [{"text": row["input"], "reason": "run_on_answer", "raw_index": row["raw_index"]} for row in chosen[-2:]],
         )
@@ -396,7 +395,7 @@ class _Maker:
             },
         )
         self.metrics = continual(self.values, [trained.get(task) for task in self.tasks])
-        definitions = {"AR": "mean over j of a(T)_j", "BWT": "mean over i < T of a(T)_i - a(i)_i"}
+        definitions = {"AR": "Average over all tasks of the score after the last stage. Higher is better."}
         write_json(self.folder / "metrics.json", {**self.metrics, "definitions": definitions})
         write_json(
             self.folder / "manifest.json",
@@ -438,14 +437,14 @@ def continual(values: list[list[float | None]], trained: list[int | None]) -> di
     old = [(task, stage) for task, stage in known if stage < len(values)]
     ahead = [values[stage - 2][task] for task, stage in known if stage > 1]
     found: dict[str, float | None] = {
-        "AR": _mean([last[task] for task, _ in known]),
+        "AR": _mean(list(last)),
         "FWT": _mean(ahead),
         "BWT": _mean([last[task] - values[stage - 1][task] for task, stage in old]),
         "forgetting": _mean([max(row[task] for row in values[:-1]) - last[task] for task, _ in old]),
         "average_accuracy": _mean(
             [_mean([row[task] for task, stage in known if stage <= at]) for at, row in enumerate(values, 1)]
         ),
-        "last_accuracy": last[known[-1][0]],
+        "last_accuracy": _mean([last[task] for task, _ in known]),
     }
     return {
         name: {
@@ -462,12 +461,17 @@ def _mean(values: list[float | None]) -> float | None:
     return sum(known) / len(known) if known else None
 
 
-def write_jsonl_surrogates(path: Path, rows: list[dict]) -> None:
-    """Like `write_jsonl`, but lone surrogates are escaped, as a file from elsewhere may hold them."""
-    import json
+def write_text(path: Path, text: str) -> None:
+    """Writes without waiting for the disk, unlike `everlearn.files`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
 
-    lines = []
-    for row in rows:
-        line = json.dumps(row, ensure_ascii=False)
-        lines.append(line.encode("utf-8", "backslashreplace").decode("utf-8"))
+
+def write_json(path: Path, value: object) -> None:
+    write_text(path, json.dumps(value, ensure_ascii=False))
+
+
+def write_jsonl(path: Path, rows: list[dict]) -> None:
+    """JSON Lines; lone surrogates are escaped, as a file from elsewhere may hold them."""
+    lines = [json.dumps(row, ensure_ascii=False).encode("utf-8", "backslashreplace").decode() for row in rows]
     write_text(path, "".join(f"{line}\n" for line in lines))

@@ -56,7 +56,7 @@ def general_panels(study: Study) -> list[Html]:
         for style, method in enumerate(study.methods):
             entries = [method.general(stage, meaning.key) for stage in range(method.finished + 1)]
             points = [(float(stage), entry.value) for stage, entry in enumerate(entries)]
-            if method.is_joint:
+            if method.is_joint and study.continual:
                 points = [(float(study.stage_count), entries[-1].value)]
             if any(value is not None for _, value in points):
                 band = [(entry.low, entry.high) for entry in entries] if not study.is_comparison else ()
@@ -126,8 +126,8 @@ def _task_panel(task: str, study: Study, x: Axis) -> Html:
     learnt = study.learnt_at(task)
     lines, rules = [], []
     for style, method in enumerate(study.methods):
-        if method.is_joint:
-            if study.continual and (value := method.score(method.finished, task).value) is not None:
+        if method.is_joint and study.continual:
+            if (value := method.score(method.finished, task).value) is not None:
                 rules.append(Rule(value, "", across=True, style=style))
             continue
         course = method.course(task)
@@ -140,8 +140,6 @@ def _task_panel(task: str, study: Study, x: Axis) -> Html:
     if not study.is_comparison:
         lines = [*_others(task, study), *lines]
     caption = f" learnt at stage {learnt}" if learnt else ""
-    if not any(line.points for line in lines):
-        lines = [Series(method.title, [(0.0, method.score(1, task).value)], 0) for method in study.methods[:1]]
     return el(
         "figure",
         el("figcaption", el("strong", name_of(task)), caption),

@@ -1,7 +1,7 @@
 """What the numbers mean: names, plain words, formulas and which direction is good.
 
 Formulas are written with a(i)_j, the score on task j after stage i, and T, the number of stages. Source of AR, FWT
-and BWT: arXiv 2403.01244, section 4.1. The run's own `metrics.json` may bring its formulas; they are preferred.
+and BWT: arXiv 2403.01244, section 4.1. Where the run's own `metrics.json` brings a definition in words, that is shown.
 """
 
 from __future__ import annotations

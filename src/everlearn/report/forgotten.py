@@ -206,7 +206,7 @@ def _task_examples(memory: TaskMemory, most: int, run: Run) -> Html:
     return el(
         "section",
         el("h4", name_of(memory.task), f": {plural(len(lost), 'instance')} forgotten{shown_count}"),
-        el("p", "Instruction:", shown(instruction, 400), class_="soft") if instruction else None,
+        el("div", shown(instruction, 400), class_="instruction") if instruction else None,
         el("ul", *items, class_="rows wide"),
     )
 

@@ -55,7 +55,6 @@ class Matrix:
     base: Cells
     values: tuple[Cells, ...]
     intervals: tuple[tuple[Estimate, ...], ...]
-    trained_at: dict[str, int]
 
     def at(self, stage: int, task: str) -> float | None:
         """The score after a stage; stage 0 is the base model."""
@@ -206,7 +205,6 @@ def _matrix(value: Mapping[str, object]) -> Matrix:
         base=tuple(number(cell) for cell in items(value.get("base") or [])),
         values=tuple(values),
         intervals=intervals,
-        trained_at={str(task): int(str(stage)) for task, stage in mapping(value.get("trained_at")).items()},
     )
 
 

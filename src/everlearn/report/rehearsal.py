@@ -177,7 +177,7 @@ def _demonstrations(found: Synthesis) -> Html | None:
     return el(
         "div",
         el("h4", f"Demonstrations shown ({count(len(found.demonstrations))}, real)"),
-        el("p", "Instruction:", shown(instruction, 400), class_="soft") if instruction else None,
+        el("div", shown(instruction, 400), class_="instruction") if instruction else None,
         el(
             "ul",
             *(

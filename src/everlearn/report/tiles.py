@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from everlearn.report.definitions import CONTINUAL, MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.headline import ranking
 from everlearn.report.markup import Child, Html, el, name_of
-from everlearn.report.numbers import duration, interval, plural
+from everlearn.report.numbers import duration, interval, plural, score
 from everlearn.report.reading import Estimate
 from everlearn.report.study import MethodRuns, Study
 
@@ -21,7 +21,7 @@ def tiles(study: Study) -> Html:
     boxes = []
     for meaning in CONTINUAL:
         found = [(method, method.estimate(meaning.key)) for method in shown]
-        if any(entry.value is not None for _, entry in found):
+        if any(entry.value is not None for _, entry in found) and not _repeats(meaning, shown):
             boxes.append(_tile(meaning, found, study))
     for meaning in (MICROTASKS, PERPLEXITY):
         found = [(method, method.general(method.finished, meaning.key)) for method in shown]
@@ -31,7 +31,6 @@ def tiles(study: Study) -> Html:
                 f"; {written(meaning, before)} before any training" if before is not None and shown[0].finished else ""
             )
             boxes.append(_tile(meaning, found, study, note))
-            break
     if any(method.seconds.value for method in shown):
         boxes.append(_time_tile(shown, study))
     return el("ul", *boxes, class_="tiles")
@@ -45,8 +44,8 @@ def legend(study: Study) -> Html:
         title = f"{meaning.title} ({meaning.short})" if meaning.short.isupper() else meaning.title
         direction = el("span", f"{meaning.arrow} {meaning.direction}", class_="soft")
         entries.append(el("dt", title, " ", direction, id=f"is-{meaning.key}"))
-        formula = given.get(meaning.key, meaning.formula)
-        entries.append(el("dd", f"{_sentence(meaning.plain)} ", el("code", formula)))
+        said = given.get(meaning.key, _sentence(meaning.plain)).removesuffix(f"{meaning.direction.capitalize()}.")
+        entries.append(el("dd", f"{said.rstrip()} ", el("code", meaning.formula)))
     return el(
         "details",
         el("summary", "How these numbers are computed"),
@@ -59,6 +58,13 @@ def legend(study: Study) -> Html:
 def direction_of(meaning: Meaning) -> Html:
     """An arrow that says which way is better, also to those who cannot see it."""
     return el("span", meaning.arrow, class_="arrow", title=meaning.direction, role="img", aria_label=meaning.direction)
+
+
+def _repeats(meaning: Meaning, shown: Sequence[MethodRuns]) -> bool:
+    """Whether the last accuracy only says again what the average at the end says."""
+    return meaning.key == "last_accuracy" and all(
+        score(method.estimate("AR").value) == score(method.estimate(meaning.key).value) for method in shown
+    )
 
 
 def _tile(meaning: Meaning, found: Found, study: Study, note: str = "") -> Html:

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import pytest
+import run_folders
+from rich.console import Console
+
+from everlearn.errors import RunError
+from everlearn.report.numbers import score
+from everlearn.report.text import matrix_table, print_tables
+
+
+def printed(folder: Path, width: int = 100) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    print_tables(folder, console)
+    assert isinstance(console.file, io.StringIO)
+    return console.file.getvalue()
+
+
+def test_a_run_shows_its_matrix_and_metrics(single: Path):
+    text = printed(single)
+    matrix = json.loads((single / "matrix.json").read_text())
+    metrics = json.loads((single / "metrics.json").read_text())
+    line = next(line for line in text.splitlines() if "03-routing" in line)
+    assert line.split()[1:] == [
+        f"[{score(value)}]" if place == 2 else score(value) for place, value in enumerate(matrix["values"][2])
+    ]
+    ar = next(line for line in text.splitlines() if "(AR)" in line)
+    assert score(metrics["AR"]["value"]) in ar
+    assert f"{score(metrics['AR']['low'])}\u00a0to\u00a0{score(metrics['AR']['high'])}" in ar
+    assert ar.rstrip().endswith("higher")
+
+
+def test_an_unfinished_run_shows_what_is_there(unfinished: Path):
+    text = printed(unfinished)
+    assert "03-routing" in text
+    assert "04-delivery" not in text
+
+
+def test_a_comparison_shows_methods_side_by_side(compared: Path):
+    text = printed(compared, 90)
+    summary = json.loads((compared / "comparison.json").read_text())["summary"]
+    row = next(line for line in text.splitlines() if line.strip().startswith("AR ↑"))
+    assert row.replace("\u202f", " ").split()[2::2] == [
+        score(summary[label]["AR"]["mean"]) for label in ("sequential", "random_rehearsal", "ssr", "multitask")
+    ]
+    assert text.count("after ") >= 4
+    assert "upper bound" in text
+    assert max(map(len, text.splitlines())) <= 90
+
+
+def test_names_cannot_inject_terminal_codes_or_markup(tmp_path: Path):
+    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian"))
+    for path in (folder / "manifest.json", folder / "matrix.json"):
+        path.write_text(path.read_text().replace('"ruvian"', '"[red]\\u001b[31mr"'))
+    text = printed(folder)
+    assert "\x1b" not in text
+    assert "[red]␛[31mr" in text
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path: Path):
+    with pytest.raises(RunError, match="is no run folder"):
+        matrix_table(tmp_path)
+
+
+def test_output_that_knows_no_arrows_does_not_fail(compared: Path, monkeypatch: pytest.MonkeyPatch):
+    raw = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
+    print_tables(compared)
+    assert b"sequential" in raw.getvalue()
