@@ -2,64 +2,82 @@
 
 from __future__ import annotations
 
-import math
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from everlearn.evaluation.bootstrap import mean_interval
-from everlearn.evaluation.text_metrics import normalised
+import numpy as np
+
+from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
 from everlearn.generation.protocol import Generator, Sampling
 
 if TYPE_CHECKING:
+    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.models.loading import LoadedModel
 
 WINDOW_TOKENS = 1024
-ANSWER_TOKENS = 24
-INTERVAL = {"samples": 1000, "confidence": 0.95, "seed": 0}
+"""Longest window; chosen here, so that models with different contexts see as much."""
+BATCH_TOKENS = 8192
+BATCH_LOGITS = 1 << 27
+"""Most logits computed at once (512 MiB of float32): large vocabularies get smaller batches."""
+SPARE_TOKENS = 4
+"""Tokens beyond the longest gold answer; an answer that needs more is wrong already."""
+SAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
+"""Of the intervals."""
 
 
-def perplexity(loaded: LoadedModel, passages: Sequence[str], batch_tokens: int = 8192) -> dict[str, float]:
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Part of a passage: its tokens, of which those from `scored_from` on are predicted."""
+
+    passage: int
+    ids: tuple[int, ...]
+    scored_from: int
+
+
+def perplexity(loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | None = None) -> dict[str, object]:
     """exp of the mean negative log-likelihood per token over all passages.
 
-    Each passage is encoded with the tokenizer's own special tokens and cut into windows of at most the context (and
-    1,024 tokens); the first token of a window is given, the others are predicted.
+    A passage begins with BOS where the tokenizer has one (else its first token is given and not scored) and has no
+    end token. One that is longer than the window (the context, at most 1,024 tokens) is read in windows that overlap
+    by half: every token is predicted once, with at least half a window before it wherever there is that much.
+
+    Args:
+        loaded: The model.
+        texts: Passages, each on its own.
+        max_tokens: Passages from the first one on are scored until that many tokens are reached, the last of them
+            whole; None scores all.
 
     Returns:
-        `value`, and the number of predicted `tokens`.
+        `value`, the number of predicted `tokens`, and `interval` (bootstrap over passages, 95 %). The value is NaN
+        or infinite when the model's logits are.
     """
-    import torch
-    from torch.nn.functional import cross_entropy
-
+    passages = _passages(texts, loaded.tokenizer, max_tokens)
     width = min(WINDOW_TOKENS, loaded.context_length)
-    windows = []
-    for passage in passages:
-        ids = loaded.tokenizer(passage)["input_ids"]
-        windows += [ids[at : at + width] for at in range(0, len(ids) - 1, width - 1)]
-    windows = sorted((window for window in windows if len(window) > 1), key=len)
-    total, tokens = 0.0, 0
-    loaded.model.eval()
-    with torch.inference_mode():
-        while windows:
-            rows = min(len(windows), max(1, batch_tokens // len(windows[-1])))
-            batch, windows = windows[-rows:], windows[:-rows]
-            longest = len(batch[-1])
-            ids = torch.tensor([window + [0] * (longest - len(window)) for window in batch], device=loaded.device)
-            lengths = torch.tensor([len(window) for window in batch], device=loaded.device)
-            mask = torch.arange(longest, device=loaded.device)[None] < lengths[:, None]  # (rows, longest)
-            logits = loaded.model(input_ids=ids, attention_mask=mask.long()).logits[:, :-1].float()
-            targets = ids[:, 1:].masked_fill(~mask[:, 1:], -100)
-            total += float(cross_entropy(logits.flatten(0, 1), targets.flatten(), reduction="sum"))
-            tokens += int(mask[:, 1:].sum())
-    return {"value": math.exp(total / tokens), "tokens": tokens}
+    losses = np.zeros(len(passages))
+    counts = np.zeros(len(passages))
+    for batch in _batches([w for at, ids in enumerate(passages) for w in _windows(at, ids, width)], loaded):
+        for window, loss in zip(batch, _losses(loaded, batch), strict=True):
+            losses[window.passage] += loss
+            counts[window.passage] += len(window.ids) - window.scored_from
+    assert counts.sum() > 0, "general text holds at least one token to predict"
+    drawn = resampled_means(np.stack([losses, counts]), SAMPLES, SEED)  # (samples, 2)
+    with np.errstate(over="ignore"):
+        value = float(np.exp(losses.sum() / counts.sum()))
+        interval = percentile_interval(np.exp(drawn[:, 0] / drawn[:, 1]), CONFIDENCE)
+    return {"value": value, "tokens": int(counts.sum()), "interval": list(interval)}
 
 
 def microtask_accuracy(
     generator: Generator, tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]
 ) -> dict[str, object]:
-    """Exact match of few-shot answers.
+    """Share of few-shot prompts that are answered exactly.
+
+    An answer ends at a blank line, as the demonstrations do, and must equal the gold answer but for white space
+    around it: punctuation and capitals are part of what these tasks ask for.
 
     Args:
         generator: Of the model to measure.
@@ -67,23 +85,91 @@ def microtask_accuracy(
         items: Each with `prompt` (demonstrations and the open last one), `answer` and `family`.
 
     Returns:
-        `value` in percent, number of `rows`, `interval`, and `families` (family to percent).
+        `value` in percent, number of `rows`, `interval` (95 %), and `families`: family to its value, rows and
+        interval.
     """
-    prompts = [tokenizer(item["prompt"])["input_ids"] for item in items]
-    sampling = Sampling(max_new_tokens=ANSWER_TOKENS, stop=("\n\n",))
-    completions = generator.generate(prompts, sampling)
-    scores = [
-        100.0 * (normalised(completion.text) == normalised(item["answer"]))
-        for item, (completion,) in zip(items, completions, strict=True)
-    ]
-    families: dict[str, list[float]] = defaultdict(list)
-    for item, score in zip(items, scores, strict=True):
-        families[item["family"]].append(score)
+    assert items, "there is at least one micro-task"
+    prompts = [[*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)] for item in items]
+    longest = max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items)
+    completions = generator.generate(prompts, Sampling(max_new_tokens=longest + SPARE_TOKENS, stop=("\n\n",)))
+    scores: dict[str, list[float]] = {}
+    for item, (completion,) in zip(items, completions, strict=True):
+        right = completion.text.strip() == item["answer"].strip()
+        scores.setdefault(item["family"], []).append(100.0 * right)
+    families = {family: _share(values) for family, values in sorted(scores.items())}
+    return {**_share([score for values in scores.values() for score in values]), "families": families}
+
+
+def _share(scores: Sequence[float]) -> dict[str, object]:
     return {
         "value": sum(scores) / len(scores),
         "rows": len(scores),
-        "interval": list(
-            mean_interval(scores, int(INTERVAL["samples"]), INTERVAL["confidence"], int(INTERVAL["seed"]))
-        ),
-        "families": {family: sum(values) / len(values) for family, values in sorted(families.items())},
+        "interval": list(mean_interval(scores, SAMPLES, CONFIDENCE, SEED)),
     }
+
+
+def _passages(
+    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
+) -> list[tuple[int, ...]]:
+    """Token ids of the passages that have a token to predict."""
+    bos = bos_ids(tokenizer)
+    passages: list[tuple[int, ...]] = []
+    scored = 0
+    for text in texts:
+        if max_tokens is not None and scored >= max_tokens:
+            break
+        ids = (*bos, *plain_ids(text, tokenizer))
+        if len(ids) > 1:
+            passages.append(ids)
+            scored += len(ids) - 1
+    return passages
+
+
+def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]:
+    assert width > 1, "a context of one token predicts nothing"
+    step = max(1, width // 2)
+    done = 1
+    for start in range(0, len(ids), step):
+        end = min(start + width, len(ids))
+        yield Window(passage, ids[start:end], done - start)
+        done = end
+        if end == len(ids):
+            return
+
+
+def _batches(windows: Sequence[Window], loaded: LoadedModel) -> Iterator[list[Window]]:
+    """Windows of like length together, the longest first."""
+    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+    most = min(BATCH_TOKENS, BATCH_LOGITS // vocabulary)
+    left = sorted(windows, key=lambda window: len(window.ids), reverse=True)
+    while left:
+        rows = max(1, most // len(left[0].ids))
+        yield left[:rows]
+        left = left[rows:]
+
+
+def _losses(loaded: LoadedModel, batch: Sequence[Window]) -> list[float]:
+    """Summed negative log-likelihood of each window's scored tokens."""
+    import torch
+
+    longest = len(batch[0].ids)
+    ids = torch.zeros(len(batch), longest, dtype=torch.long)
+    mask = torch.zeros_like(ids)
+    targets = torch.full_like(ids, -100)
+    for row, window in enumerate(batch):
+        tokens = torch.tensor(window.ids)
+        ids[row, : len(tokens)] = tokens
+        mask[row, : len(tokens)] = 1
+        targets[row, window.scored_from : len(tokens)] = tokens[window.scored_from :]
+    loaded.model.eval()
+    with torch.inference_mode():
+        output = loaded.model(input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), use_cache=False)
+        rows = zip(output.logits, targets.to(loaded.device), strict=True)
+        return [_row_loss(logits, wanted) for logits, wanted in rows]
+
+
+def _row_loss(logits: Tensor, targets: Tensor) -> float:
+    """(length, vocabulary) and (length,): each position predicts the next one's token."""
+    from torch.nn.functional import cross_entropy
+
+    return float(cross_entropy(logits[:-1].float(), targets[1:], reduction="sum"))

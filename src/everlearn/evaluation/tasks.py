@@ -1,7 +1,10 @@
 """A model's answers to a task's held-out instances, and their scores.
 
-Answers are decoded greedily after exactly the training prompt and stripped of surrounding white space (spec section
-10); an answer that the context would cut short is cut there.
+Answers are decoded greedily after exactly the training prompt, uncut, until the template's end of an answer, the
+model's end token or the cap; an answer that the context would cut short is cut there. White space around an answer
+is dropped (the published ROUGE-L does not see it).
+
+Source: arXiv 2403.01244, published evaluation (spec section 10).
 """
 
 from __future__ import annotations
@@ -10,9 +13,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task
+from everlearn.errors import DataError
 from everlearn.evaluation.bootstrap import mean_interval
-from everlearn.evaluation.text_metrics import METRICS
-from everlearn.generation.protocol import Generator, Sampling
+from everlearn.evaluation.text_metrics import get_metric
+from everlearn.generation.protocol import Completion, Generator, Sampling
 from everlearn.progress import Progress
 
 if TYPE_CHECKING:
@@ -32,6 +36,7 @@ def predict_task(
     max_new_tokens: int,
     progress: Progress,
     metrics: Sequence[str],
+    context_length: int | None = None,
 ) -> list[Row]:
     """Answers every evaluation instance of a task.
 
@@ -42,19 +47,31 @@ def predict_task(
         task: Whose evaluation instances are asked.
         max_new_tokens: Longest answer, in tokens.
         progress: Where to show how far it is.
-        metrics: Names from `METRICS` to score each answer with.
+        metrics: Names from `METRICS` to score each answer with; the task's main metric is added.
+        context_length: Most tokens of prompt and answer together; None leaves the check to the generator, which
+            knows no names of tasks and rows.
 
     Returns:
         One row an instance, as in `predictions.jsonl`: id, instruction, input, gold, references, prediction,
         finish_reason, scores (metric to percent).
+
+    Raises:
+        DataError: a prompt leaves no room for an answer; names task, row and lengths.
+        RecipeError: an unknown metric.
     """
-    prompts = [template.prompt_ids(row, tokenizer) for row in task.evaluation]
+    scorers = {name: get_metric(name) for name in (*metrics, task.metric)}
+    prompts = [template.prompt_ids(instance, tokenizer) for instance in task.evaluation]
+    if context_length is not None:
+        _check_lengths(task, prompts, context_length)
+    sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length)
     with progress.step(f"answering {task.name}", len(prompts)) as tick:
-        completions = generator.generate(prompts, Sampling(max_new_tokens=max_new_tokens), tick)
+        completions = generator.generate(prompts, sampling, tick)
+    end_ids = frozenset(template.end_ids(tokenizer))
     rows: list[Row] = []
     for instance, (completion,) in zip(task.evaluation, completions, strict=True):
-        prediction = completion.text.strip()
-        references = [instance.output, *instance.references]
+        answer = _up_to_end(completion, end_ids, tokenizer)
+        prediction = answer.text.strip()
+        accepted = [instance.output, *instance.references]
         rows.append(
             {
                 "id": instance.id,
@@ -63,8 +80,8 @@ def predict_task(
                 "gold": instance.output,
                 "references": list(instance.references),
                 "prediction": prediction,
-                "finish_reason": completion.finish_reason,
-                "scores": {name: METRICS[name](prediction, references) for name in metrics},
+                "finish_reason": answer.finish_reason,
+                "scores": {name: scorer(prediction, accepted) for name, scorer in scorers.items()},
             }
         )
     return rows
@@ -78,6 +95,7 @@ def score_rows(
     Returns:
         task, metric, rows, values (metric to mean percent), interval (low, high).
     """
+    assert rows, "a task has at least one evaluation row"
     names = list(rows[0]["scores"])
     values = {name: sum(row["scores"][name] for row in rows) / len(rows) for name in names}
     main = [row["scores"][task.metric] for row in rows]
@@ -88,3 +106,26 @@ def score_rows(
         "values": values,
         "interval": list(mean_interval(main, samples, confidence, seed)),
     }
+
+
+def _check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int) -> None:
+    for place, (instance, prompt) in enumerate(zip(task.evaluation, prompts, strict=True), 1):
+        if len(prompt) >= context_length:
+            raise DataError(
+                f"task {task.name!r}, evaluation row {instance.id or place!r}: its prompt has {len(prompt)} tokens, "
+                f"the model's context is {context_length}: shorten or remove the row, or choose a model with a longer "
+                "context."
+            )
+
+
+def _up_to_end(completion: Completion, end_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
+    """The completion cut before a token with which the template ends an answer.
+
+    The generator stops at the model's own end tokens; a chat template may end its turns with another one.
+    """
+    ids = completion.token_ids
+    end = next((at for at, token in enumerate(ids) if token in end_ids), None)
+    if end is None:
+        return completion
+    text = str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+    return Completion(text, ids[:end], "eos")
