@@ -1,0 +1,70 @@
+"""The methods side by side on the embedded base: three seeds, full tuning and LoRA.
+
+    python benchmarks/study.py full          # or: lora; writes benchmarks/results/study_<tuning>.json
+
+Every seed draws its own rows, order of rows and samples. The run folders stay in `runs/study-<tuning>`, so that
+`everlearn report runs/study-full` shows everything behind the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+from typing import Any
+
+from everlearn.files import read_json, write_json
+from everlearn.progress import make_progress
+from everlearn.recipe import load_recipe
+from everlearn.runs.compare import compare, parse_methods
+from everlearn.runs.environment import machine, versions
+
+METHODS = "sequential,ssr:preset=improved,ssr:preset=faithful,random_rehearsal:ratio=0.1,multitask"
+TUNING: dict[str, dict[str, object]] = {
+    "full": {},
+    "lora": {
+        "model.tuning": "lora",
+        "model.lora": {"rank": 32, "alpha": 64, "dropout": 0.0, "targets": "all-linear"},
+        "training.learning_rate": 5e-3,
+    },
+}
+
+
+def main() -> None:
+    """Runs the comparison and writes its figures."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("tuning", choices=TUNING)
+    parser.add_argument("--methods", default=METHODS)
+    parser.add_argument("--seeds", default="0,1,2")
+    parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
+    args = parser.parse_args()
+    overrides = {**TUNING[args.tuning], **dict(item.split("=", 1) for item in args.set)}
+    recipe = load_recipe("embedded", {"name": f"study-{args.tuning}", **overrides})
+    methods = parse_methods(args.methods, recipe)
+    began = time.perf_counter()
+    compare(recipe, methods, [int(seed) for seed in args.seeds.split(",")], progress=make_progress())
+    folder = Path(recipe.runs_dir) / recipe.name
+    comparison: Any = read_json(folder / "comparison.json")
+    runs = [
+        {
+            "label": entry["label"],
+            "seed": entry["seed"],
+            "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index, call-overload]
+        }
+        for entry in comparison["runs"]
+    ]
+    write_json(
+        Path(__file__).parent / "results" / f"study_{args.tuning}.json",
+        {
+            "command": f"python benchmarks/study.py {args.tuning}",
+            "machine": machine(),
+            "versions": versions(),
+            "seconds": round(time.perf_counter() - began, 1),
+            "summary": comparison["summary"],
+            "runs": runs,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
