@@ -1,0 +1,125 @@
+"""`everlearn update`: plans, runs and compares version updates of a language model; adds a version to a run."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.errors import RecipeError, UserError
+
+if TYPE_CHECKING:
+    from everlearn.updates.config import UpdateRecipe
+
+FLAGS: dict[str, tuple[str, str]] = {
+    "--name": ("name", "name of the run; its folder is RUNS_DIR/NAME"),
+    "--seed": ("seed", "root of every random stream"),
+    "--runs-dir": ("runs_dir", "where run folders are made"),
+    "--cache-dir": ("cache_dir", "tokenised blocks shared by runs"),
+    "--paradigm": ("paradigm", "ptfs (from scratch), cpt (continued) or path_switching"),
+    "--branch-fraction": ("path.branch_fraction", "length of a branch as a share of its version"),
+    "--schedule": ("schedule.name", "cosine, knee, multistep or constant"),
+    "--maximal-rate": ("schedule.maximal_rate", "learning rate of the main path"),
+}
+
+
+def add_parser(commands: argparse._SubParsersAction) -> None:
+    """Adds the command."""
+    from everlearn.cli.options import add_display
+
+    parser = commands.add_parser(
+        "update",
+        help="train the versions of a language model as new text arrives, by path switching or as before",
+        description="Makes one release per version of raw text: from scratch, by continual pre-training, or by "
+        "learning-rate path switching. The same command goes on where a killed run stopped. Several processes: "
+        "accelerate launch -m everlearn update ...",
+    )
+    parser.add_argument(
+        "recipe", nargs="?", default="embedded", help="a YAML recipe, a run folder, or 'embedded' (the default)"
+    )
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument(
+        "--plan", action="store_true", help="print segments, steps, tokens, FLOPs and cost; train nothing"
+    )
+    what.add_argument("--compare", action="store_true", help="run all three paradigms over the same data")
+    what.add_argument(
+        "--add-version", metavar="DATA", help="with a run folder: train what DATA adds (see a version's 'data')"
+    )
+    parser.add_argument("--version-id", metavar="ID", help="name of the added version (nothing: v1, v2, ...)")
+    parser.add_argument("--column", metavar="NAME", help="key of the text in the added version's rows (text)")
+    parser.add_argument("--seeds", metavar="LIST", help="with --compare, such as 0,1,2; nothing: the recipe's seed")
+    group = parser.add_argument_group("recipe keys")
+    for flag, (key, text) in FLAGS.items():
+        group.add_argument(flag, dest=f"key:{key}", metavar="VALUE", help=f"{text} ({key})")
+    group.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="any recipe key, such as training.batch_blocks=8",
+    )
+    add_display(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plans, runs, compares, or adds a version."""
+    try:
+        return _run(args)
+    except UserError:
+        if os.environ.get("RANK", "0") == "0":
+            raise
+        return 2  # the first process says it
+
+
+def _run(args: argparse.Namespace) -> int:
+    from everlearn.cli.options import make_display
+    from everlearn.updates import commands
+
+    recipe, folder = _recipe(args)
+    if args.plan:
+        print(commands.plan(recipe, make_display(args)))
+        return 0
+    display = make_display(args, folder)
+    if args.compare:
+        print(commands.compare(recipe, _seeds(args), display))
+    elif args.add_version:
+        print(commands.add_version(folder, args.add_version, args.version_id, args.column, display))
+    else:
+        print(commands.update(recipe, display))
+    return 0
+
+
+def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
+    """The recipe and its run folder; a run folder stands for the recipe that it was made with."""
+    import yaml
+
+    from everlearn.updates.config import load_update_recipe
+    from everlearn.updates.folder import recipe_of
+
+    overrides: dict[str, object] = {}
+    for name, value in vars(args).items():
+        if name.startswith("key:") and value is not None:
+            overrides[name.removeprefix("key:")] = yaml.safe_load(value)
+    for item in args.set:
+        key, equals, value = item.partition("=")
+        if not equals:
+            raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set training.batch_blocks=8.")
+        overrides[key.strip()] = yaml.safe_load(value)
+    if Path(args.recipe).is_dir():
+        if overrides:
+            raise RecipeError(
+                f"{args.recipe} is a run folder with a recipe of its own: leave out {sorted(overrides)}."
+            )
+        return recipe_of(Path(args.recipe)), Path(args.recipe)
+    if args.add_version:
+        raise RecipeError(f"--add-version goes with a run folder, and {args.recipe} is none: give runs/NAME.")
+    recipe = load_update_recipe(args.recipe, overrides)
+    return recipe, Path(recipe.runs_dir) / recipe.name
+
+
+def _seeds(args: argparse.Namespace) -> list[int] | None:
+    try:
+        return [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
+    except ValueError:
+        raise RecipeError(f"--seeds {args.seeds!r}: give whole numbers apart by commas.") from None
