@@ -42,13 +42,15 @@ def test_filters_of_the_improved_preset_have_their_own_level(tmp_path: Path):
     assert removed > 0
     assert found.levels[3].title == "after the filters"
     assert found.levels[3].dropped == {"duplicate": removed}
-    assert "another instance has the same input" in rehearsal_part(folder).text
+    assert "too like an earlier instance" in rehearsal_part(folder).text
 
 
 def test_every_instance_has_one_fate(single: Path):
     found = read_synthesis(single / STAGE)
     assert found is not None
     kinds = Counter(fate.kind for fate in found.fates)
+    counts = json.loads((single / STAGE / "parsed" / "counts.json").read_text())
+    assert len(found.fates) == counts["pieces"]
     assert kinds["rehearsed"] == len(rows(single / STAGE / "refined" / "refined.jsonl"))
     assert kinds["dropped"] == len(rows(single / STAGE / "parsed" / "rejected.jsonl")) + 2
     assert all(fate.reason for fate in found.fates if fate.kind == "dropped")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everlearn.report.definitions import CONTINUAL, MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.headline import ranking
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, duration, interval, mean, score
@@ -34,7 +34,7 @@ def base_average(study: Study) -> float | None:
 
 
 def _table(study: Study) -> Html:
-    columns = [meaning for meaning in CONTINUAL if _any(study, meaning)]
+    columns = study.meanings
     general = next((meaning for meaning in (MICROTASKS, PERPLEXITY) if _any_general(study, meaning)), None)
     heads: list[Child] = [el("th", "Method", scope="col")]
     for meaning in [*columns, *([general] if general else [])]:
@@ -141,6 +141,8 @@ def _reading_help(study: Study) -> str:
     )
     if study.has_seeds:
         origin += "; for general ability the lowest and highest seed"
+    if "last_accuracy" not in [meaning.key for meaning in study.meanings]:
+        origin += ". The last accuracy equals AR"
     return (
         f"{origin}. Bold: best of the methods that learn task after task. BWT and forgetting are in points of the "
         "score. Time: computing time of one seed's run, steps shared with other runs counted in full."
@@ -149,8 +151,8 @@ def _reading_help(study: Study) -> str:
 
 def _plots(study: Study) -> list[Html]:
     figures = []
-    for meaning in CONTINUAL:
-        if meaning.key not in ("AR", "BWT", "FWT", "forgetting") or not _any(study, meaning):
+    for meaning in study.meanings:
+        if meaning.key not in ("AR", "BWT", "FWT", "forgetting"):
             continue
         dots = []
         for style, method in enumerate(study.methods):
@@ -177,10 +179,6 @@ def _plots(study: Study) -> list[Html]:
             )
         )
     return figures
-
-
-def _any(study: Study, meaning: Meaning) -> bool:
-    return any(method.estimate(meaning.key).value is not None for method in study.methods)
 
 
 def _any_general(study: Study, meaning: Meaning) -> bool:

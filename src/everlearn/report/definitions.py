@@ -1,6 +1,6 @@
 """What the numbers mean: names, plain words, formulas and which direction is good.
 
-Formulas are written with a(i)_j, the score on task j after stage i, and T, the number of stages. Source of AR, FWT
+Formulas are written with a(i, j), the score on task j after stage i, and T, the number of stages. Source of AR, FWT
 and BWT: arXiv 2403.01244, section 4.1. Where the run's own `metrics.json` brings a definition in words, that is shown.
 """
 
@@ -52,14 +52,14 @@ CONTINUAL = (
         "AR",
         "Average at the end",
         "mean score over all tasks after the last stage",
-        "AR = mean over j of a(T)_j",
+        "AR = mean over j of a(T, j)",
     ),
     Meaning(
         "BWT",
         "BWT",
         "Backward transfer",
         "how much the earlier tasks have changed since each was learnt; 0 means nothing was lost",
-        "BWT = mean over i < T of a(T)_i − a(i)_i",
+        "BWT = mean over i < T of a(T, i) − a(i, i)",
         is_change=True,
         unit="points",
     ),
@@ -68,14 +68,23 @@ CONTINUAL = (
         "FWT",
         "Forward transfer",
         "score on a task just before it is trained",
-        "FWT = mean over i > 1 of a(i−1)_i",
+        "FWT = mean over i > 1 of a(i − 1, i)",
+    ),
+    Meaning(
+        "FWT_over_base",
+        "FWT over base",
+        "Forward transfer over the base",
+        "how much the earlier tasks have added to a task's score before it is trained",
+        "mean over i > 1 of a(i − 1, i) − a(0, i)",
+        is_change=True,
+        unit="points",
     ),
     Meaning(
         "forgetting",
         "Forgetting",
         "Forgetting",
-        "how far the earlier tasks have fallen from their best score so far",
-        "mean over j < T of max over i < T of a(i)_j − a(T)_j",
+        "how far the earlier tasks have fallen from their best score since each was learnt",
+        "mean over j < T of max over j ≤ i < T of a(i, j) − a(T, j)",
         rises=False,
         unit="points",
     ),
@@ -84,14 +93,14 @@ CONTINUAL = (
         "Average",
         "Average over the stages",
         "mean over the stages of the mean score on the tasks seen so far",
-        "mean over i of mean over j ≤ i of a(i)_j",
+        "mean over i of mean over j ≤ i of a(i, j)",
     ),
     Meaning(
         "last_accuracy",
         "Last",
         "Last accuracy",
         "mean score on the tasks seen, after the last stage",
-        "mean over j ≤ T of a(T)_j",
+        "mean over j ≤ T of a(T, j)",
     ),
 )
 MICROTASKS = Meaning(

@@ -107,7 +107,7 @@ def _funnel(found: Synthesis) -> Html:
     rows = []
     for level in found.levels:
         dropped = "; ".join(
-            f"{count(number)} {reason if reason == 'not selected' else 'dropped: ' + reason_in_words(reason)}"
+            f"{count(number)} {reason if reason.startswith('not ') else 'dropped: ' + reason_in_words(reason)}"
             for reason, number in sorted(level.dropped.items(), key=lambda item: -item[1])
             if number
         )

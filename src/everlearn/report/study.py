@@ -12,7 +12,7 @@ from pathlib import Path
 
 from everlearn.errors import RunError
 from everlearn.report import numbers
-from everlearn.report.definitions import BOUNDED
+from everlearn.report.definitions import BOUNDED, CONTINUAL, Meaning
 from everlearn.report.parsing import assert_mapping, form_of, items, mappings, optional
 from everlearn.report.reading import Cells, Estimate, Run, estimate, read_run
 
@@ -139,6 +139,18 @@ class Study:
                 listed = run.matrix.tasks if run.matrix else [task.name for task in run.tasks]
                 names += [name for name in listed if name not in names]
         return names
+
+    @property
+    def meanings(self) -> list[Meaning]:
+        """The continual metrics that any method has; the last accuracy only where it differs from AR."""
+        found = [
+            meaning
+            for meaning in CONTINUAL
+            if any(method.estimate(meaning.key).value is not None for method in self.methods)
+        ]
+        if all(method.estimate("AR").value == method.estimate("last_accuracy").value for method in self.methods):
+            return [meaning for meaning in found if meaning.key != "last_accuracy"]
+        return found
 
     @property
     def level(self) -> str:

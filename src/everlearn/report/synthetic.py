@@ -21,9 +21,12 @@ REASONS = {
     "input_too_long": "the input is too long",
     "output_too_long": "the answer is too long",
     "embedding_too_long": "the input is too long for the embedding model",
-    "duplicate": "another instance has the same input",
-    "copy_of_demonstration": "it copies a demonstration",
+    "duplicate": "too like an earlier instance",
+    "copy_of_demonstration": "too like a demonstration",
     "run_on": "the answer runs on without an end",
+    "no_input": "there is no “Input:” in it",
+    "several_inputs": "“Input:” stands in it more than once",
+    "empty_instruction": "the instruction is empty",
     "unknown_label": "the answer is none of the task's labels",
 }
 
@@ -126,14 +129,16 @@ def _follow(folder: Path, parsed: _Step, filtered: _Step, selected: _Step, refin
     if selected.exists:
         levels.append(Level("selected", len(selected.kept), {"not selected": max(0, len(pool) - len(selected.kept))}))
     if refined.exists:
-        levels.append(Level("answered again by the latest model, and rehearsed", len(refined.kept), refined.dropped))
+        surplus = max(0, len(selected.kept) - len(refined.kept) - sum(refined.dropped.values()))
+        dropped = {**refined.dropped, "not needed": surplus} if surplus else refined.dropped
+        levels.append(Level("answered again by the latest model, and rehearsed", len(refined.kept), dropped))
     fates = [
         Fate("rehearsed", _input(row), _text(row, "outputs"), str(row.get("targets", ""))) for row in refined.kept
     ]
     fates += [_dropped(row, "when answered again") for row in refined.rejected]
-    chosen = {_input(row) for row in (*selected.kept, *refined.kept)}
     if selected.exists:
-        fates += [Fate("spare", _input(row), _text(row, "outputs")) for row in pool if _input(row) not in chosen]
+        used = (*refined.kept, *refined.rejected) if refined.exists else selected.kept
+        fates += [Fate("spare", _input(row), _text(row, "outputs")) for row in _without(pool, used)]
     fates += [_dropped(row, "by a filter") for row in filtered.rejected]
     fates += [_dropped(row, "by the parser") for row in parsed.rejected]
     return Synthesis(
@@ -171,8 +176,20 @@ def spread(items: Sequence[Fate], most: int) -> list[Fate]:
     return [items[place * len(items) // most] for place in range(most)]
 
 
+def _without(rows: Sequence[Row], used: Sequence[Row]) -> list[Row]:
+    """The rows that were not used; of equal inputs as many as were used are left out."""
+    remaining = Counter(str(row.get("input", row.get("text", row.get("inputs", "")))) for row in used)
+    spare = []
+    for row in rows:
+        if remaining[_input(row)] > 0:
+            remaining[_input(row)] -= 1
+        else:
+            spare.append(row)
+    return spare
+
+
 def _dropped(row: Row, where: str) -> Fate:
-    text = row.get("text", row.get("input", row.get("inputs", "")))
+    text = row.get("input", row.get("text", row.get("inputs", "")))
     reason = f"{reason_in_words(str(row.get('reason', '')))} ({where})"
     return Fate("dropped", str(text), _text(row, "outputs"), reason=reason)
 

@@ -12,7 +12,7 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.report.definitions import CONTINUAL, MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.headline import ranking
 from everlearn.report.markup import printable
 from everlearn.report.numbers import NONE, duration, interval, score
@@ -103,7 +103,7 @@ def _metrics(method: MethodRuns, study: Study) -> Table:
     table = _table()
     for head in ("measure", "value", study.level, "better"):
         table.add_column(head, justify="right" if head in ("value", study.level) else "left")
-    rows: list[tuple[Meaning, Estimate]] = [(meaning, method.estimate(meaning.key)) for meaning in CONTINUAL]
+    rows: list[tuple[Meaning, Estimate]] = [(meaning, method.estimate(meaning.key)) for meaning in study.meanings]
     rows += [(meaning, method.general(method.finished, meaning.key)) for meaning in (MICROTASKS, PERPLEXITY)]
     for meaning, entry in rows:
         if entry.value is not None:
@@ -123,14 +123,10 @@ def _comparison(study: Study) -> Table:
         table.add_column(
             name.append("\nupper bound", style="not bold dim") if method.is_joint else name, justify="right"
         )
-    for meaning in CONTINUAL:
-        entries = [method.estimate(meaning.key) for method in study.methods]
+    for meaning in study.meanings:
         best = _best(study, meaning)
-        if any(entry.value is not None for entry in entries):
-            cells = [
-                _estimate(meaning, entry, method is best) for method, entry in zip(study.methods, entries, strict=True)
-            ]
-            table.add_row(f"{meaning.short} {meaning.arrow}", *cells)
+        cells = [_estimate(meaning, method.estimate(meaning.key), method is best) for method in study.methods]
+        table.add_row(f"{meaning.short} {meaning.arrow}", *cells)
     for meaning in (MICROTASKS, PERPLEXITY):
         entries = [method.general(method.finished, meaning.key) for method in study.methods]
         if any(entry.value is not None for entry in entries):

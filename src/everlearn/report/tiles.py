@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everlearn.report.definitions import CONTINUAL, MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.headline import ranking
 from everlearn.report.markup import Child, Html, el, name_of
-from everlearn.report.numbers import duration, interval, plural, score
+from everlearn.report.numbers import duration, interval, plural
 from everlearn.report.reading import Estimate
 from everlearn.report.study import MethodRuns, Study
 
@@ -19,9 +19,9 @@ def tiles(study: Study) -> Html:
     ranked = ranking(study) or list(study.methods[:1])
     shown = [ranked[0], ranked[-1]] if len(ranked) > 1 else ranked[:1]
     boxes = []
-    for meaning in CONTINUAL:
+    for meaning in study.meanings:
         found = [(method, method.estimate(meaning.key)) for method in shown]
-        if any(entry.value is not None for _, entry in found) and not _repeats(meaning, shown):
+        if any(entry.value is not None for _, entry in found):
             boxes.append(_tile(meaning, found, study))
     for meaning in (MICROTASKS, PERPLEXITY):
         found = [(method, method.general(method.finished, meaning.key)) for method in shown]
@@ -40,16 +40,17 @@ def legend(study: Study) -> Html:
     """All definitions with their formulas; folded on a screen, open on paper."""
     given = study.methods[0].first.definitions if study.methods else {}
     entries: list[Child] = []
-    for meaning in (*CONTINUAL, MICROTASKS, PERPLEXITY):
+    for meaning in (*study.meanings, MICROTASKS, PERPLEXITY):
         title = f"{meaning.title} ({meaning.short})" if meaning.short.isupper() else meaning.title
         direction = el("span", f"{meaning.arrow} {meaning.direction}", class_="soft")
         entries.append(el("dt", title, " ", direction, id=f"is-{meaning.key}"))
-        said = given.get(meaning.key, _sentence(meaning.plain)).removesuffix(f"{meaning.direction.capitalize()}.")
-        entries.append(el("dd", f"{said.rstrip()} ", el("code", meaning.formula)))
+        entries.append(el("dd", given.get(meaning.key) or f"{_sentence(meaning.plain)} {meaning.formula}."))
     return el(
         "details",
         el("summary", "How these numbers are computed"),
-        el("p", "a(i)_j is the score on task j after stage i, in per cent; T is the number of stages.", class_="soft"),
+        el(
+            "p", "a(i, j) is the score on task j after stage i, in per cent; T is the number of stages.", class_="soft"
+        ),
         el("dl", *entries, class_="legend"),
         class_="definitions",
     )
@@ -58,13 +59,6 @@ def legend(study: Study) -> Html:
 def direction_of(meaning: Meaning) -> Html:
     """An arrow that says which way is better, also to those who cannot see it."""
     return el("span", meaning.arrow, class_="arrow", title=meaning.direction, role="img", aria_label=meaning.direction)
-
-
-def _repeats(meaning: Meaning, shown: Sequence[MethodRuns]) -> bool:
-    """Whether the last accuracy only says again what the average at the end says."""
-    return meaning.key == "last_accuracy" and all(
-        score(method.estimate("AR").value) == score(method.estimate(meaning.key).value) for method in shown
-    )
 
 
 def _tile(meaning: Meaning, found: Found, study: Study, note: str = "") -> Html:
