@@ -24,11 +24,13 @@ if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
     from torch.optim import Optimizer
+    from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Progress
+    from everlearn.recipe import TrainingConfig
 
 StartFrom = Literal["previous", "base"]
 
@@ -101,6 +103,7 @@ class StageContext:
         stage: The stage at hand.
         seed: Root seed of the run; use `random_seed(purpose)` for a stream.
         template: How an instance becomes a prompt.
+        training: How the stages are trained.
         step: Runs a step once and stores its artifact under the stage's folder.
         steps_of: The step runner of an earlier stage, by its 1-based index.
         progress: Where to show what goes on.
@@ -115,6 +118,7 @@ class StageContext:
     stage: Stage
     seed: int
     template: PromptTemplate
+    training: TrainingConfig
     step: StepRunner
     steps_of: Callable[[int], StepRunner]
     progress: Progress
@@ -149,6 +153,9 @@ class Method:
 
     def check(self, stream: TaskStream) -> None:
         """Refuses (UserError) what cannot work, before any training."""
+
+    def check_prompts(self, stream: TaskStream, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
+        """Refuses (UserError) prompts of the method's own that the model cannot take, before any training."""
 
     # Before a stage.
 

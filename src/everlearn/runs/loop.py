@@ -77,6 +77,7 @@ def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
 
         check_trackers(recipe.training.report_to)
     method.check(stream)
+    method.check_prompts(stream, tokenizer, loading.context_length(recipe.model))
     return Prepared(method, stream, template, loading.base_fingerprint(recipe.model))
 
 
@@ -286,6 +287,7 @@ class _Run:
             stage=stage,
             seed=self.recipe.seed,
             template=self.template,
+            training=self.recipe.training,
             step=self.store.steps_below(stage.name),
             steps_of=lambda index: self.store.steps_below(names[index]),
             progress=self.progress,
