@@ -12,39 +12,33 @@ the data: two texts are the same when they are more alike than any two demonstra
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from everlearn.data.instance import Instance
-from everlearn.synthesis.demonstrations import Layout
 from everlearn.synthesis.parsing import Candidate, Sifted
 from everlearn.synthesis.similarity import first_of_each_kind, greatest_similarity
 
 LEAST_BOUND = 0.7
 
 
-def compared_text(row: Candidate | Instance, layout: Layout) -> str:
-    """What tells instances apart: the input alone, or with the instruction where that is invented too."""
-    return row.input if layout == "superni" else row.query
-
-
-def similarity_bound(demonstrations: Sequence[Instance], layout: Layout) -> float:
+def similarity_bound(demonstrations: Sequence[str]) -> float:
     """Texts more alike than this count as the same; see the module's head."""
-    return max(LEAST_BOUND, greatest_similarity([compared_text(row, layout) for row in demonstrations]))
+    return max(LEAST_BOUND, greatest_similarity(demonstrations))
 
 
-def without_tail(candidates: Sequence[Candidate], demonstrations: Sequence[Instance]) -> list[Candidate]:
+def without_tail(candidates: Sequence[Candidate], answers: Sequence[str]) -> list[Candidate]:
     """Answers cut at their first blank line, when no demonstration's answer has one."""
-    if any("\n\n" in row.output for row in demonstrations):
+    if any("\n\n" in text for text in answers):
         return list(candidates)
     return [replace(row, output=row.output.split("\n\n")[0].rstrip()) for row in candidates]
 
 
 def sift(
     candidates: Sequence[Candidate],
-    demonstrations: Sequence[Instance],
-    layout: Layout,
+    demonstrations: Sequence[str],
+    answers: Sequence[str],
     *,
+    compared: Callable[[Candidate], str],
     bound: float,
     labels: Sequence[str] = (),
 ) -> Sifted:
@@ -52,25 +46,22 @@ def sift(
 
     Args:
         candidates: From the parser, in order; the first of two that are alike is kept.
-        demonstrations: The whole pool.
-        layout: Decides which text is compared.
+        demonstrations: What is compared of each demonstration of the pool.
+        answers: Of the demonstrations.
+        compared: What is compared of a candidate.
         bound: Texts more alike than this are the same.
         labels: The only answers allowed; empty: any.
     """
     result = Sifted(seen=len(candidates))
     remaining = []
-    for row in without_tail(candidates, demonstrations):
+    for row in without_tail(candidates, answers):
         if row.is_cut:
             result.drop(row.query, "run_on", row.raw_index, input=row.input, outputs=row.output)
         elif labels and row.output not in labels:
             result.drop(row.query, "unknown_label", row.raw_index, input=row.input, outputs=row.output)
         else:
             remaining.append(row)
-    repeats = first_of_each_kind(
-        [compared_text(row, layout) for row in remaining],
-        [compared_text(row, layout) for row in demonstrations],
-        bound,
-    )
+    repeats = first_of_each_kind([compared(row) for row in remaining], demonstrations, bound)
     for row, repeated in zip(remaining, repeats, strict=True):
         if repeated is None:
             result.kept.append(row)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from everlearn.data.instance import Instance
@@ -300,8 +300,3 @@ def _split(text: str, word: str, is_anchored: bool) -> list[str]:
 def counts(raw: int, sifted: Sifted) -> dict[str, object]:
     """The content of a parser's `counts.json`."""
     return {"raw": raw, "pieces": sifted.seen, "kept": len(sifted.kept), "dropped": sifted.dropped}
-
-
-def candidates_in(rows: Iterator[dict[str, object]]) -> list[Candidate]:
-    """Candidates of the rows of a `kept.jsonl`."""
-    return [Candidate.from_json(row) for row in rows]

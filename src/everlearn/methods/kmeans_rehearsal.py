@@ -1,0 +1,98 @@
+"""Rehearsal of real rows that lie near the centres of clusters.
+
+"KMeansSel" in arXiv 2403.01244 (spec section 8): embeddings of the inputs of all training rows of an earlier task,
+K-means with 20 clusters, from each the rows nearest to its centre, as many as its share of the rows (selection as in
+`everlearn.synthesis.selection`, with the published rounding). The published embedding is a sentence model's; here the
+base model's mean hidden states by default. The number of clusters is free (the script's is fixed at 20, P9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field
+
+from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.errors import RecipeError
+from everlearn.files import read_jsonl, write_jsonl
+from everlearn.methods.base import Method, MethodOptions, StageContext, StepRunner
+from everlearn.methods.registry import register
+
+
+class KMeansRehearsalOptions(MethodOptions):
+    """Which rows are rehearsed."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of each earlier task's training rows (published: 0.01 in the script, 0.01 and 0.1 in the paper)."""
+    clusters: Annotated[int, Field(ge=1)] = 20
+    """Clusters of K-means (published)."""
+    embedding: str = "model"
+    """`model`: mean of the base model's last hidden states; or the name of a sentence-transformers model."""
+
+
+@register
+class KMeansRehearsal(Method):
+    """Rehearses real rows near cluster centres."""
+
+    Options = KMeansRehearsalOptions
+    options: KMeansRehearsalOptions
+
+    def check(self, stream: TaskStream) -> None:
+        """Refuses more clusters than rows to take, and an embedding that is not installed.
+
+        Raises:
+            RecipeError: names the task and the option.
+            MissingExtraError: says what to install.
+        """
+        if self.options.embedding != "model":
+            from everlearn.models.embeddings import check_sentence_model
+
+            check_sentence_model(self.options.embedding)
+        for task in stream.tasks[:-1]:
+            wanted = rows_to_take(task, self.options.ratio)
+            if wanted < self.options.clusters:
+                raise RecipeError(
+                    f"method kmeans_rehearsal: {self.options.clusters} clusters, but only {wanted} of the "
+                    f"{len(task.train)} rows of task {task.name} are to be taken: lower clusters or raise ratio."
+                )
+
+    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+        """Selected rows of each earlier task, in order of arrival."""
+        return [
+            row
+            for index, task in enumerate(context.stage.seen, 1)
+            for row in self._selected(task, context, context.steps_of(index))
+        ]
+
+    def _selected(self, task: Task, context: StageContext, step: StepRunner) -> list[Instance]:
+        """The task's rows, selected once and kept with the stage that learnt it."""
+        options = self.options
+
+        def make(folder: Path) -> None:
+            from everlearn.models.embeddings import embed_sentences, embed_texts
+            from everlearn.synthesis.selection import select_clustered
+
+            texts = [row.input or row.instruction for row in task.train]
+            with context.progress.step(f"embedding training rows of {task.name}", len(texts)) as tick:
+                if options.embedding == "model":
+                    vectors = embed_texts(context.base(), texts, tick=tick)
+                else:
+                    vectors = embed_sentences(options.embedding, texts)
+            wanted = rows_to_take(task, options.ratio)
+            chosen = select_clustered(vectors, wanted, clusters=options.clusters, adds_up=False)
+            write_jsonl(folder / "selected.jsonl", (task.train[one.index].to_json() for one in chosen))
+
+        inputs = {
+            "rows": fingerprint_of([row.to_json() for row in task.train]),
+            "options": options.model_dump(mode="json"),
+            "base": context.base_fingerprint if options.embedding == "model" else "",
+        }
+        artifact = step("rehearsal/kmeans", inputs, make)
+        return [Instance.from_json(row) for row in read_jsonl(artifact.path / "selected.jsonl")]
+
+
+def rows_to_take(task: Task, ratio: float) -> int:
+    """M: the share of the training rows, at least one."""
+    return max(1, round(ratio * len(task.train)))

@@ -1,0 +1,63 @@
+"""Rehearsal of real rows: each stage trains on its own rows and a sample of the rows of each earlier task.
+
+"RandSel" in arXiv 2403.01244 (spec sections 7 and 8). The published samples are cut, not drawn, because the rows of
+the data stand in random order already: 10 % and 5 % from the front, 1 % from the end (`everlearn.data.samples`).
+Samples are simply concatenated, the earliest task first.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from everlearn.data.instance import Instance, Task
+from everlearn.data.samples import published_sample
+from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.registry import register
+from everlearn.seeds import derive
+
+
+class RandomRehearsalOptions(MethodOptions):
+    """Which rows are rehearsed."""
+
+    ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
+    """Share of each earlier task's training rows (published: 0.1 and 0.01)."""
+    draw: Literal["published", "random"] = "published"
+    """`published`: the sample of the paper's data files; `random`: drawn by the run's seed, for rows that do not stand
+    in random order."""
+
+
+@register
+class RandomRehearsal(Method):
+    """Rehearses real rows."""
+
+    Options = RandomRehearsalOptions
+    options: RandomRehearsalOptions
+
+    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+        """A sample of each earlier task, in order of arrival."""
+        return [row for task in context.stage.seen for row in self._sample(task, context.seed)]
+
+    def _sample(self, task: Task, seed: int) -> Sequence[Instance]:
+        if self.options.draw == "published":
+            return published_sample(task, self.options.ratio)
+        return drawn_sample(task, self.options.ratio, seed)
+
+
+def drawn_sample(task: Task, ratio: float, seed: int) -> list[Instance]:
+    """Rows drawn without replacement; they depend on the seed and the task's name only.
+
+    Args:
+        task: With its training rows.
+        ratio: Share of them, in (0, 1]; at least one is drawn.
+        seed: Of the run.
+
+    Returns:
+        The rows in the order of the data.
+    """
+    stream = random.Random(derive(seed, "random_rehearsal", task.name))
+    places = stream.sample(range(len(task.train)), max(1, round(ratio * len(task.train))))
+    return [task.train[at] for at in sorted(places)]

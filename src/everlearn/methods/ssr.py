@@ -1,0 +1,120 @@
+"""Self-Synthesized Rehearsal: earlier tasks are rehearsed with instances that the model itself has written.
+
+Huang et al., "Mitigating Catastrophic Forgetting in Large Language Models with Self-Synthesized Rehearsal", ACL 2024,
+arXiv 2403.01244. After stage i, with theta(0) the base model and theta(i) the latest one:
+
+    (x, y)  ~ theta(0) continuing prompts of K demonstrations of task i      (in-context synthesis)
+    x       kept if near a cluster's centre, 10 % of the task's size          (selection)
+    y'      = theta(i) answering x greedily                                   (refinement)
+
+and every later stage t trains on d(t) and all sets made so far, simply concatenated. A set is made once, right after
+its stage, and never changed. The base model writes, because tuned ones lose the ability to follow demonstrations; the
+latest answers, because it has learnt the task. No real row of an earlier task is trained on again.
+
+The steps are in `everlearn.synthesis`, as are the options: preset `faithful` is the published behaviour, `improved`
+mends its pitfalls. The rows are kept as the method's state. Not here: the ablation with input-only demonstrations.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from everlearn.data.instance import Instance, TaskStream
+from everlearn.errors import RecipeError
+from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.registry import register
+from everlearn.synthesis.demonstrations import check_demonstrations, layout_of
+from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+
+class SSROptions(SynthesisOptions, MethodOptions):
+    """The options of synthesis, as they stand."""
+
+
+@register
+class SSR(Method):
+    """Rehearses what the models write about earlier tasks."""
+
+    Options = SSROptions
+    options: SSROptions
+
+    def __init__(self, options: SSROptions) -> None:
+        super().__init__(options)
+        self._sets: dict[str, list[Instance]] = {}
+
+    def check(self, stream: TaskStream) -> None:
+        """Refuses demonstrations that cannot be used, clusters without rows, and an embedding not installed.
+
+        Raises:
+            UserError: names the task and the option.
+        """
+        options = self.options
+        if options.embedding != "model" and options.selection != "random":
+            from everlearn.models.embeddings import check_sentence_model
+
+            check_sentence_model(options.embedding)
+        for task in stream.tasks[:-1]:
+            check_demonstrations(task.name, task.demonstrations, options.demonstrations, options.layout)
+            settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
+            if settings.is_clustered and settings.clusters > settings.count:
+                raise RecipeError(
+                    f"method ssr: {settings.clusters} clusters, but only {settings.count} synthetic rows are asked "
+                    f"for task {task.name} ({options.ratio:g} of its {len(task.train)} rows): lower clusters, raise "
+                    "ratio, or use preset: improved."
+                )
+
+    def check_prompts(self, stream: TaskStream, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
+        """Refuses demonstrations of which no prompt fits into the model's context.
+
+        Raises:
+            DataError: names the task, the lengths and the remedy.
+        """
+        from everlearn.synthesis.continuations import prompts_for
+
+        for task in stream.tasks[:-1]:
+            pool, options = task.demonstrations, self.options
+            layout = layout_of(pool) if options.layout == "auto" else options.layout
+            settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
+            prompts_for(task.name, pool, layout, settings, tokenizer, context_length, seed=0)
+
+    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+        """The sets of all earlier tasks, in order of arrival."""
+        return [row for task in context.stage.seen for row in self._sets[task.name]]
+
+    def after_stage(self, context: StageContext) -> None:
+        """Makes the set of each task that the stage has learnt."""
+        from everlearn.synthesis.pipeline import Tools, synthesize_task
+
+        if context.stage.is_last:
+            return
+        tools = Tools(
+            step=context.step,
+            base=context.base,
+            base_fingerprint=context.base_fingerprint,
+            generator_for=context.generator_for,
+            template=context.template,
+            progress=context.progress,
+            seed=context.seed,
+            latest=context.latest if self.options.refine else None,
+            latest_fingerprint=context.latest_fingerprint,
+        )
+        for task in context.stage.tasks:
+            self._sets[task.name] = list(synthesize_task(task, self.options, tools).rows)
+
+    def state_json(self) -> dict[str, object]:
+        """The rows of every set, by task in order of arrival."""
+        return {task: [row.to_json() for row in rows] for task, rows in self._sets.items()}
+
+    def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
+        """Takes the sets back."""
+        self._sets = {task: [Instance.from_json(row) for row in _rows(rows)] for task, rows in values.items()}
+
+
+def _rows(value: object) -> list[dict[str, object]]:
+    assert isinstance(value, list), "a set of rows is a list"
+    return value

@@ -1,0 +1,142 @@
+"""Texts as vectors, for clustering: the mean of the model's last hidden states, or a sentence-transformers model.
+
+The model at hand needs no download; its vectors group texts by wording and topic, which is all that selection asks
+of them (in the paper random selection does about as well). The published embedding is the pooled output of
+princeton-nlp/sup-simcse-roberta-base (arXiv 2403.01244, spec section 3); a sentence-transformers model is the nearest
+option here. Not normalised: whoever clusters decides that.
+
+Padding stands on the right under an attention mask, texts of similar length share a batch. BOS is not part of the
+mean: its state is the same for all texts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.errors import MissingExtraError, ModelError
+
+if TYPE_CHECKING:
+    from torch.nn import Module
+
+    from everlearn.models.loading import LoadedModel
+    from everlearn.progress import Tick
+
+BATCH_TOKENS = 8192
+LONGEST_TEXT = 512
+"""Texts are cut to that many tokens, as published."""
+
+
+def embed_texts(
+    loaded: LoadedModel, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, tick: Tick | None = None
+) -> np.ndarray:
+    """Mean-pooled last hidden states of a language model.
+
+    Args:
+        loaded: The model; adapters count as they are switched.
+        texts: To embed; an empty one is represented by the end token.
+        batch_tokens: Most tokens of a batch, padding included.
+        tick: Called with (texts done, texts in all).
+
+    Returns:
+        One row a text, (texts, width), float32.
+    """
+    import torch
+
+    tokenizer = loaded.tokenizer
+    bos = bos_ids(tokenizer)
+    most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
+    ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
+    decoder = _decoder(loaded)
+    rows: list[np.ndarray | None] = [None] * len(texts)
+    done = 0
+    with torch.inference_mode():
+        for batch in _batches([len(bos) + len(one) for one in ids], batch_tokens):
+            width = max(len(bos) + len(ids[at]) for at in batch)
+            tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
+            mask = torch.zeros((len(batch), width), dtype=torch.long)
+            for row, at in enumerate(batch):
+                one = torch.tensor([*bos, *ids[at]])
+                tokens[row, : len(one)] = one
+                mask[row, : len(one)] = 1
+            tokens, mask = tokens.to(loaded.device), mask.to(loaded.device)
+            states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+            weights = mask.clone()
+            weights[:, : len(bos)] = 0
+            weights = weights[:, :, None].float()  # (batch, length, 1)
+            means = (states.float() * weights).sum(1) / weights.sum(1)
+            for at, vector in zip(batch, means.cpu().numpy(), strict=True):
+                rows[at] = vector
+            done += len(batch)
+            if tick:
+                tick(done, len(texts))
+    return np.stack(rows) if rows else np.zeros((0, 1), dtype=np.float32)  # type: ignore[arg-type]
+
+
+def check_sentence_model(name: str) -> None:
+    """Refuses a sentence-transformers model when the package is absent.
+
+    Raises:
+        MissingExtraError: names what to install.
+    """
+    if find_spec("sentence_transformers") is None:
+        raise MissingExtraError(
+            f"embedding {name!r} needs the package sentence-transformers: run "
+            "\"pip install 'everlearn[embeddings]'\", or set embedding: model."
+        )
+
+
+def embed_sentences(name: str, texts: Sequence[str], *, device: str | None = None) -> np.ndarray:
+    """Embeddings of a sentence-transformers model.
+
+    Args:
+        name: Of the model, on the hub or a folder with safetensors weights.
+        texts: To embed.
+        device: Torch device; None: the package's choice.
+
+    Returns:
+        One row a text, (texts, width), float32.
+
+    Raises:
+        MissingExtraError: the package is absent.
+        ModelError: the model cannot be loaded.
+    """
+    check_sentence_model(name)
+    from sentence_transformers import SentenceTransformer
+
+    try:
+        model = SentenceTransformer(
+            name, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+        )
+    except (OSError, ValueError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise ModelError(
+            f"embedding {name!r} cannot be loaded ({reason}): check the name, or set embedding: model."
+        ) from None
+    vectors = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
+    return np.asarray(vectors, dtype=np.float32)
+
+
+def _decoder(loaded: LoadedModel) -> Module:
+    """The model without its output head."""
+    from peft import PeftModel
+
+    model = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
+    decoder: Module = model.get_decoder()
+    return decoder
+
+
+def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
+    """Texts by falling length, as many at a time as fit."""
+    batch: list[int] = []
+    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
+        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
+            yield batch
+            batch = []
+        batch.append(at)
+    if batch:
+        yield batch

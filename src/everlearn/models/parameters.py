@@ -1,0 +1,30 @@
+"""The parameters that tuning moves, by name: those of the adapter, or all of them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch.nn import Module, Parameter
+
+
+def tuned_parameters(model: Module) -> dict[str, Parameter]:
+    """Name to parameter of what training changes, whether or not it is set to be trained just now.
+
+    Args:
+        model: A Transformers model, or one with PEFT adapters; then only the active adapters' parameters count.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    prefixes = [
+        f"{path}.{part}.{adapter}"
+        for path, module in model.named_modules()
+        if isinstance(module, BaseTunerLayer)
+        for part in module.adapter_layer_names
+        for adapter in module.active_adapters
+    ]
+    named = dict(model.named_parameters())
+    if not prefixes:
+        return named
+    within = {name for prefix in prefixes for name in (prefix, f"{prefix}.weight", f"{prefix}.bias") if name in named}
+    return {name: parameter for name, parameter in named.items() if name in within}

@@ -1,0 +1,123 @@
+"""The steps from demonstrations to candidates: `raw`, `parsed` and, in the improved preset, `filtered`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.files import read_jsonl
+from everlearn.synthesis.continuations import prompts_for, sampling_for, write_raw
+from everlearn.synthesis.filters import sift, similarity_bound
+from everlearn.synthesis.job import Job, counters_of, write_sifted
+from everlearn.synthesis.parsing import Candidate, Limits, RawText, counts, parse_alpaca, parse_superni
+from everlearn.synthesis.steps import StepResult
+
+if TYPE_CHECKING:
+    from everlearn.models.loading import LoadedModel
+
+
+def raw_step(job: Job) -> StepResult:
+    """The base model's continuations: `raw.jsonl`."""
+    tools, options, settings = job.tools, job.options, job.settings
+    prompts, samples = job.plan
+
+    def make(folder: Path) -> None:
+        base = tools.base()
+        tokenizer, context = base.tokenizer, base.context_length
+        write_raw(
+            folder,
+            job.task.name,
+            prompts_for(job.task.name, job.pool, job.layout, settings, tokenizer, context, seed=tools.seed),
+            sampling_for(job.pool, job.layout, settings, tokenizer),
+            tokenizer,
+            tools.generator_for(base),
+            seed=tools.seed,
+            progress=tools.progress,
+        )
+
+    sampling = ("temperature", "top_k", "max_length", "max_new_tokens", "stop")
+    inputs = {
+        "base": tools.base_fingerprint,
+        "task": job.task.name,
+        "demonstrations": [row.to_json() for row in job.pool],
+        "shown": options.demonstrations,
+        "layout": job.layout,
+        "prompts": prompts,
+        "samples": samples,
+        "sampling": options.model_dump(mode="json", include=set(sampling)),
+        "top_p": settings.top_p,
+        "repetition_penalty": settings.repetition_penalty,
+        "is_improved": settings.is_improved,
+        "seed": tools.seed,
+    }
+    return tools.step("synthesis/raw", inputs, make)
+
+
+def parsed_step(job: Job, raw: StepResult) -> StepResult:
+    """Candidates that are well formed: `kept.jsonl`, and the others with their reason."""
+    save_more, is_anchored = job.options.save_more, job.settings.is_improved
+
+    def make(folder: Path) -> None:
+        base = job.tools.base()
+        records = [RawText.from_json(row) for row in read_jsonl(raw.path / "raw.jsonl")]
+        counters, limits = counters_of(base.tokenizer), limits_of(job, base)
+        if job.layout == "alpaca":
+            sifted = parse_alpaca(records, counters, limits=limits, is_anchored=is_anchored)
+        else:
+            sifted = parse_superni(
+                records,
+                counters,
+                definition=job.pool[0].instruction,
+                limits=limits,
+                save_more=save_more,
+                is_anchored=is_anchored,
+            )
+        write_sifted(folder, sifted, counts(len(records), sifted))
+
+    inputs = {"raw": raw.fingerprint, "layout": job.layout, "save_more": save_more, "is_anchored": is_anchored}
+    return job.tools.step("synthesis/parsed", inputs, make)
+
+
+def limits_of(job: Job, base: LoadedModel) -> Limits:
+    """The published limits; improved: twice the longest demonstration, since tasks differ in length."""
+    if not job.settings.is_improved:
+        return Limits() if job.layout == "superni" else Limits(total=None, input=None, output=None)
+    count = counters_of(base.tokenizer).text
+    return Limits(
+        total=min(2 * max(count(row.query) for row in job.pool), base.context_length),
+        input=2 * max(count(row.input) for row in job.pool),
+        output=2 * max(count(row.output) for row in job.pool),
+        embedded=None,
+    )
+
+
+def filtered_step(job: Job, parsed: StepResult) -> StepResult:
+    """Candidates without run-on answers, copies and duplicates: `kept.jsonl`, and the others with their reason."""
+    labels = () if job.is_refined else job.task.labels
+    given = job.options.near_duplicates
+    known = [job.compared(row) for row in job.pool]
+    bound = similarity_bound(known) if given is None else given
+    answers = [row.output for row in job.pool]
+
+    def make(folder: Path) -> None:
+        candidates = [Candidate.from_json(row) for row in read_jsonl(parsed.path / "kept.jsonl")]
+        sifted = sift(candidates, known, answers, compared=job.compared, bound=bound, labels=labels)
+        write_sifted(
+            folder,
+            sifted,
+            {
+                "candidates": len(candidates),
+                "bound": bound,
+                "kept": len(sifted.kept),
+                "dropped": sifted.dropped,
+            },
+        )
+
+    inputs = {
+        "parsed": parsed.fingerprint,
+        "demonstrations": known,
+        "answers": answers,
+        "bound": bound,
+        "labels": list(labels),
+    }
+    return job.tools.step("synthesis/filtered", inputs, make)

@@ -1,0 +1,183 @@
+"""The raw step: the base model continues prompts of demonstrations.
+
+Prompts that share their first demonstration stand together, in order, so that an engine computes the shared beginning
+once. They are done in chunks of whole such groups; each chunk's rows are on disk before the next begins, and each has
+random streams of its own, so that a killed step resumes with the rows it would have had.
+Source: arXiv 2403.01244, section 3.2 and the released generation script (spec section 1): exact repetitions among
+the samples of one prompt are dropped, nothing else is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.data.instance import Instance
+from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.errors import DataError
+from everlearn.files import write_json
+from everlearn.generation.protocol import Completion, Sampling
+from everlearn.seeds import derive
+from everlearn.synthesis.demonstrations import Layout, ordered_subsets
+from everlearn.synthesis.options import Settings
+from everlearn.synthesis.prompts import SynthesisPrompt, alpaca_block, superni_block, synthesis_prompts
+from everlearn.synthesis.steps import Row, in_chunks
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.generation.protocol import Generator
+    from everlearn.progress import Progress
+
+CHUNK_SEQUENCES = 256
+"""Continuations between two writes: the engine's largest batch, seconds to a few minutes of work."""
+NEXT_INSTANCE = {"superni": "\nInput:", "alpaca": "\nInstruction:"}
+"""The mark of the next instance at a line's start."""
+
+
+def prompts_for(
+    task: str,
+    demonstrations: Sequence[Instance],
+    layout: Layout,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+    *,
+    seed: int,
+) -> list[SynthesisPrompt]:
+    """The prompts of a task that the model can take.
+
+    Args:
+        task: Its name.
+        demonstrations: The pool.
+        layout: Of the prompts.
+        settings: How many and how long.
+        tokenizer: Of the base model.
+        context: Of the base model, in tokens.
+        seed: Draws prompts when not all are used.
+
+    Raises:
+        DataError: all of them are too long; names the shortest and the remedy.
+    """
+    shown = settings.options.demonstrations
+    most, _ = settings.plan(math.perm(len(demonstrations), shown))
+    subsets = ordered_subsets(len(demonstrations), shown, most=most, seed=derive(seed, "synthesis", task, "prompts"))
+    room = longest_block(demonstrations, layout, tokenizer) if settings.is_improved else 1
+    limit = min(settings.options.max_length, context) - len(bos_ids(tokenizer)) - room + 1
+    lengths: list[int] = []
+
+    def count_tokens(text: str) -> int:
+        lengths.append(len(plain_ids(text, tokenizer)))
+        return lengths[-1]
+
+    prompts = synthesis_prompts(demonstrations, subsets, layout, count_tokens=count_tokens, limit=limit)
+    if not prompts:
+        raise DataError(
+            f"task {task}: even the shortest synthesis prompt has {min(lengths)} tokens, and with room for an "
+            f"instance at most {limit - 1} fit into the model's context of {context}: lower the method's "
+            f"`demonstrations` (now {shown}), give shorter demonstrations, or use a model with a longer context."
+        )
+    return prompts
+
+
+def longest_block(demonstrations: Sequence[Instance], layout: Layout, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the longest demonstration as it stands in a prompt."""
+    block = superni_block if layout == "superni" else alpaca_block
+    return max(len(plain_ids(block(row), tokenizer)) for row in demonstrations)
+
+
+def sampling_for(
+    demonstrations: Sequence[Instance], layout: Layout, settings: Settings, tokenizer: PreTrainedTokenizerBase
+) -> Sampling:
+    """How continuations are drawn; the seed is set for each chunk."""
+    options = settings.options
+    cap = options.max_length
+    stop: tuple[str, ...] = ()
+    if settings.is_improved:
+        cap = 2 * longest_block(demonstrations, layout, tokenizer)
+        stop = (NEXT_INSTANCE[layout],)
+    _, samples = settings.plan(math.perm(len(demonstrations), options.demonstrations))
+    return Sampling(
+        max_new_tokens=options.max_new_tokens or cap,
+        max_length=options.max_length,
+        temperature=options.temperature,
+        top_p=settings.top_p,
+        top_k=options.top_k,
+        repetition_penalty=settings.repetition_penalty,
+        stop=stop if options.stop is None else tuple(options.stop),
+        samples_per_prompt=samples,
+    )
+
+
+def write_raw(
+    folder: Path,
+    task: str,
+    prompts: Sequence[SynthesisPrompt],
+    sampling: Sampling,
+    tokenizer: PreTrainedTokenizerBase,
+    generator: Generator,
+    *,
+    seed: int,
+    progress: Progress,
+) -> None:
+    """Writes `raw.jsonl` and `counts.json`.
+
+    Args:
+        folder: Of the step; chunks that stand in it are not made again.
+        task: Its name.
+        prompts: From `prompts_for`.
+        sampling: From `sampling_for`.
+        tokenizer: Of the base model.
+        generator: Over the base model.
+        seed: Of the run.
+        progress: Where to show what goes on.
+    """
+    bos = bos_ids(tokenizer)
+    chunks = chunks_of(prompts, sampling.samples_per_prompt)
+    done = [sum(map(len, chunks[:number])) for number in range(len(chunks))]
+
+    def produce(number: int, chunk: Sequence[SynthesisPrompt], tick: Callable[..., None]) -> Iterator[Row]:
+        ids = [[*bos, *plain_ids(prompt.text, tokenizer)] for prompt in chunk]
+        drawn = generator.generate(
+            ids,
+            replace(sampling, seed=derive(seed, "synthesis", task, "samples", number)),
+            lambda finished, _: tick(done[number] + finished),
+        )
+        for prompt, completions in zip(chunk, drawn, strict=True):
+            yield from _distinct(prompt, completions)
+
+    with progress.step(f"synthesizing {task}", len(prompts)) as tick:
+        rows = in_chunks(folder, "raw", chunks, lambda number, chunk: produce(number, chunk, tick))
+    write_json(
+        folder / "counts.json",
+        {"prompts": len(prompts), "samples_per_prompt": sampling.samples_per_prompt, "raw": len(rows)},
+    )
+
+
+def chunks_of(prompts: Sequence[SynthesisPrompt], samples: int) -> list[list[SynthesisPrompt]]:
+    """Whole groups of one first demonstration, joined until a chunk has `CHUNK_SEQUENCES` continuations."""
+    chunks: list[list[SynthesisPrompt]] = [[]]
+    for _, group in groupby(prompts, key=lambda prompt: prompt.subset[0]):
+        if len(chunks[-1]) * samples >= CHUNK_SEQUENCES:
+            chunks.append([])
+        chunks[-1] += group
+    return chunks
+
+
+def _distinct(prompt: SynthesisPrompt, completions: Sequence[Completion]) -> Iterator[Row]:
+    """One row for each different text among the samples of a prompt."""
+    texts: set[str] = set()
+    for sample, completion in enumerate(completions):
+        if completion.text not in texts:
+            texts.add(completion.text)
+            yield {
+                "inputs": prompt.text,
+                "outputs": completion.text,
+                "perm_idx": list(prompt.subset),
+                "sample": sample,
+                "finish_reason": completion.finish_reason,
+            }

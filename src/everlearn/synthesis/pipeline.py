@@ -1,0 +1,92 @@
+"""Rehearsal rows of one task, made by models: raw, parsed, filtered, embedded, selected, refined.
+
+The **base** model continues prompts of demonstrations; its continuations are parsed into candidates; some of them are
+selected by their embeddings; the **latest** model, which has just learnt the task, answers their inputs. Each of these
+is a step of its own with its own fingerprint: a change of a later one never repeats an earlier one, and a kill loses
+at most one chunk of generation. Selection comes before refinement, as in the released scripts (the paper draws it the
+other way round; clusters are of inputs, so the result is the same and fewer rows need refining).
+Source: arXiv 2403.01244, section 3; spec sections 1 to 4.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from everlearn.data.instance import Instance, Task
+from everlearn.files import read_jsonl, write_jsonl
+from everlearn.synthesis.candidate_steps import filtered_step, parsed_step, raw_step
+from everlearn.synthesis.demonstrations import system_turns
+from everlearn.synthesis.job import Job, Tools, dropped_in, make_job, reasons, refuse_too_few
+from everlearn.synthesis.options import SynthesisOptions
+from everlearn.synthesis.parsing import Candidate
+from everlearn.synthesis.refinement import as_instances
+from everlearn.synthesis.refinement_step import refined_step
+from everlearn.synthesis.selection_steps import embedded_step, selected_step
+
+__all__ = ["Synthesis", "Tools", "synthesize_task"]
+
+
+@dataclass(frozen=True)
+class Synthesis:
+    """The result.
+
+    Attributes:
+        rows: Synthetic instances, in the order of selection.
+        asked: How many were asked for.
+        folder: Holds the steps' folders: raw, parsed and so on.
+        dropped: Pieces and rows dropped on the way, by reason.
+    """
+
+    rows: tuple[Instance, ...]
+    asked: int
+    folder: Path
+    dropped: dict[str, int]
+
+
+def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, count: int | None = None) -> Synthesis:
+    """Makes rehearsal rows of a task.
+
+    Args:
+        task: With its demonstrations. Its training rows only give the number of rows, the shares of labels and, for
+            supervised selection, the clusters.
+        options: What to synthesize.
+        tools: Models and storage; without a latest model the base model's answers stay.
+        count: Rows asked for; None: `options.ratio` of the training rows.
+
+    Raises:
+        UserError: the demonstrations cannot be used, or fewer valid instances came out than the preset goes on with.
+    """
+    job = make_job(task, options, tools, count)
+    settings = job.settings
+    raw = raw_step(job)
+    write_jsonl(raw.path.parent / "demonstrations.jsonl", (row.to_json() for row in job.pool))
+    parsed = parsed_step(job, raw)
+    found = filtered_step(job, parsed) if settings.is_improved else parsed
+    dropped = dropped_in(parsed, *([found] if found is not parsed else []))
+    candidates = [Candidate.from_json(row) for row in read_jsonl(found.path / "kept.jsonl")]
+    refuse_too_few(job, len(candidates), _least_candidates(job), dropped)
+    rows: list[dict[str, object]] = []
+    if candidates:
+        embedded = embedded_step(job, found, candidates) if settings.is_clustered else None
+        selected = selected_step(job, found, candidates, embedded)
+        rows = list(read_jsonl(selected.path / "selected.jsonl"))
+        if job.is_refined:
+            refined = refined_step(job, selected)
+            rows = list(read_jsonl(refined.path / "refined.jsonl"))
+            dropped += dropped_in(refined)
+    if settings.is_improved:
+        refuse_too_few(job, len(rows), settings.least, dropped)
+        if len(rows) < settings.count:
+            tools.progress.say(
+                f"task {task.name}: {len(rows)} synthetic instances rather than {settings.count} (dropped: "
+                f"{reasons(dropped)})"
+            )
+    instances = as_instances(rows, task.name, system_turns(job.pool))
+    return Synthesis(tuple(instances), settings.count, raw.path.parent, dict(dropped))
+
+
+def _least_candidates(job: Job) -> int:
+    """Fewest candidates to select from; published K-means cannot make more clusters than there are rows."""
+    needs_clusters = job.settings.is_clustered and job.options.selection == "kmeans" and not job.settings.is_improved
+    return max(job.settings.least, job.settings.clusters if needs_clusters else 0)

@@ -1,0 +1,115 @@
+"""The step `refined`: the latest model answers the selected inputs; rows are kept, or dropped with a reason."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.files import read_jsonl, write_json, write_jsonl
+from everlearn.synthesis.demonstrations import system_turns
+from everlearn.synthesis.job import Job, counters_of
+from everlearn.synthesis.refinement import Answering, answer, fault_of, label_shares, take
+from everlearn.synthesis.steps import Row, StepResult, evenly, in_chunks
+
+if TYPE_CHECKING:
+    from everlearn.models.loading import LoadedModel
+
+AT_ONCE = 256
+"""Answers between two writes."""
+
+
+def refined_step(job: Job, selected: StepResult) -> StepResult:
+    """Writes `refined.jsonl`, `rejected.jsonl` and `counts.json`."""
+    tools, options, settings = job.tools, job.options, job.settings
+    labels = job.task.labels if settings.is_improved else ()
+    shares = label_shares(job.task) if settings.is_improved else {}
+    assert tools.latest is not None, "refinement needs the latest model"
+    latest = tools.latest
+
+    def make(folder: Path) -> None:
+        if (folder / "counts.json").exists():  # killed between the last write and the end
+            (folder / "answered.jsonl").unlink(missing_ok=True)
+            return
+        loaded = latest()
+        answering = _answering(job, loaded)
+        rows = list(read_jsonl(selected.path / "selected.jsonl"))
+        answered = _answer_in_chunks(job, folder, rows, loaded, answering)
+        faults = [fault_of(row, answering, must_end=settings.is_improved, labels=labels) for row in answered]
+        kept = [at for at, fault in enumerate(faults) if fault is None]
+        if settings.is_improved:
+            taken = {kept[at] for at in take([str(answered[at]["targets"]) for at in kept], settings.count, shares)}
+            for at in kept:
+                faults[at] = None if at in taken else "surplus"
+        rejected = [_rejected(row, fault) for row, fault in zip(answered, faults, strict=True) if fault]
+        refined = [_refined(row) for row, fault in zip(answered, faults, strict=True) if not fault]
+        write_jsonl(folder / "refined.jsonl", refined)
+        write_jsonl(folder / "rejected.jsonl", rejected)
+        dropped = Counter(str(row["reason"]) for row in rejected)
+        write_json(
+            folder / "counts.json",
+            {"selected": len(rows), "asked": settings.count, "kept": len(refined), "dropped": dict(dropped)},
+        )
+        (folder / "answered.jsonl").unlink()
+
+    inputs = {
+        "selected": selected.fingerprint,
+        "latest": tools.latest_fingerprint,
+        "template": tools.template.name,
+        "prompt": options.refinement_prompt,
+        "max_length": options.max_length,
+        "tokens": options.refinement_tokens,
+        "answers": [row.output for row in job.pool] if settings.is_improved else None,
+        "history": [[turn.role, turn.content] for turn in system_turns(job.pool)],
+        "is_improved": settings.is_improved,
+        "count": settings.count if settings.is_improved else None,
+        "labels": [list(labels), shares],
+    }
+    return tools.step("synthesis/refined", inputs, make)
+
+
+def _answering(job: Job, loaded: LoadedModel) -> Answering:
+    """The published cap is `max_length`; improved: twice the longest demonstration's answer."""
+    options = job.options
+    cap = options.max_length
+    if job.settings.is_improved:
+        count = counters_of(loaded.tokenizer).text
+        cap = 2 * max(count(row.output) for row in job.pool)
+    return Answering(
+        template=job.tools.template,
+        tokenizer=loaded.tokenizer,
+        context=loaded.context_length,
+        max_length=min(options.max_length, loaded.context_length),
+        max_new_tokens=options.refinement_tokens or cap,
+        prompt=options.refinement_prompt,
+        history=system_turns(job.pool),
+    )
+
+
+def _answer_in_chunks(
+    job: Job, folder: Path, rows: Sequence[Row], loaded: LoadedModel, answering: Answering
+) -> list[Row]:
+    """Every selected row with its answer."""
+    generator = job.tools.generator_for(loaded)
+    with job.tools.progress.step(f"refining {job.task.name}", len(rows)) as tick:
+
+        def produce(number: int, chunk: Sequence[Row]) -> list[Row]:
+            return answer(chunk, generator, answering, lambda done, _: tick(number * AT_ONCE + done))
+
+        return in_chunks(folder, "answered", evenly(rows, AT_ONCE), produce)
+
+
+def _refined(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in ("is_cut", "distance")}
+
+
+def _rejected(row: Row, reason: str) -> Row:
+    return {
+        "text": row["inputs"],
+        "reason": reason,
+        "raw_index": row["raw_index"],
+        "input": row["input"],
+        "outputs": row["outputs"],
+        "targets": row["targets"],
+    }
