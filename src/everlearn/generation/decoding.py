@@ -15,6 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from everlearn.generation.prefix_tree import Node
 from everlearn.generation.protocol import Sampling
 from everlearn.generation.rows import History, Row
 from everlearn.generation.sampling import UniformStream, choose
@@ -33,14 +34,22 @@ class Prompt:
     limit: int
 
 
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Prompts that are computed together, and the prefix they share, where one is computed beforehand."""
+
+    prompts: Sequence[Prompt]
+    node: Node | None = None
+
+
 class KeyValueState(Protocol):
     """The cached keys and values of a running batch, whose rows have an order."""
 
-    def takes(self, prompts: Sequence[Prompt], copies: int) -> bool:
+    def takes(self, batch: Batch, copies: int) -> bool:
         """Whether these prompts may join now; always true while there are no rows."""
         ...
 
-    def admit(self, prompts: Sequence[Prompt], copies: int) -> Tensor:
+    def admit(self, batch: Batch, copies: int) -> Tensor:
         """Appends `copies` rows for each prompt; (prompts, vocabulary) logits of the first new tokens."""
         ...
 
@@ -48,8 +57,8 @@ class KeyValueState(Protocol):
         """Feeds one token to each row, (rows,); (rows, vocabulary) logits of the next ones."""
         ...
 
-    def keep(self, rows: Tensor) -> None:
-        """Drops all rows but these, which keep their order."""
+    def keep(self, rows: Sequence[int]) -> None:
+        """Drops all rows but these, which come in ascending order."""
         ...
 
 
@@ -82,7 +91,7 @@ class Decoder:
         self._history = History(device) if sampling.repetition_penalty != 1.0 else None
         self._last = torch.empty(0, dtype=torch.long, device=device)  # (rows,) tokens not yet fed
 
-    def run(self, batches: Iterable[Sequence[Prompt]], copies: int) -> None:
+    def run(self, batches: Iterable[Batch], copies: int) -> None:
         """Completes all prompts, `copies` times each; batches are admitted in their order."""
         waiting = deque(batches)
         while waiting or self._rows:
@@ -93,8 +102,9 @@ class Decoder:
                 self._last = self._extend(logits, self._rows, 0)
                 self._retire()
 
-    def _admit(self, prompts: Sequence[Prompt], copies: int) -> None:
-        logits = self._state.admit(prompts, copies).repeat_interleave(copies, dim=0)
+    def _admit(self, batch: Batch, copies: int) -> None:
+        prompts = batch.prompts
+        logits = self._state.admit(batch, copies).repeat_interleave(copies, dim=0)
         sampled = self._sampling.temperature > 0
         new = [
             Row(p.index, sample, p.limit, UniformStream(self._sampling.seed, p.index, sample) if sampled else None)
@@ -138,6 +148,6 @@ class Decoder:
         self._done = 0
         kept = torch.tensor(alive, dtype=torch.long, device=self._device)
         self._last = self._last[kept]
-        self._state.keep(kept)
+        self._state.keep(alive)
         if self._history is not None:
             self._history.keep(kept)

@@ -13,10 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from everlearn.errors import UserError
-from everlearn.generation.decoding import Decoder, Prompt
+from everlearn.generation.decoding import Batch, Decoder, KeyValueState, Prompt
 from everlearn.generation.plain_state import PlainState
+from everlearn.generation.prefix_tree import Node, plan
 from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
 from everlearn.generation.rows import Row
+from everlearn.generation.shared_cache import attending
+from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
 
 if TYPE_CHECKING:
@@ -28,6 +31,12 @@ if TYPE_CHECKING:
 ROWS = {"cuda": 256}
 """Rows in one batch, by the type of the device."""
 ROWS_ELSEWHERE = 64
+
+PREFILL_TOKENS = 2048
+"""Prompt tokens computed in one forward pass."""
+
+JOINING_SHARE = 4
+"""Prompts join a running batch once one in so many of its rows is free."""
 
 
 class TransformersGenerator:
@@ -55,6 +64,7 @@ class TransformersGenerator:
         settings = model.config.get_text_config()
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
         self._max_batch_tokens = max_batch_tokens or 65536
+        self._shares: bool | None = None
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
 
     def generate(
@@ -71,10 +81,21 @@ class TransformersGenerator:
         ends = end_tokens(self._model, self._tokenizer) | set(sampling.end_ids)
         stopper = Stopper(self._tokenizer, sampling.stop, ends)
         collector = _Collector(stopper, copies, first, progress)
+        inner = _inner(self._model)
+        pad = self._tokenizer.pad_token_id or 0
         with torch.inference_mode(), _evaluating(self._model):
-            state = PlainState(_inner(self._model), self._tokenizer.pad_token_id or 0)
-            decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
-            decoder.run(self._batches(distinct, copies), copies)
+            state: KeyValueState
+            if self._shares is None:
+                self._shares = SharedState.fits(inner)
+            if self._shares:
+                with attending(inner):
+                    state = SharedState(inner, pad, self._max_rows, self._max_batch_tokens)
+                    decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
+                    decoder.run(self._shared_batches(distinct, copies), copies)
+            else:
+                state = PlainState(inner, pad)
+                decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
+                decoder.run(self._batches(distinct, copies, None), copies)
         return [collector.completions[i] * (sampling.samples_per_prompt // copies) for i in first]
 
     def _limit(self, index: int, length: int, sampling: Sampling) -> int:
@@ -94,17 +115,30 @@ class TransformersGenerator:
             limit = min(limit, most - length)
         return max(1, limit)
 
-    def _batches(self, prompts: list[Prompt], copies: int) -> Iterator[list[Prompt]]:
+    def _shared_batches(self, prompts: list[Prompt], copies: int) -> Iterator[Batch]:
+        """Batches in the order of the prefix tree."""
+        for node, members in plan([prompt.token_ids for prompt in prompts], copies):
+            yield from self._batches([prompts[i] for i in members], copies, node)
+
+    def _batches(self, prompts: list[Prompt], copies: int, node: Node | None) -> Iterator[Batch]:
+        """Prompts below one node in batches of similar lengths."""
+        shared = node.depth if node else 0
         batch: list[Prompt] = []
-        longest = 0
+        longest = columns = 0
         for prompt in sorted(prompts, key=lambda prompt: -len(prompt.token_ids)):
-            longest = max(longest, len(prompt.token_ids) + prompt.limit)
+            length = len(prompt.token_ids) - shared
+            longest, columns = max(longest, length), max(columns, length + prompt.limit)
             rows = (len(batch) + 1) * copies
-            if batch and (rows > self._max_rows or rows * longest > self._max_batch_tokens):
-                yield batch
-                batch, longest = [], len(prompt.token_ids) + prompt.limit
+            full = rows > self._batch_rows() or rows * columns > self._max_batch_tokens
+            if batch and (full or (len(batch) + 1) * longest > PREFILL_TOKENS):
+                yield Batch(batch, node)
+                batch, longest, columns = [], length, length + prompt.limit
             batch.append(prompt)
-        yield batch
+        yield Batch(batch, node)
+
+    def _batch_rows(self) -> int:
+        """Rows that come together: all where none can join later, else a part, so that they can join soon."""
+        return self._max_rows // JOINING_SHARE if self._shares else self._max_rows
 
 
 def make_generator(loaded: LoadedModel) -> Generator:

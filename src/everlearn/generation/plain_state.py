@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from everlearn.generation.decoding import Prompt
+from everlearn.generation.decoding import Batch
 
 
 class PlainState:
@@ -25,14 +25,16 @@ class PlainState:
         accepted = set(inspect.signature(model.forward).parameters)
         self._has_positions = "position_ids" in accepted
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
+        self._last_position = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30) - 1
         self._mask = torch.empty((0, 0), dtype=torch.long, device=model.device)  # (rows, tokens so far)
 
-    def takes(self, prompts: Sequence[Prompt], copies: int) -> bool:
+    def takes(self, batch: Batch, copies: int) -> bool:
         """Only an empty batch takes prompts."""
         return not len(self._mask)
 
-    def admit(self, prompts: Sequence[Prompt], copies: int) -> Tensor:
+    def admit(self, batch: Batch, copies: int) -> Tensor:
         """Computes the prompts and copies what is cached for each of their rows."""
+        prompts = batch.prompts
         longest = max(len(prompt.token_ids) for prompt in prompts)
         pads = [longest - len(prompt.token_ids) for prompt in prompts]
         ids = [[*([self._pad_token] * pad), *prompt.token_ids] for pad, prompt in zip(pads, prompts, strict=True)]
@@ -50,15 +52,17 @@ class PlainState:
         self._mask = torch.cat([self._mask, self._mask.new_ones((len(tokens), 1))], dim=1)
         return self._forward(tokens[:, None])
 
-    def keep(self, rows: Tensor) -> None:
+    def keep(self, rows: Sequence[int]) -> None:
         """Drops all rows but these."""
-        self._mask = self._mask[rows]
-        self._cache.batch_select_indices(rows)
+        kept = torch.tensor(rows, dtype=torch.long, device=self._model.device)
+        self._mask = self._mask[kept]
+        self._cache.batch_select_indices(kept)
 
     def _forward(self, ids: Tensor) -> Tensor:
         extra: dict[str, Tensor | int] = dict(self._last_only)
         if self._has_positions:
-            positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0)
+            # a finished row that has not left yet may be at the end of the context
+            positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0, max=self._last_position)
             extra["position_ids"] = positions[:, -ids.shape[1] :]
         output = self._model(
             input_ids=ids, attention_mask=self._mask, past_key_values=self._cache, use_cache=True, **extra
