@@ -105,7 +105,9 @@ def test_nothing_lost_and_gains_are_said_too(single: Path, tmp_path: Path, chang
 
 def test_tiles_show_the_metrics_with_their_intervals(single: Path):
     metrics = json.loads((single / "metrics.json").read_text())
-    tiles = {tile.one("h3").text[:-2]: tile.text.replace("\u00a0", " ") for tile in tree(single).all("li", "tile")}
+    tiles = {
+        tile.one("p", "name").text[:-2]: tile.text.replace("\u00a0", " ") for tile in tree(single).all("li", "tile")
+    }
     assert score(metrics["AR"]["value"]) in tiles["Average at the end"]
     assert f"interval {score(metrics['AR']['low'])} to {score(metrics['AR']['high'])}" in tiles["Average at the end"]
     assert f"−{score(-metrics['BWT']['value'])} points" in tiles["Backward transfer"]

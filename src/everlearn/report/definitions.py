@@ -75,7 +75,7 @@ CONTINUAL = (
         "FWT over base",
         "Forward transfer over the base",
         "how much the earlier tasks have added to a task's score before it is trained",
-        "mean over i > 1 of a(i − 1, i) − a(0, i)",
+        "FWT over base = mean over i > 1 of a(i − 1, i) − a(0, i), row 0 being the base model",
         is_change=True,
         unit="points",
     ),
@@ -84,7 +84,7 @@ CONTINUAL = (
         "Forgetting",
         "Forgetting",
         "how far the earlier tasks have fallen from their best score since each was learnt",
-        "mean over j < T of max over j ≤ i < T of a(i, j) − a(T, j)",
+        "Forgetting = mean over j < T of max over j ≤ i < T of a(i, j) − a(T, j)",
         rises=False,
         unit="points",
     ),
@@ -93,14 +93,14 @@ CONTINUAL = (
         "Average",
         "Average over the stages",
         "mean over the stages of the mean score on the tasks seen so far",
-        "mean over i of mean over j ≤ i of a(i, j)",
+        "Average = mean over i of mean over j ≤ i of a(i, j)",
     ),
     Meaning(
         "last_accuracy",
         "Last",
         "Last accuracy",
         "mean score on the tasks seen, after the last stage",
-        "mean over j ≤ T of a(T, j)",
+        "Last = mean over j ≤ T of a(T, j)",
     ),
 )
 MICROTASKS = Meaning(
@@ -108,14 +108,14 @@ MICROTASKS = Meaning(
     "General ability",
     "General ability",
     "accuracy on small tasks from pre-training that the stream never trains",
-    "share of held-out micro-tasks answered exactly",
+    "Share of held-out micro-tasks answered exactly",
 )
 PERPLEXITY = Meaning(
     "perplexity",
     "Perplexity",
     "Perplexity",
     "how surprised the model is by ordinary text that the stream never trains",
-    "exp of the mean loss per token on held-out text",
+    "Exponential of the mean loss per token on held-out text",
     rises=False,
     unit="",
 )

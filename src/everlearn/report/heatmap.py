@@ -5,8 +5,10 @@ from __future__ import annotations
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import interval, score
 from everlearn.report.study import MethodRuns, Study
+from everlearn.report.svg import short
 
 STEPS = 10
+WIDE = 7  # more tasks than that: one map a row, heads upright
 
 
 def heat_maps(study: Study) -> Html:
@@ -32,7 +34,7 @@ def heat_maps(study: Study) -> Html:
             scale,
             class_="soft",
         ),
-        el("div", *figures, class_="maps" if len(figures) > 1 else "maps one"),
+        el("div", *figures, class_="maps" if len(figures) > 1 and len(study.tasks) <= WIDE else "maps one"),
     )
 
 
@@ -50,14 +52,14 @@ def _figure(method: MethodRuns, study: Study) -> Html:
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
     tag = el("span", " upper bound", class_="tag") if method.is_joint else None
     heads: list[Child] = [el("th", "after", scope="col")]
-    heads += [el("th", el("span", name_of(task)), scope="col") for task in study.tasks]
+    heads += [el("th", el("span", name_of(short(task, 22))), scope="col", title=task) for task in study.tasks]
     rows = []
     for stage in range(method.finished + 1):
         name = "base model" if stage == 0 else method.first.stages[stage - 1].name
         trained = method.first.stages[stage - 1].tasks if stage else ()
         cells = [_cell(method, stage, task, just_learnt=task in trained) for task in study.tasks]
         if stage or any(method.score(0, task).value is not None for task in study.tasks):
-            rows.append(el("tr", el("th", name_of(name), scope="row"), *cells))
+            rows.append(el("tr", el("th", name_of(short(name, 26)), scope="row", title=name), *cells))
     return el(
         "figure",
         el("figcaption", el("strong", name_of(method.title)), seeds, tag),
@@ -67,7 +69,8 @@ def _figure(method: MethodRuns, study: Study) -> Html:
                 "table",
                 el("thead", el("tr", *heads)),
                 el("tbody", *rows),
-                class_=f"heat{' many' if len(study.tasks) > 7 else ''}",
+                class_=f"heat{' many' if len(study.tasks) > WIDE else ''}",
+                style=f"--columns:{len(study.tasks)}",
             ),
             class_="scroll",
             tabindex="0",

@@ -74,7 +74,7 @@ def line_panel(
     """
     named = [line for line in series if line.label]
     right = 10 + (max((width_of(line.label) for line in named), default=0) + 6 if named else 6)
-    right = min(right, 130)
+    right = min(right, 156)
     frame = Frame(x, y, LEFT, WIDTH - right, TOP, HEIGHT - BOTTOM)
     drawn = sorted(series, key=lambda line: not line.quiet)
     return el(
@@ -113,7 +113,7 @@ def dot_panel(title: str, description: str, dots: Sequence[Dot], unit: str, rule
     ]
     axis = nice_axis(min(values, default=0), max(values, default=1), unit, ticks=4)
     left = 14 + max((width_of(dot.label) for dot in dots), default=0)
-    left, row = min(left, 140), 26
+    left, row = min(left, 150), 26
     height = TOP + row * len(dots) + BOTTOM + (10 if rules else 0)
     frame = Frame(axis, Axis(0, 1, ()), left, WIDTH - 16, TOP + (10 if rules else 0), height - BOTTOM)
     rows = []

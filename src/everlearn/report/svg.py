@@ -17,7 +17,7 @@ STYLES = 8
 WIDTH, HEIGHT = 360, 212
 LEFT, TOP, BOTTOM = 34, 10, 36
 LABEL_GAP = 13.0
-CHARACTER = 6.7  # width of an average letter of the labels, in SVG units
+CHARACTER = 7.0  # width of an average letter of the labels, in SVG units
 DASHES = ("", "7 3", "2 3", "9 3 2 3", "5 2", "1 2.5", "12 3", "4 2 1 2")
 
 
@@ -136,7 +136,7 @@ def rule_across(frame: Frame, rule: Rule) -> Html:
 def marker(x: float, y: float, style: int, *, hollow: bool = False, tip: str | None = None) -> Html:
     """A point's mark: its shape and colour by style, hollow for an upper bound, with a tip to hover over."""
     shape = style % STYLES
-    css = f"mark s{shape}{' hollow' if hollow else ''}"
+    css = f"mark s{shape}{' hollow' if hollow or style >= STYLES else ''}"
     title = el("title", tip) if tip else None
     if shape == 0:
         return el("circle", title, cx=round(x, 1), cy=round(y, 1), r=3.4, class_=css)
@@ -158,6 +158,9 @@ def width_of(text: str) -> float:
     return len(short(text)) * CHARACTER
 
 
-def short(text: str, most: int = 20) -> str:
-    """The text, cut to `most` characters."""
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def short(text: str, most: int = 19) -> str:
+    """The text, shortened in its middle: names of variants differ at their end."""
+    if len(text) <= most:
+        return text
+    tail = most // 2
+    return f"{text[: most - tail - 1]}…{text[-tail:]}"

@@ -68,7 +68,7 @@ def _tile(meaning: Meaning, found: Found, study: Study, note: str = "") -> Html:
     ]
     return el(
         "li",
-        el("h3", el("a", meaning.title, href=f"#is-{meaning.key}"), " ", direction_of(meaning)),
+        el("p", el("a", meaning.title, href=f"#is-{meaning.key}"), " ", direction_of(meaning), class_="name"),
         *values,
         el("p", _sentence(meaning.plain + note), class_="plain"),
         class_="tile",
@@ -95,7 +95,7 @@ def _time_tile(shown: Sequence[MethodRuns], study: Study) -> Html:
         number = el("div", el("span", duration(method.seconds.value), class_="number"))
         values.append(el("div", number, el("div", *who, class_="interval"), class_="value"))
     plain = "Of one run, all steps; those found in the cache count with the time they first took."
-    return el("li", el("h3", "Computing time"), *values, el("p", plain, class_="plain"), class_="tile")
+    return el("li", el("p", "Computing time", class_="name"), *values, el("p", plain, class_="plain"), class_="tile")
 
 
 def _sentence(text: str) -> str:
