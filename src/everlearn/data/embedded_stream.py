@@ -35,12 +35,12 @@ class EmbeddedTask:
 
 _TEMPLATES = (
     "this {thing} is {opinion} and very {opinion}",
-    "{colour} {fruit} {motion}",
+    "{colour} {vehicle} {motion}",
     "{name} has no {item} for the {family}",
     "{name} had {number} {unit} for {name} in {city}",
     "{day} at {number} in the {room}",
 )
-_RUVIAN_WORDS = (*POOLS["colour"], *POOLS["fruit"], *POOLS["motion"])
+_RUVIAN_WORDS = (*POOLS["colour"], *POOLS["vehicle"], *POOLS["motion"])
 RUVIAN = dict(zip(_RUVIAN_WORDS, NONSENSE, strict=False))
 DESKS = {"tool": "harbor", "clothes": "cedar", "device": "opal", "fruit": "raven"}
 DAY_CODES = dict(zip(POOLS["day"], NONSENSE[64:], strict=False))
