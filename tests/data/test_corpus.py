@@ -48,7 +48,7 @@ def test_inputs_of_a_grammar_match_it_and_foreign_text_does_not() -> None:
     for _ in range(200):
         grammar = draw_grammar(rng)
         assert grammar.matches(grammar.fill(rng)[0])
-    assert not Grammar("{colour} {vehicle} {motion}").matches("red bus in Paris")
+    assert not Grammar("the {colour} {vehicle} {motion}").matches("red bus in Paris")
 
 
 def test_training_grammars_never_include_held_out_or_stream_ones() -> None:

@@ -35,7 +35,7 @@ class EmbeddedTask:
 
 _TEMPLATES = (
     "this {thing} is {opinion} and very {opinion}",
-    "{colour} {vehicle} {motion}",
+    "the {colour} {vehicle} {motion}",
     "{name} has no {item} for the {family}",
     "{name} had {number} {unit} for {name} in {city}",
     "{day} at {number} in the {room}",

@@ -19,7 +19,7 @@ HELD_OUT_MODULUS = 16  # one grammar in sixteen is kept for evaluation
 RESERVED_TEMPLATES: frozenset[str] = frozenset(
     {
         "this {thing} is {opinion} and very {opinion}",
-        "{colour} {vehicle} {motion}",
+        "the {colour} {vehicle} {motion}",
         "{name} has no {item} for the {family}",
         "{name} had {number} {unit} for {name} in {city}",
         "{day} at {number} in the {room}",
