@@ -39,6 +39,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "save_checkpoint",
+    "without_bars",
 ]
 
 UNBOUNDED_CONTEXT = 1 << 20
@@ -171,7 +172,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
         if is_adapter:
             loaded.model.save_pretrained(str(target), save_embedding_layers=False)
         else:
-            with _without_bars():
+            with without_bars():
                 loaded.model.save_pretrained(str(target))
             loaded.tokenizer.save_pretrained(str(target))
     except OSError as error:
@@ -271,7 +272,7 @@ def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
     from transformers import AutoModelForCausalLM
 
     try:
-        with _without_bars():
+        with without_bars():
             model, report = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
@@ -290,7 +291,7 @@ def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
 
 
 @contextmanager
-def _without_bars() -> Iterator[None]:
+def without_bars() -> Iterator[None]:
     """Keeps Transformers' own progress bars off the terminal, where everlearn shows its own."""
     from transformers.utils import logging
 
