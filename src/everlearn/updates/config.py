@@ -163,8 +163,8 @@ class UpdateTraining(Section):
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation (autocast); weights and optimizer stay float32. `auto`: bfloat16 where it is native."""
     attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """`auto`: torch's fused attention, but plain matrix products on a CPU in bfloat16 with blocks of at most 256
-    tokens, where they were measured to be faster (1.2 to 1.4 times the whole step)."""
+    """`auto`: torch's fused attention, but plain matrix products on a CPU in bfloat16 with blocks of at most 512
+    tokens, where they were measured to be faster (1.1 to 1.4 times the whole step)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, slower."""
     sharding: Literal["none", "fsdp"] = "none"

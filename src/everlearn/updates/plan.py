@@ -128,6 +128,11 @@ class VersionPlan:
         """The same versions under another paradigm."""
         return replace(self, paradigm=paradigm)
 
+    def extended(self) -> VersionPlan:
+        """The plan with one more version, as long as the last; its first segments are those of this plan."""
+        points = (*self.points, (self.ends[-1], 1)) if self.points else ()
+        return replace(self, steps=(*self.steps, self.steps[-1]), points=points)
+
     def fingerprint(self) -> str:
         """Hash of the segments."""
         return fingerprint_of([segment.to_json() for segment in self.segments()])

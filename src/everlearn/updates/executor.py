@@ -1,0 +1,341 @@
+"""Carries out a plan: segments in the order of their dependence, states kept for the next version, releases written.
+
+Running again is resuming: finished segments are found in the manifest, a segment that was cut off goes on from its
+newest checkpoint (or its parent's state) with the same losses, bit by bit on the same machine. What the log holds is
+counted as executed; it must agree with the plan.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from everlearn.errors import RunError
+from everlearn.files import disk_error, read_jsonl, write_json, write_jsonl
+from everlearn.models.loading import without_bars
+from everlearn.progress import LineProgress, Progress
+from everlearn.seeds import derive
+from everlearn.updates.folder import UpdateFolder, claim, now
+from everlearn.updates.loop import Row, Stretch, Trainer
+from everlearn.updates.outcome import describe_plan, describe_run, measure, write_ledger
+from everlearn.updates.plan import Segment
+from everlearn.updates.prepare import Prepared, prepare
+from everlearn.updates.processes import Processes, fill, join_processes, whole
+from everlearn.updates.quality import keep_heldout
+from everlearn.updates.sampler import BlockOrder
+from everlearn.updates.start import initial_model
+from everlearn.updates.state import (
+    load_moments,
+    load_weights,
+    named_tensors,
+    read_record,
+    recover_folder,
+    replace_folder,
+    save_state,
+)
+
+if TYPE_CHECKING:
+    from everlearn.updates.config import UpdateRecipe
+
+
+def execute(
+    recipe: UpdateRecipe, *, folder: Path | None = None, progress: Progress | None = None
+) -> dict[str, object]:
+    """Runs a recipe from where its folder stands to the end.
+
+    Args:
+        recipe: What to run.
+        folder: The run folder; nothing means `runs_dir/name`.
+        progress: Where to show what goes on.
+
+    Returns:
+        `folder`, `ledger` (rows of planned and executed work), `costs` and `quality`.
+
+    Raises:
+        UserError: something cannot be done as asked; nothing that was computed is lost.
+    """
+    path = folder or Path(recipe.runs_dir) / recipe.name
+    processes = join_processes(recipe.training.device)
+    shown: Progress = (progress or LineProgress()) if processes.is_first else LineProgress()
+    processes.share(recipe.training.batch_blocks)
+    store = UpdateFolder(path)
+    with processes.first_goes_first():
+        prepared = prepare(recipe, store, shown)
+        if processes.is_first:
+            claim(path, recipe)
+    lock: AbstractContextManager[object] = store.locked() if processes.is_first else nullcontext()
+    with lock:
+        return _Run(recipe, prepared, store, processes, shown).go()
+
+
+class _Run:
+    """One run in progress."""
+
+    def __init__(
+        self,
+        recipe: UpdateRecipe,
+        prepared: Prepared,
+        store: UpdateFolder,
+        processes: Processes,
+        progress: Progress,
+    ) -> None:
+        self.recipe = recipe
+        self.prepared = prepared
+        self.store = store
+        self.processes = processes
+        self.progress = progress
+        self.plan = prepared.plan
+        self.segments = self.plan.segments()
+        self._trainer: Trainer | None = None
+        width, batch = recipe.training.block_tokens, recipe.training.batch_blocks
+        self._blocks = [files.train(width) for files in prepared.files]
+        self._order = BlockOrder(prepared.steps, tuple(len(b) for b in self._blocks), batch, recipe.seed)
+        if prepared.annealing:
+            self._annealing = prepared.annealing.train(width)
+            steps = len(self._annealing) // batch
+            seed = derive(recipe.seed, "annealing")
+            self._annealing_order = BlockOrder((steps,), (len(self._annealing),), batch, seed)
+
+    def go(self) -> dict[str, object]:
+        """All segments, then quality, ledger and report."""
+        if self.processes.is_first:
+            self._begin()
+        for segment in self.segments:
+            if not self.store.is_complete(segment.id):
+                self._train(segment)
+        self._trainer = None
+        result: dict[str, object] = {"folder": self.store.path}
+        if self.processes.is_first:
+            result |= self._finish()
+        self.processes.wait()
+        return result
+
+    def _begin(self) -> None:
+        """The folder's plan, tokenizer, held-out blocks and manifest."""
+        store, prepared = self.store, self.prepared
+        if not (store.path / "tokenizer").exists():
+            partial = store.path / ".tokenizer"
+            prepared.tokenizer.save_pretrained(str(partial))
+            partial.rename(store.path / "tokenizer")
+        width, most = self.recipe.training.block_tokens, self.recipe.quality.heldout_blocks
+        for name, files in zip(prepared.ids, prepared.files, strict=True):
+            keep_heldout(files.heldout(width), most, store.heldout(name))
+        write_json(store.path / "plan.json", describe_plan(self.recipe, prepared))
+        store.update(**describe_run(self.recipe, prepared, self.processes.count), status="running")
+        self._prune()
+
+    def _train(self, segment: Segment) -> None:
+        """One segment from its checkpoint or its start to its end, and what is kept of it."""
+        trainer = self._trainer = self._trainer or self._make_trainer()
+        rates = self.recipe.schedule
+        optimizer = trainer.optimizer(rates.maximal_rate)
+        done = self._restore(segment, trainer, optimizer)
+        share = self.processes.share(self.recipe.training.batch_blocks)
+        what = f"{segment.id} ({segment.kind}{f', release {self._id(segment)}' if segment.releases else ''})"
+        with self.progress.step(what, segment.steps) as tick:
+
+            def log(rows: list[Row]) -> None:
+                if self.processes.is_first:
+                    _append(self.store.history(segment.id), rows)
+                tick(int(rows[-1]["step"]) + 1, note=f"loss {rows[-1]['loss']:.3f}")
+
+            def checkpoint(finished: int) -> None:
+                self._save(self.store.checkpoint(segment.id), segment, finished, optimizer)
+
+            trainer.train(
+                Stretch(
+                    segment.schedule,
+                    rates.maximal_rate,
+                    segment.steps,
+                    done,
+                    lambda step: self._read(segment, segment.start + step, share),
+                    segment.start,
+                    self.recipe.training.checkpoint_every,
+                ),
+                optimizer,
+                log=log,
+                checkpoint=checkpoint,
+            )
+        if needs := self._needed_states({segment.id}).get(segment.id):
+            moments = optimizer if "inherit" in needs else None
+            self._save(self.store.state(segment.id), segment, segment.steps, moments)
+        if segment.releases:
+            self._release(segment)
+        if self.processes.is_first:
+            self._complete(segment)
+        self.processes.wait()
+        if not self.processes.is_first:
+            self.store.manifest.setdefault("segments", {})[segment.id] = {"status": "complete"}
+
+    def _make_trainer(self) -> Trainer:
+        model = initial_model(self.recipe.model, self.prepared.settings, self.recipe.seed)
+        return Trainer(model, self.recipe.training, self.processes, self.recipe.seed)
+
+    def _restore(self, segment: Segment, trainer: Trainer, optimizer: torch.optim.Optimizer) -> int:
+        """Weights and moments that the segment goes on with; returns its finished steps."""
+        store = self.store
+        if self.processes.is_first:
+            for place in (store.checkpoint(segment.id), *(store.state(s.id) for s in self.segments)):
+                recover_folder(place)
+        self.processes.wait()
+        newest = store.checkpoint(segment.id)
+        done = 0
+        if newest.exists():
+            record = read_record(newest)
+            belongs = (segment.to_json(), self.prepared.tokenizer_fingerprint)
+            if (record.get("segment"), record.get("tokenizer")) != belongs:
+                raise RunError(f"{newest} belongs to another plan: delete it; the segment is trained from its start.")
+            load_weights(newest / "model.safetensors", trainer.model)
+            load_moments(newest, trainer.model, optimizer)
+            done = int(str(record["finished"]))
+        else:
+            self._start(segment, trainer, optimizer)
+        self.processes.wait()
+        if self.processes.is_first:
+            repeated = _truncate(store.history(segment.id), done)
+            before = store.segment(segment.id).get("repeated_steps", 0)
+            store.update_segment(segment.id, status="running", repeated_steps=before + repeated)
+        return done
+
+    def _start(self, segment: Segment, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+        """The weights, and if it inherits them the moments, at the beginning of a segment."""
+        if segment.parent is None:
+            fresh = initial_model(self.recipe.model, self.prepared.settings, self.recipe.seed)
+            for name, tensor in named_tensors(fresh).items():
+                fill(named_tensors(trainer.model)[name], tensor)
+            return
+        state = self.store.state(segment.parent)
+        if state.exists():
+            load_weights(state / "model.safetensors", trainer.model)
+            if segment.optimizer == "inherit":
+                load_moments(state, trainer.model, optimizer)
+            return
+        parent = next(other for other in self.segments if other.id == segment.parent)
+        if parent.releases is None:
+            raise RunError(
+                f"segment {segment.id} starts from the state of {parent.id}, but {state} is gone: bring it back, or "
+                "start a run with another --name."
+            )
+        load_weights(self.store.release(self._id(parent)) / "model.safetensors", trainer.model)
+
+    def _read(self, segment: Segment, position: int, share: slice) -> Tensor:
+        """This process's blocks of one step: (blocks, block_tokens)."""
+        if segment.data == "annealing":
+            return torch.from_numpy(self._annealing.read([b for _, b in self._annealing_order.at(position)[share]]))
+        is_mixed = segment.kind == "scratch" and segment.start == 0 and self.recipe.path.ptfs_order == "mixed"
+        chosen = self._order.at(position, mixed_until=segment.end if is_mixed else None)[share]
+        rows = np.empty((len(chosen), self.recipe.training.block_tokens), dtype=np.int64)
+        for version in {version for version, _ in chosen}:
+            places = [place for place, (of, _) in enumerate(chosen) if of == version]
+            rows[places] = self._blocks[version].read([chosen[place][1] for place in places])
+        return torch.from_numpy(rows)
+
+    def _save(self, place: Path, segment: Segment, finished: int, optimizer: torch.optim.Optimizer | None) -> None:
+        assert self._trainer is not None, "a state is saved while training"
+        record = {
+            "segment": segment.to_json(),
+            "finished": finished,
+            "position": segment.start + finished,
+            "tokenizer": self.prepared.tokenizer_fingerprint,
+            "random": {"seed": self.recipe.seed, "position": segment.start + finished},
+            "processes": self.processes.count,
+        }
+        save_state(place, self._trainer.model, optimizer, record, self.processes)
+
+    def _release(self, segment: Segment) -> None:
+        """A plain Transformers folder, tokenizer included."""
+        assert self._trainer is not None, "a release is written after training"
+        model = self._trainer.model
+        tensors = {name: whole(tensor) for name, tensor in named_tensors(model).items()}
+        if not self.processes.is_first:
+            return
+        target = self.store.release(self._id(segment))
+        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        try:
+            with without_bars():
+                model.save_pretrained(str(partial), state_dict=tensors)
+            self.prepared.tokenizer.save_pretrained(str(partial))
+            replace_folder(partial, target)
+        except OSError as error:
+            raise disk_error(target, error) from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+
+    def _complete(self, segment: Segment) -> None:
+        """Counts the log, marks the segment, and removes the states that nothing will start from."""
+        rows = list(read_jsonl(self.store.history(segment.id)))
+        if [row["step"] for row in rows] != list(range(segment.steps)):
+            raise RunError(
+                f"{self.store.history(segment.id)} holds {len(rows)} steps where the plan has {segment.steps}: delete "
+                f"{self.store.path / 'segments' / segment.id} and run again to train the segment anew."
+            )
+        self.store.update_segment(
+            segment.id,
+            status="complete",
+            steps=len(rows),
+            tokens=len(rows) * self.prepared.tokens_per_step,
+            seconds=round(sum(float(str(row["seconds"])) for row in rows), 3),
+            finished=now(),
+        )
+        self._prune()
+
+    def _prune(self) -> None:
+        for segment in self.segments:
+            if self.store.is_complete(segment.id):
+                shutil.rmtree(self.store.checkpoint(segment.id), ignore_errors=True)
+        needed = self._needed_states(set())
+        for state in (self.store.path / "states").glob("*"):
+            if state.name not in needed:
+                shutil.rmtree(state)
+
+    def _needed_states(self, finishing: set[str]) -> dict[str, set[str]]:
+        """Segments whose state a segment to come starts from, and whether its moments are inherited or not.
+
+        Segments to come are those of this plan and of one with another version after it.
+        """
+        releasing = {segment.id for segment in self.segments if segment.releases}
+        needed: dict[str, set[str]] = {}
+        for segment in self.plan.extended().segments():
+            if self.store.is_complete(segment.id) or segment.id in finishing or segment.parent is None:
+                continue
+            if segment.optimizer == "inherit" or segment.parent not in releasing:
+                needed.setdefault(segment.parent, set()).add(segment.optimizer)
+        return needed
+
+    def _finish(self) -> dict[str, object]:
+        quality = measure(self.recipe, self.prepared, self.store, self.processes.device, self.progress)
+        report = write_ledger(self.recipe, self.prepared, self.store)
+        self.store.update(status="complete")
+        return {"ledger": report, "quality": quality}
+
+    def _id(self, segment: Segment) -> str:
+        assert segment.releases is not None, "only some segments release"
+        return self.prepared.ids[segment.releases - 1]
+
+
+def _append(path: Path, rows: list[Row]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+            file.flush()
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
+def _truncate(path: Path, steps: int) -> int:
+    """Takes back the rows after so many steps; returns how many there were."""
+    if not path.exists():
+        return 0
+    lines = path.read_text(encoding="utf-8").splitlines()
+    whole_lines = [line for line in lines if line.endswith("}")]
+    write_jsonl(path, (json.loads(line) for line in whole_lines[:steps]))
+    return len(whole_lines) - steps

@@ -1,0 +1,180 @@
+"""The folder of a run of version updates: its recipe, its manifest, and who may work in it.
+
+    runs/<name>/
+      recipe.yaml, plan.json, ledger.json, quality.json, report.html, run.log
+      manifest.json              versions of the parts, machine, data versions, status of each segment
+      tokenizer/                 the tokenizer of all versions
+      heldout/<version>.npy      held-out blocks, kept here so that quality can be measured when the text is gone
+      segments/<id>/history.jsonl {"step","loss","learning_rate","seconds"}; checkpoint/ while it runs
+      states/<id>/               whole training states that a later segment starts from
+      releases/<version>/        plain Transformers folders
+
+Kept states, the stated policy: of a running segment its newest checkpoint; of finished segments those states that a
+segment still to come may start from (the main path's newest branch point or end), also when another version follows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import RunError
+from everlearn.files import disk_error, read_json, write_json, write_text
+from everlearn.recipe import checked
+from everlearn.updates.config import UpdateRecipe
+
+KIND = "update"
+_OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
+
+
+class UpdateFolder:
+    """A run folder and its manifest."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.manifest: dict[str, Any] = {}
+        if (path / "manifest.json").exists():
+            stored = read_json(path / "manifest.json")
+            if not isinstance(stored, dict) or stored.get("kind") != KIND:
+                raise RunError(f"{path} holds another kind of run: choose another --name.")
+            self.manifest = stored
+
+    def update(self, **values: object) -> None:
+        """Sets top-level entries of the manifest and writes it."""
+        self.manifest.update(values)
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def segment(self, name: str) -> dict[str, Any]:
+        """The manifest's entry of a segment; empty before it has begun."""
+        return dict(self.manifest.get("segments", {}).get(name, {}))
+
+    def update_segment(self, name: str, **values: object) -> None:
+        """Changes a segment's entry and writes the manifest."""
+        segments = self.manifest.setdefault("segments", {})
+        segments[name] = {**segments.get(name, {}), **values}
+        write_json(self.path / "manifest.json", self.manifest)
+
+    def is_complete(self, name: str) -> bool:
+        """Whether a segment has been trained to its end."""
+        return self.segment(name).get("status") == "complete"
+
+    def history(self, name: str) -> Path:
+        """The log of a segment."""
+        return self.path / "segments" / name / "history.jsonl"
+
+    def checkpoint(self, name: str) -> Path:
+        """The newest state of a segment that runs."""
+        return self.path / "segments" / name / "checkpoint"
+
+    def state(self, name: str) -> Path:
+        """The state at the end of a segment, while one may start from it."""
+        return self.path / "states" / name
+
+    def release(self, version: str) -> Path:
+        """The released model of a version."""
+        return self.path / "releases" / version
+
+    def heldout(self, version: str) -> Path:
+        """Held-out blocks of a version."""
+        return self.path / "heldout" / f"{version}.npy"
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder against a second run.
+
+        Raises:
+            RunError: another process works in the folder.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise disk_error(self.path, error) from None
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunError(
+                f"{self.path} is in use by another everlearn process: wait for it or choose another --name."
+            ) from None
+
+
+def recipe_of(folder: Path) -> UpdateRecipe:
+    """The recipe that a run folder was made with.
+
+    Raises:
+        RunError: it is no run folder of version updates.
+    """
+    import yaml
+
+    path = folder / "recipe.yaml"
+    stored = UpdateFolder(folder).manifest
+    if not path.exists() or not stored:
+        raise RunError(f"{folder} is no run folder of version updates: give a recipe, or the folder of a run.")
+    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": stored.get("cache_dir")}
+    return checked(UpdateRecipe, {**tree, **places}, where=str(path))
+
+
+def claim(folder: Path, recipe: UpdateRecipe) -> None:
+    """Writes the recipe into the folder, or checks that it goes on with the recipe that stands there.
+
+    A recipe goes on with another if it only adds versions (with their branch points) at the end, or changes keys that
+    belong to the machine.
+
+    Raises:
+        RunError: it differs otherwise; names the keys.
+    """
+    import yaml
+
+    path = folder / "recipe.yaml"
+    mine = recipe.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+    if path.exists():
+        try:
+            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, yaml.YAMLError) as error:
+            raise RunError(f"{path} is corrupt ({error}): choose another --name.") from None
+        differing = sorted(_differences(theirs, mine))
+        if differing:
+            raise RunError(
+                f"{folder} was made with another recipe ({', '.join(differing)} differ): choose another --name, or "
+                "take back the changes."
+            )
+    text = yaml.safe_dump(mine, sort_keys=False, allow_unicode=True)
+    if not path.exists() or path.read_text(encoding="utf-8") != text:
+        write_text(path, text)
+
+
+def now() -> str:
+    """The time of day, as the manifest writes it."""
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _differences(theirs: object, mine: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    if not isinstance(theirs, dict):
+        yield prefix.rstrip(".") or "all keys"
+        return
+    for key in {*theirs, *mine}:
+        name = f"{prefix}{key}"
+        one, two = theirs.get(key), mine.get(key)
+        if one == two or name in {f"training.{part}" for part in _OF_THE_MACHINE}:
+            continue
+        if name in ("versions", "path.points") and _extends(one, two):
+            continue
+        if isinstance(one, dict) and isinstance(two, dict) and name != "model.config":
+            yield from _differences(one, two, f"{name}.")
+        else:
+            yield name
+
+
+def _extends(old: object, new: object) -> bool:
+    """Whether a list, or the number of generated versions, only grew at its end."""
+    if isinstance(old, list) and isinstance(new, list):
+        return new[: len(old)] == old
+    if isinstance(old, dict) and isinstance(new, dict) and "count" in old:
+        return {**old, "count": new.get("count")} == new and int(new.get("count", 0)) >= int(old["count"])
+    return False

@@ -1,0 +1,147 @@
+"""One process or several: who computes which share of a batch, and how their gradients become one.
+
+`accelerate launch` (or torchrun) starts the processes; Accelerate's `PartialState` chooses backend and device. Every
+process takes an equal share of each batch, so that the mean over processes is the mean over the batch. Weights are
+whole copies (DistributedDataParallel), or sharded with their optimizer state (FSDP2: `fully_shard`).
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from everlearn.errors import RecipeError
+from everlearn.models.loading import choose_device
+
+_PATIENCE = timedelta(hours=12)  # the others wait while the first process tokenises
+
+
+@dataclass(frozen=True)
+class Processes:
+    """This process among all.
+
+    Attributes:
+        device: Where it computes.
+        rank: Its number; 0 writes the files.
+        count: How many there are.
+    """
+
+    device: torch.device
+    rank: int = 0
+    count: int = 1
+    _state: object = field(default=None, repr=False, compare=False)
+
+    @property
+    def is_first(self) -> bool:
+        """Whether this process writes and speaks."""
+        return self.rank == 0
+
+    def wait(self) -> None:
+        """Returns when all processes have come here."""
+        if self.count > 1:
+            torch.distributed.barrier()
+
+    @contextmanager
+    def first_goes_first(self) -> Iterator[None]:
+        """The block runs in the first process, then in the others."""
+        if not self.is_first:
+            self.wait()
+        yield
+        if self.is_first:
+            self.wait()
+
+    def mean(self, value: Tensor) -> Tensor:
+        """The mean of a tensor over processes, in every one of them."""
+        if self.count > 1:
+            value = value.clone()
+            torch.distributed.all_reduce(value)
+            value /= self.count
+        return value
+
+    def share(self, batch_blocks: int) -> slice:
+        """This process's part of a batch.
+
+        Raises:
+            RecipeError: the batch cannot be divided evenly.
+        """
+        if batch_blocks % self.count:
+            raise RecipeError(
+                f"training.batch_blocks ({batch_blocks}) cannot be divided over {self.count} processes: choose a "
+                f"multiple of {self.count}, or another number of processes."
+            )
+        size = batch_blocks // self.count
+        return slice(self.rank * size, (self.rank + 1) * size)
+
+
+def join_processes(device: str) -> Processes:
+    """This process's place, with the connection to the others made if there are any.
+
+    Raises:
+        ModelError: the device is not available.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Processes(choose_device(device))
+    from accelerate import PartialState
+
+    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
+    return Processes(state.device, state.process_index, state.num_processes, state)
+
+
+def spread(model: nn.Module, processes: Processes, sharding: Literal["none", "fsdp"]) -> nn.Module:
+    """The module to call for the forward pass; its gradients are means over all processes.
+
+    With `fsdp` the model itself is changed: its parameters become shards.
+    """
+    if processes.count == 1:
+        return model
+    if sharding == "none":
+        return nn.parallel.DistributedDataParallel(model, gradient_as_bucket_view=True)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import fully_shard
+
+    mesh = init_device_mesh(processes.device.type, (processes.count,))
+    for layer in _repeated_layers(model):
+        fully_shard(layer, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+    return model
+
+
+def without_exchange(module: nn.Module) -> AbstractContextManager[object]:
+    """A block whose backward pass only accumulates: gradients are exchanged by a later one."""
+    if isinstance(module, nn.parallel.DistributedDataParallel):
+        return module.no_sync()
+    return nullcontext()
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """A tensor with all its shards, on the CPU, contiguous; every process must ask for it."""
+    from torch.distributed.tensor import DTensor
+
+    if isinstance(tensor, DTensor):
+        tensor = tensor.full_tensor()
+    return tensor.detach().cpu().contiguous()
+
+
+def fill(target: Tensor, source: Tensor) -> None:
+    """Copies a whole tensor into a tensor that may be sharded."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    with torch.no_grad():
+        if isinstance(target, DTensor):
+            source = source.to(target.device_mesh.device_type)
+            target.copy_(distribute_tensor(source, target.device_mesh, target.placements))
+        else:
+            target.copy_(source)
+
+
+def _repeated_layers(model: nn.Module) -> list[nn.Module]:
+    """The modules of the longest list of layers: the transformer's blocks."""
+    lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
+    return max(lists, key=len, default=[])
