@@ -227,7 +227,7 @@ def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[
     if not isinstance(tree, dict):
         raise RecipeError(f"{source} holds a {type(tree).__name__}: a recipe is a mapping of keys to values.")
     for key, value in (overrides or {}).items():
-        _set_dotted(tree, key, value)
+        set_dotted(tree, key, value)
     return tree
 
 
@@ -258,7 +258,12 @@ def quickstart_path() -> Path:
     return Path(__file__).parent / "recipes" / "quickstart.yaml"
 
 
-def _set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
+    """Sets a dotted key (`training.epochs`) of an unchecked recipe, making sections as needed.
+
+    Raises:
+        RecipeError: a part of the key is no section.
+    """
     *parents, last = key.split(".")
     for name in parents:
         inner = tree.setdefault(name, {})
