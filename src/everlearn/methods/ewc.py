@@ -67,13 +67,14 @@ class EWC(Method):
         return self._anchored.penalty(self.options.strength)
 
     def after_stage(self, context: StageContext) -> None:
-        """Keeps the weights that the stage has reached, and their Fisher information on its rows."""
+        """Keeps the weights that the stage has reached and their Fisher information; after the last stage nothing."""
         from everlearn.training.fisher import fisher_information
         from everlearn.training.quadratic_penalty import values_of
         from everlearn.training.rows import encode_rows
 
         stage = context.stage
         if stage.is_last:
+            self._anchors, self._fisher = {}, {}
             return
         loaded = context.latest()
         count = min(self.options.fisher_rows, len(stage.rows))

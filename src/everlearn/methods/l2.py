@@ -59,11 +59,10 @@ class L2(Method):
         return self._anchored.penalty(self.options.strength)
 
     def after_stage(self, context: StageContext) -> None:
-        """Keeps the weights that the stage has reached."""
+        """Keeps the weights that the stage has reached; after the last stage nothing."""
         from everlearn.training.quadratic_penalty import values_of
 
-        if not context.stage.is_last:
-            self._anchors = values_of(context.latest().model)
+        self._anchors = {} if context.stage.is_last else values_of(context.latest().model)
 
     def state_tensors(self) -> dict[str, np.ndarray]:
         """theta* by parameter name."""

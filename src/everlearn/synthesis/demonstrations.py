@@ -92,13 +92,13 @@ def check_demonstrations(name: str, demonstrations: Sequence[Instance], length: 
     for row in demonstrations:
         if row.history != first.history or any(turn.role != "system" for turn in row.history):
             raise DataError(
-                f"task {name}: demonstration {row.id or row.query[:40]!r} belongs to a longer conversation, but only "
-                "single questions can be synthesized: give demonstrations without earlier turns (a system message "
-                "that all share is allowed)."
+                f"task {name}: demonstration {row.id or repr(row.query[:40])} belongs to a longer conversation, but "
+                "only single questions can be synthesized: give demonstrations without earlier turns (a system "
+                "message that all share is allowed)."
             )
         if layout == "superni" and (row.instruction != first.instruction or not row.input):
             fault = "has no input" if not row.input else "has another instruction than the first"
             raise DataError(
-                f"task {name}: demonstration {row.id or row.query[:40]!r} {fault}, but layout superni needs one "
+                f"task {name}: demonstration {row.id or repr(row.query[:40])} {fault}, but layout superni needs one "
                 "instruction and an input in every row: set the method's `layout` to alpaca or auto."
             )

@@ -51,10 +51,17 @@ def fit_clusters(normalised: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
     Returns:
         The cluster of each row, (rows,), and the centres, (count, width).
     """
+    import warnings
+
     import numpy as np
     from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    model = KMeans(n_clusters=count, n_init="auto", random_state=np.random.RandomState(SEED)).fit(normalised)
+    with warnings.catch_warnings():
+        warnings.simplefilter(
+            "ignore", ConvergenceWarning
+        )  # equal rows, which the faithful preset has
+        model = KMeans(n_clusters=count, n_init="auto", random_state=np.random.RandomState(SEED)).fit(normalised)
     return model.labels_, model.cluster_centers_
 
 
