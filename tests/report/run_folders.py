@@ -62,6 +62,7 @@ CHANCES = {  # chance (percent) of a right answer after each stage; below the di
         (93, 88, 97, 92, 0),
         (94, 84, 97, 86, 97),
     ),
+    "single_task": tuple(tuple(95 if i == j else 0 for j in range(5)) for i in range(5)),
     "multitask": ((97, 95, 99, 94, 97),),
 }
 CHANCES["ssr-improved"] = tuple(tuple(min(99, c + 2) if c > 50 else c for c in row) for row in CHANCES["ssr"])
@@ -161,6 +162,7 @@ class _Maker:
         self.rng = random.Random(f"{label}-{seed}")
         self.chances = CHANCES.get(label, CHANCES["ssr"])
         self.joint = len(self.chances) == 1
+        self.start = "base" if label == "single_task" else "previous"
         self.synthesizes = label.startswith("ssr")
         self.method = label.split("-")[0]
         self.options = {"preset": "improved" if "improved" in label else "faithful"} if self.synthesizes else {}
@@ -169,7 +171,9 @@ class _Maker:
             if self.joint
             else [(f"{i:02d}-{task}", [task]) for i, task in enumerate(tasks, 1)]
         )
-        self.stages = [{"index": i, "name": name, "tasks": group} for i, (name, group) in enumerate(names, 1)]
+        self.stages = [
+            {"index": i, "name": name, "tasks": group, "start": self.start} for i, (name, group) in enumerate(names, 1)
+        ]
         self.finished = len(self.stages) if finished is None else finished
         self.steps: dict[str, object] = {}
         self.values: list[list[float | None]] = []
@@ -249,7 +253,7 @@ class _Maker:
             values.append(mean)
         fade = max(0.08, 1 - 0.22 * index) if self.label == "sequential" else max(0.3, 1 - 0.12 * index)
         general = {
-            "perplexity": {"value": 8.9 / fade**0.7, "tokens": 20480},
+            "perplexity": {"value": 8.9 / fade**0.7, "tokens": 20480, "interval": [8.4 / fade**0.7, 9.5 / fade**0.7]},
             "microtasks": {
                 "value": 41.5 * fade,
                 "rows": 200,
@@ -326,7 +330,9 @@ class _Maker:
                         {
                             "inputs": f"{definition}\n\n{text}",
                             "outputs": self.text(answer),
+                            "instruction": definition,
                             "input": text,
+                            "is_cut": False,
                             "raw_index": at,
                             "perm_idx": [a, b],
                         }
@@ -351,14 +357,19 @@ class _Maker:
             write_jsonl(place / "filtered" / "rejected.jsonl", removed)
             write_json(
                 place / "filtered" / "counts.json",
-                {"raw": len(kept), "pieces": len(kept), "kept": len(pool), "dropped": {"duplicate": len(removed)}},
+                {"candidates": len(kept), "bound": 0.7, "kept": len(pool), "dropped": {"duplicate": len(removed)}},
             )
         chosen = [row | {"cluster": i % 20, "distance": 0.1 + i / 100} for i, row in enumerate(pool[:30])]
         write_jsonl(place / "selected" / "selected.jsonl", chosen)
-        write_json(place / "selected" / "counts.json", {"pool": len(pool), "selected": len(chosen), "clusters": 20})
+        write_json(
+            place / "selected" / "counts.json",
+            {"candidates": len(pool), "asked": 30, "selected": len(chosen), "clusters": {"0": 30}},
+        )
         refined = [
             {
                 "inputs": row["inputs"],
+                "instruction": definition,
+                "raw_index": row["raw_index"],
                 "targets": self.text("praise" if task == "sentiment" else "zam zam oror"),
                 "input": row["input"],
                 "outputs": row["outputs"],
@@ -370,11 +381,21 @@ class _Maker:
         write_jsonl(place / "refined" / "refined.jsonl", refined)
         write_jsonl(
             place / "refined" / "rejected.jsonl",
-            [{"text": row["input"], "reason": "run_on_answer", "raw_index": row["raw_index"]} for row in chosen[-2:]],
+            [
+                {
+                    "text": row["inputs"],
+                    "reason": "strange_reason",
+                    "raw_index": row["raw_index"],
+                    "input": row["input"],
+                    "outputs": row["outputs"],
+                    "targets": "too many words",
+                }
+                for row in chosen[-2:]
+            ],
         )
         write_json(
             place / "refined" / "counts.json",
-            {"selected": len(chosen), "kept": len(refined), "dropped": {"run_on_answer": 2}},
+            {"selected": len(chosen), "asked": 30, "kept": len(refined), "dropped": {"strange_reason": 2}},
         )
         for name, seconds in (("raw", 4.8), ("parsed", 0.1), ("selected", 0.6), ("refined", 0.9)):
             self._step(f"stages/{stage}/synthesis/{name}", seconds, reused=name == "raw" and self.seed != 42)

@@ -70,6 +70,14 @@ def test_a_row_that_was_right_later_gives_that_stage(tmp_path: Path):
     assert (lost.old_answer, lost.old_stage, lost.wrong_since, lost.row["prediction"]) == ("p2", 2, 3, "p3")
 
 
+def test_a_row_that_is_right_only_in_the_end_is_learnt_later(tmp_path: Path):
+    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian", "routing"), rows=1)
+    for stage in (1, 2, 3):
+        path = folder / "stages" / NAMES[stage - 1] / "predictions" / "sentiment" / "predictions.jsonl"
+        path.write_text(json.dumps({"id": "a", "gold": "g", "scores": {"exact_match": 100.0 * (stage == 3)}}))
+    assert memory_of(read_run(folder))[0].counts == {"kept": 0, "gained": 1, "forgotten": 0, "never": 0}
+
+
 def test_graded_scores_count_as_right_from_one_half(tmp_path: Path):
     folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian"), rows=1, metric="rouge_l")
     for stage, value in ((1, 50.0), (2, 49.9)):

@@ -86,6 +86,21 @@ def test_multitask_alone_claims_no_forgetting(compared: Path):
     assert heading.startswith("Trained on all tasks at once, multitask answers")
 
 
+def test_models_of_single_tasks_are_a_reference_and_no_continual_method(tmp_path: Path):
+    folder = run_folders.make_comparison(
+        tmp_path / "c", labels=("sequential", "single_task", "ssr"), seeds=(1,), rows=10
+    )
+    heading = text_of(folder)
+    assert "sequential answers" in heading
+    assert "SSR answers" in heading
+    values = matrix_of(folder / "single_task-s1")
+    method = read_study(folder).methods[1]
+    assert method.estimate("AR").value == pytest.approx(sum(values[i][i] for i in range(5)) / 5)
+    assert method.estimate("BWT").value is None
+    assert "each task alone" in tree(folder).one("table").text
+    assert text_of(folder / "single_task-s1").startswith("Trained on each task alone, single task answers")
+
+
 def test_nothing_measured_is_said_plainly(single: Path, tmp_path: Path):
     (tmp_path / "bare").mkdir()
     shutil.copy(single / "manifest.json", tmp_path / "bare" / "manifest.json")

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import run_folders
 from pages import Element, parse
 
 from everlearn.report.html import page
-from everlearn.report.numbers import count, percent
+from everlearn.report.numbers import percent
 from everlearn.report.study import read_study
 from everlearn.report.synthetic import Fate, read_synthesis, sample
 
@@ -31,7 +32,7 @@ def test_funnel_counts_are_those_of_the_files(single: Path):
     assert [level.count for level in found.levels] == [380, counts["pieces"], counts["kept"], 30, 28]
     assert found.levels[2].dropped == counts["dropped"]
     assert found.levels[3].dropped == {"not selected": counts["kept"] - 30}
-    assert found.levels[4].dropped == {"run_on_answer": 2}
+    assert found.levels[4].dropped == {"strange_reason": 2}
 
 
 def test_filters_of_the_improved_preset_have_their_own_level(tmp_path: Path):
@@ -54,6 +55,43 @@ def test_every_instance_has_one_fate(single: Path):
     assert kinds["rehearsed"] == len(rows(single / STAGE / "refined" / "refined.jsonl"))
     assert kinds["dropped"] == len(rows(single / STAGE / "parsed" / "rejected.jsonl")) + 2
     assert all(fate.reason for fate in found.fates if fate.kind == "dropped")
+
+
+def test_rows_answered_well_but_not_needed_are_no_faults(single: Path, tmp_path: Path):
+    folder = shutil.copytree(single / STAGE, tmp_path / "synthesis")
+    path = folder / "refined" / "rejected.jsonl"
+    path.write_text(path.read_text().replace("strange_reason", "surplus"))
+    found = read_synthesis(folder)
+    assert found is not None
+    surplus = [fate for fate in found.fates if "more than were asked for" in fate.reason]
+    assert [fate.kind for fate in surplus] == ["spare", "spare"]
+    assert all(fate.refined for fate in surplus)
+
+
+def test_without_refinement_the_selected_rows_are_the_result(single: Path, tmp_path: Path):
+    folder = shutil.copytree(single / STAGE, tmp_path / "synthesis")
+    shutil.rmtree(folder / "refined")
+    found = read_synthesis(folder)
+    assert found is not None
+    kinds = Counter(fate.kind for fate in found.fates)
+    assert kinds["selected"] == 30
+    assert "rehearsed" not in kinds
+
+
+def test_invented_instructions_are_shown_with_the_inputs(single: Path, tmp_path: Path):
+    run = Path(shutil.copytree(single, tmp_path / "run"))
+    path = run / STAGE / "demonstrations.jsonl"
+    demonstrations = rows(path)
+    for place, row in enumerate(demonstrations):
+        row["instruction"] = f"do task {place}"
+    path.write_text("\n".join(map(json.dumps, demonstrations)))
+    beside = rehearsal_part(run).one("div", "beside")
+    assert "do task 7" in beside.one("div", "demonstrations").all("li")[7].text
+    assert beside.one("div", "instances").one("li").text.startswith("Mark the remark")
+
+
+def test_fewer_rows_than_asked_for_is_said(single: Path):
+    assert "28 rows of 30 asked for" in rehearsal_part(single).one("summary").text
 
 
 def test_sample_holds_every_reason_and_keeps_its_bound():
@@ -106,4 +144,4 @@ def test_sequential_tuning_has_no_rehearsal_section(compared: Path):
 
 
 def test_reasons_the_report_does_not_know_are_shown_as_they_are(single: Path):
-    assert count(2) + " dropped: run on answer" in rehearsal_part(single).text
+    assert "2 strange reason" in rehearsal_part(single).text

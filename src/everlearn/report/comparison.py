@@ -60,7 +60,7 @@ def _table(study: Study) -> Html:
             cells.append(_cell(general, method.general(method.finished, general.key), bold=False))
         time = method.seconds
         cells.append(el("td", duration(time.value), class_="num"))
-        rows.append(el("tr", *cells, class_="bound" if method.is_joint else None))
+        rows.append(el("tr", *cells, class_="bound" if method.is_reference else None))
     return el(
         "div",
         el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="numbers"),
@@ -73,13 +73,13 @@ def _table(study: Study) -> Html:
 
 def _method_head(method: MethodRuns, style: int) -> Html:
     remarks = []
-    if method.is_joint:
-        remarks.append("upper bound: all tasks at once")
+    if method.remark:
+        remarks.append(method.remark)
     if not method.first.complete:
         remarks.append(f"unfinished: {method.finished} of {len(method.first.stages)} stages")
     return el(
         "th",
-        key_of(style, hollow=method.is_joint),
+        key_of(style, hollow=method.is_reference),
         " ",
         name_of(method.title),
         el("span", "; ".join(remarks), class_="tag") if remarks else None,
@@ -159,8 +159,8 @@ def _plots(study: Study) -> list[Html]:
             entry = method.estimate(meaning.key)
             if entry.value is None:
                 continue
-            singles = method.seed_values(meaning.key) if len(method.runs) > 1 else []
-            dots.append(Dot(method.title, entry.value, entry.low, entry.high, singles, style, method.is_joint))
+            singles = method.seed_values(meaning.key)
+            dots.append(Dot(method.title, entry.value, entry.low, entry.high, singles, style, method.is_reference))
         average = base_average(study)
         rules = [Rule(average, "base model")] if meaning.key == "AR" and average is not None else []
         if meaning.key == "BWT" and any(dot.value for dot in dots):

@@ -56,7 +56,7 @@ def general_panels(study: Study) -> list[Html]:
         for style, method in enumerate(study.methods):
             entries = [method.general(stage, meaning.key) for stage in range(method.finished + 1)]
             points = [(float(stage), entry.value) for stage, entry in enumerate(entries)]
-            if method.is_joint and study.continual:
+            if method.is_reference and study.continual:
                 points = [(float(study.stage_count), entries[-1].value)]
             if any(value is not None for _, value in points):
                 band = [(entry.low, entry.high) for entry in entries] if not study.is_comparison else ()
@@ -126,8 +126,8 @@ def _task_panel(task: str, study: Study, x: Axis) -> Html:
     learnt = study.learnt_at(task)
     lines, rules = [], []
     for style, method in enumerate(study.methods):
-        if method.is_joint and study.continual:
-            if (value := method.score(method.finished, task).value) is not None:
+        if method.is_reference and study.continual:
+            if (value := method.own_score(task)) is not None:
                 rules.append(Rule(value, "", across=True, style=style))
             continue
         course = method.course(task)
@@ -170,6 +170,10 @@ def average_curve(study: Study) -> Html | None:
     """Mean over the tasks seen so far, stage by stage."""
     lines, rules = [], []
     for style, method in enumerate(study.methods):
+        if method.is_reference and study.continual:
+            if (level := method.estimate("AR").value) is not None:
+                rules.append(Rule(level, "", across=True, style=style))
+            continue
         points: list[tuple[float, float | None]] = []
         seen: list[str] = []
         for stage in method.first.stages[: method.finished]:
@@ -177,9 +181,7 @@ def average_curve(study: Study) -> Html | None:
             values = [method.score(stage.index, task).value for task in seen]
             known = [value for value in values if value is not None]
             points.append((float(stage.index), mean(known) if len(known) == len(values) else None))
-        if method.is_joint and study.continual and points and points[-1][1] is not None:
-            rules.append(Rule(points[-1][1], "", across=True, style=style))
-        elif points:
+        if points:
             lines.append(Series(_end_label(method, points[-1][1], study), points, style))
     if not any(len(line.points) > 1 for line in lines):
         return None
@@ -255,9 +257,9 @@ def _key_words(study: Study) -> list[Child]:
     if study.is_comparison:
         for style, method in enumerate(study.methods):
             words.append(el("span", key_of(style), " ", name_of(method.title), class_="keyed"))
-        joint = [method.title for method in study.methods if method.is_joint]
-        if joint and study.continual:
-            words.append(f" The level line is {', '.join(joint)}, trained on all tasks at once.")
+        for method in study.methods:
+            if method.remark and study.continual:
+                words.append(f" The level line of {method.title}: {method.remark}.")
     else:
         words.append("Band: interval; grey lines: the other tasks.")
     words.append(" Shaded: before the task's turn.")

@@ -24,15 +24,18 @@ class Kept:
 def kept(method: MethodRuns, study: Study) -> Kept | None:
     """What a method has kept of the earlier tasks; None before a second stage is measured.
 
-    For a run that is trained on all tasks at once, the same tasks, with one score for both moments.
+    For a reference (all tasks at once, each task alone), the same tasks, with one score for both moments.
     """
     stage = method.finished
     learnt_at = {name: item.index for item in method.first.stages for name in item.tasks}
-    if method.is_joint:
+    if method.is_reference:
         tasks = [task for task in study.tasks if (study.learnt_at(task) or 0) < study.stage_count]
     else:
         tasks = [task for task, index in learnt_at.items() if index < stage]
-    pairs = [(method.score(learnt_at.get(task, stage), task).value, method.score(stage, task).value) for task in tasks]
+    pairs = [
+        (method.own_score(task), method.own_score(task) if method.is_reference else method.score(stage, task).value)
+        for task in tasks
+    ]
     then = mean([pair[0] for pair in pairs if pair[0] is not None])
     now = mean([pair[1] for pair in pairs if pair[1] is not None])
     if then is None or now is None or any(None in pair for pair in pairs):
@@ -57,7 +60,8 @@ def headline(study: Study) -> tuple[Html, Html]:
     ranked = ranking(study)
     joint = [method for method in study.methods if method.is_joint and method.finished]
     if not ranked:
-        return (words.joint(joint[0]) if joint else words.nothing_yet()), join(())
+        alone = [method for method in study.methods if method.is_reference and method.finished]
+        return (words.reference(alone[0]) if alone else words.nothing_yet()), join(())
     best, worst = ranked[0], ranked[-1]
     if best is worst:
         return join((words.main(best), ".")), words.second(best, joint)
@@ -143,12 +147,18 @@ class _Words:
             break
         return join(parts)
 
-    def joint(self, method: MethodRuns) -> Html:
-        """When there is only a run on all tasks at once."""
+    def reference(self, method: MethodRuns) -> Html:
+        """When no method learns task after task."""
         tasks = f" {self.of} the {in_words(len(self.study.tasks))} tasks."
         value = self.amount(method.estimate("AR").value)
         return join(
-            ("Trained on all tasks at once, ", el("strong", name_of(method.title)), f" {self.verb} ", value, tasks)
+            (
+                f"Trained on {'all tasks at once' if method.is_joint else 'each task alone'}, ",
+                el("strong", name_of(method.title)),
+                f" {self.verb} ",
+                value,
+                tasks,
+            )
         )
 
     def nothing_yet(self) -> Html:

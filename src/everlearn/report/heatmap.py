@@ -50,7 +50,7 @@ def level_of(value: float) -> int:
 
 def _figure(method: MethodRuns, study: Study) -> Html:
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
-    tag = el("span", " upper bound", class_="tag") if method.is_joint else None
+    tag = el("span", f" {method.remark}", class_="tag") if method.remark else None
     heads: list[Child] = [el("th", "after", scope="col")]
     heads += [el("th", el("span", name_of(short(task, 22))), scope="col", title=task) for task in study.tasks]
     rows = []

@@ -29,11 +29,13 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """A stage as the manifest names it: 1-based index, folder name, tasks trained."""
+    """A stage as the manifest names it: 1-based index, folder name, tasks trained, and the weights it started from
+    (`previous` or `base`)."""
 
     index: int
     name: str
     tasks: tuple[str, ...]
+    start: str = "previous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,8 +97,8 @@ class Step:
 class General:
     """General ability at one stage; each part where measured."""
 
-    perplexity: float | None
-    microtasks: Estimate | None
+    perplexity: Estimate
+    microtasks: Estimate
 
 
 @dataclass(frozen=True)
@@ -129,6 +131,11 @@ class Run:
         return len(self.stages) == 1 and len(self.stages[0].tasks) > 1
 
     @property
+    def is_separate(self) -> bool:
+        """Whether every stage starts from the base model: one model a task, nothing is learnt on top of another."""
+        return len(self.stages) > 1 and all(stage.start == "base" for stage in self.stages[1:])
+
+    @property
     def seconds(self) -> float:
         """Computing time of all steps, reused ones counted with what they took when made."""
         return sum(step.seconds for step in self.steps)
@@ -150,7 +157,12 @@ def read_run(folder: Path) -> Run:
         manifest = assert_mapping(read_json(path))
         method = mapping(manifest.get("method"))
         stages = tuple(
-            Stage(whole(item["index"]) or 0, str(item["name"]), tuple(str(task) for task in items(item["tasks"])))
+            Stage(
+                whole(item["index"]) or 0,
+                str(item["name"]),
+                tuple(str(task) for task in items(item["tasks"])),
+                str(item.get("start", "previous")),
+            )
             for item in mappings(manifest.get("stages"))
         )
         tasks = tuple(
@@ -236,11 +248,12 @@ def _general(folder: Path, stages: Sequence[Stage]) -> dict[int, General]:
 
 
 def _general_scores(value: Mapping[str, object]) -> General:
-    perplexity, microtasks = mapping(value.get("perplexity")), mapping(value.get("microtasks"))
-    ends = [number(end) for end in items(microtasks.get("interval") or [None, None])]
-    return General(
-        number(perplexity.get("value")), Estimate(number(microtasks["value"]), *ends) if microtasks else None
-    )
+    return General(_measured(mapping(value.get("perplexity"))), _measured(mapping(value.get("microtasks"))))
+
+
+def _measured(entry: Mapping[str, object]) -> Estimate:
+    ends = [number(end) for end in items(entry.get("interval") or [None, None])]
+    return Estimate(number(entry.get("value")), *ends)
 
 
 def _step(place: str, entry: object) -> Step:

@@ -14,7 +14,7 @@ from everlearn.report.synthetic import Fate, Synthesis, read_synthesis, reason_i
 SHOWN_INSTANCES = 30
 SHOWN_DEMONSTRATIONS = 20
 MOST_LABELS = 12
-FATES = {"rehearsed": "rehearsed", "spare": "kept, not selected", "dropped": "dropped"}
+FATES = {"rehearsed": "rehearsed", "selected": "selected", "spare": "not needed", "dropped": "dropped"}
 
 
 def rehearsal(study: Study) -> Html | None:
@@ -85,14 +85,15 @@ def _mix(run: Run) -> Html | None:
 
 
 def _of_stage(task: str, stage: int, found: Synthesis, run: Run, *, is_open: bool) -> Html:
-    rehearsed = sum(fate.kind == "rehearsed" for fate in found.fates)
+    made = next((level.count for level in reversed(found.levels)), 0)
+    asked = f" of {count(found.asked)} asked for" if found.asked and found.asked != made else ""
     return el(
         "details",
         el(
             "summary",
             "Synthesized for ",
             el("strong", name_of(task)),
-            f" after stage {stage}: {plural(rehearsed, 'row')} rehearsed" if rehearsed else f" after stage {stage}",
+            f" after stage {stage}: {plural(made, 'row')}{asked}",
         ),
         _funnel(found),
         _labels(task, found, run),
@@ -107,7 +108,7 @@ def _funnel(found: Synthesis) -> Html:
     rows = []
     for level in found.levels:
         dropped = "; ".join(
-            f"{count(number)} {reason if reason.startswith('not ') else 'dropped: ' + reason_in_words(reason)}"
+            f"{count(number)} {reason_in_words(reason)}"
             for reason, number in sorted(level.dropped.items(), key=lambda item: -item[1])
             if number
         )
@@ -146,7 +147,9 @@ def _labels(task: str, found: Synthesis, run: Run) -> Html | None:
     for label in [*labels, None]:
         cells: list[Child] = [el("th", name_of(label) if label is not None else "anything else", scope="row")]
         for _, answers in columns:
-            share = sum(answer.strip() == label if label else answer.strip() not in labels for answer in answers)
+            share = sum(
+                answer.strip() == label if label is not None else answer.strip() not in labels for answer in answers
+            )
             cells.append(
                 el("td", percent(100 * share / len(answers)), _bar(share / len(answers), "bar small"), class_="num")
             )
@@ -172,18 +175,18 @@ def _demonstrations(found: Synthesis) -> Html | None:
     rows = found.demonstrations[:SHOWN_DEMONSTRATIONS]
     if not rows:
         return None
-    instruction = str(rows[0].get("instruction", ""))
     more = len(found.demonstrations) - len(rows)
     return el(
         "div",
         el("h4", f"Demonstrations shown ({count(len(found.demonstrations))}, real)"),
-        el("div", shown(instruction, 400), class_="instruction") if instruction else None,
+        el("div", shown(found.instruction, 400), class_="instruction") if found.instruction else None,
         el(
             "ul",
             *(
                 el(
                     "li",
-                    shown(str(row.get("input", "")), 240),
+                    shown(str(row.get("instruction", "")), 240) if not found.instruction else None,
+                    shown(str(row.get("input", "")), 240) if row.get("input") or found.instruction else None,
                     el(
                         "div", el("span", "→ ", class_="soft"), shown(str(row.get("output", "")), 160), class_="answer"
                     ),
@@ -216,5 +219,5 @@ def _instance(fate: Fate) -> Html:
     if fate.refined is not None:
         answers.append(el("div", el("span", "refined ", class_="soft"), shown(fate.refined, 160), class_="answer"))
     label = FATES[fate.kind] + (f": {fate.reason}" if fate.reason else "")
-    mark = {"rehearsed": "✓ ", "spare": "○ ", "dropped": "✕ "}[fate.kind]
+    mark = {"rehearsed": "✓ ", "selected": "✓ ", "spare": "○ ", "dropped": "✕ "}[fate.kind]
     return el("li", shown(fate.text, 240), *answers, el("p", mark + label, class_="fate"), class_=fate.kind)

@@ -55,12 +55,29 @@ class MethodRuns:
         return self.first.is_joint
 
     @property
+    def is_reference(self) -> bool:
+        """No continual learning, but a mark to compare with: all tasks at once, or a model for each task alone."""
+        return self.is_joint or self.first.is_separate
+
+    @property
+    def remark(self) -> str:
+        """What kind of reference it is; empty for a continual method."""
+        return "upper bound: all tasks at once" if self.is_joint else "each task alone" if self.is_reference else ""
+
+    @property
     def finished(self) -> int:
         """Stages that every seed has finished."""
         return min(run.finished for run in self.runs)
 
     def estimate(self, metric: str) -> Estimate:
-        """A continual metric over seeds; a score's interval is cut at 0 and 100."""
+        """A continual metric over seeds; a score's interval is cut at 0 and 100.
+
+        Of models for each task alone, only the average is known: of each task's own model.
+        """
+        if self.first.is_separate:
+            own = [self.own_score(task) for stage in self.first.stages for task in stage.tasks]
+            known = [value for value in own if value is not None]
+            return Estimate(numbers.mean(known) if metric == "AR" and len(known) == len(own) else None)
         found = self.summary.get(metric, Estimate(None))
         if len(self.runs) == 1:
             found = self.first.metrics.get(metric, Estimate(None))
@@ -70,8 +87,15 @@ class MethodRuns:
             return Estimate(found.value, max(0.0, found.low), min(100.0, found.high))
         return found
 
+    def own_score(self, task: str) -> float | None:
+        """The score of a task right after its own stage."""
+        stages = [stage.index for stage in self.first.stages if task in stage.tasks]
+        return self.score(stages[0], task).value if stages else None
+
     def seed_values(self, metric: str) -> list[float]:
-        """The metric of each seed that has it."""
+        """The metric of each seed that has it, where there are several."""
+        if len(self.runs) == 1 or self.first.is_separate:
+            return []
         values = [run.metrics.get(metric, Estimate(None)).value for run in self.runs]
         return [value for value in values if value is not None]
 
@@ -84,7 +108,7 @@ class MethodRuns:
             cells.append(run.matrix.at(stage, task))
         if len(cells) > 1:
             return _over(cells)
-        matrix, column = self.runs[0].matrix, 0
+        matrix = self.runs[0].matrix
         assert matrix is not None, "checked above"
         column = matrix.tasks.index(task)
         rows = matrix.intervals[stage - 1] if stage and stage <= len(matrix.intervals) else ()
@@ -100,8 +124,7 @@ class MethodRuns:
         found = []
         for run in self.runs:
             scores = run.general.get(stage)
-            entry = getattr(scores, part) if scores else None
-            found.append(entry if isinstance(entry, Estimate) else Estimate(entry))
+            found.append(getattr(scores, part) if scores else Estimate(None))
         return found[0] if len(found) == 1 else _over([entry.value for entry in found])
 
     @property
@@ -180,8 +203,8 @@ class Study:
 
     @property
     def continual(self) -> list[MethodRuns]:
-        """The methods that learn task after task, upper bounds left out."""
-        return [method for method in self.methods if not method.is_joint]
+        """The methods that learn task after task; references are left out."""
+        return [method for method in self.methods if not method.is_reference]
 
     def metric_of(self, task: str) -> str:
         """Name of a task's main metric."""
@@ -193,9 +216,9 @@ class Study:
 
     def learnt_at(self, task: str) -> int | None:
         """The stage at which the stream brings a task."""
-        for method in self.continual:
+        for method in self.methods:
             for stage in method.first.stages:
-                if task in stage.tasks:
+                if task in stage.tasks and not method.is_joint:
                     return stage.index
         return None
 

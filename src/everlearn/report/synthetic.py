@@ -27,6 +27,7 @@ REASONS = {
     "no_input": "there is no “Input:” in it",
     "several_inputs": "“Input:” stands in it more than once",
     "empty_instruction": "the instruction is empty",
+    "surplus": "more than were asked for",
     "unknown_label": "the answer is none of the task's labels",
 }
 
@@ -36,10 +37,10 @@ class Fate:
     """One instance and what became of it.
 
     Attributes:
-        kind: `rehearsed`, `spare` (kept, not selected) or `dropped`.
+        kind: `rehearsed`, `selected` (where no model answers it again), `spare` (good but not needed) or `dropped`.
         text: The input, or the whole piece where it could not be parsed.
         answer: The base model's own answer; None where there is none.
-        refined: The latest model's answer, which is rehearsed.
+        refined: The latest model's answer.
         reason: Why it was dropped, in words.
     """
 
@@ -61,11 +62,23 @@ class Level:
 
 @dataclass(frozen=True, slots=True)
 class Synthesis:
-    """The synthesis of one stage."""
+    """The synthesis of one stage.
+
+    Attributes:
+        levels: The funnel.
+        fates: Every instance.
+        demonstrations: Rows that the base model was shown.
+        instruction: The one instruction of all demonstrations; empty where each has its own.
+        asked: How many rows were asked for, where known.
+        kept_answers: The base model's answers to what the parser kept.
+        refined_answers: The answers that are rehearsed.
+    """
 
     levels: Sequence[Level]
     fates: Sequence[Fate]
     demonstrations: Sequence[Row]
+    instruction: str
+    asked: int | None
     kept_answers: Sequence[str]
     refined_answers: Sequence[str]
 
@@ -129,25 +142,47 @@ def _follow(folder: Path, parsed: _Step, filtered: _Step, selected: _Step, refin
     if selected.exists:
         levels.append(Level("selected", len(selected.kept), {"not selected": max(0, len(pool) - len(selected.kept))}))
     if refined.exists:
-        surplus = max(0, len(selected.kept) - len(refined.kept) - sum(refined.dropped.values()))
-        dropped = {**refined.dropped, "not needed": surplus} if surplus else refined.dropped
-        levels.append(Level("answered again by the latest model, and rehearsed", len(refined.kept), dropped))
-    fates = [
-        Fate("rehearsed", _input(row), _text(row, "outputs"), str(row.get("targets", ""))) for row in refined.kept
-    ]
-    fates += [_dropped(row, "when answered again") for row in refined.rejected]
-    if selected.exists:
-        used = (*refined.kept, *refined.rejected) if refined.exists else selected.kept
-        fates += [Fate("spare", _input(row), _text(row, "outputs")) for row in _without(pool, used)]
-    fates += [_dropped(row, "by a filter") for row in filtered.rejected]
-    fates += [_dropped(row, "by the parser") for row in parsed.rejected]
+        levels.append(Level("answered again by the latest model, and rehearsed", len(refined.kept), refined.dropped))
+    demonstrations = rows_of(folder / "demonstrations.jsonl")
+    instructions = {str(row.get("instruction", "")) for row in demonstrations}
+    asked = refined.count("asked") if refined.exists else selected.count("asked")
     return Synthesis(
         levels=levels,
-        fates=fates,
-        demonstrations=rows_of(folder / "demonstrations.jsonl"),
+        fates=_fates(parsed, filtered, selected, refined, pool, has_instructions=len(instructions) > 1),
+        demonstrations=demonstrations,
+        instruction=instructions.pop() if len(instructions) == 1 else "",
+        asked=asked,
         kept_answers=[str(row.get("outputs", "")) for row in parsed.kept],
         refined_answers=[str(row.get("targets", "")) for row in refined.kept],
     )
+
+
+def _fates(
+    parsed: _Step, filtered: _Step, selected: _Step, refined: _Step, pool: Sequence[Row], *, has_instructions: bool
+) -> list[Fate]:
+    """What became of every piece; with its instruction where the model invented that too."""
+
+    def text(row: Row) -> str:
+        whole = str(row.get("inputs", row.get("text", "")))
+        return whole if has_instructions else str(row.get("input", row.get("text", whole)))
+
+    def dropped(row: Row, where: str) -> Fate:
+        code = str(row.get("reason", ""))
+        kind = "spare" if code == "surplus" else "dropped"
+        reason = f"{reason_in_words(code)} ({where})"
+        return Fate(kind, text(row), _text(row, "outputs"), _text(row, "targets"), reason)
+
+    fates = [Fate("rehearsed", text(row), _text(row, "outputs"), _text(row, "targets")) for row in refined.kept]
+    fates += [dropped(row, "when answered again") for row in refined.rejected]
+    if not refined.exists:
+        fates += [Fate("selected", text(row), _text(row, "outputs")) for row in selected.kept]
+    if selected.exists:
+        used = (*refined.kept, *refined.rejected) if refined.exists else selected.kept
+        fates += [
+            Fate("spare", text(row), _text(row, "outputs"), reason="not selected") for row in _without(pool, used)
+        ]
+    fates += [dropped(row, "by a filter") for row in filtered.rejected]
+    return fates + [dropped(row, "by the parser") for row in parsed.rejected]
 
 
 def reason_in_words(code: str) -> str:
@@ -163,7 +198,7 @@ def sample(fates: Sequence[Fate], most: int) -> list[Fate]:
     shares = dict.fromkeys(groups, 0)
     while sum(shares.values()) < min(most, len(fates)):
         for key, members in groups.items():
-            weight = 3 if key[0] == "rehearsed" else 2 if key[0] == "spare" else 1
+            weight = {"rehearsed": 3, "selected": 3, "spare": 2}.get(key[0], 1)
             room = min(weight, len(members) - shares[key], most - sum(shares.values()))
             shares[key] += max(0, room)
     return [fate for key, members in groups.items() for fate in spread(members, shares[key])]
@@ -186,12 +221,6 @@ def _without(rows: Sequence[Row], used: Sequence[Row]) -> list[Row]:
         else:
             spare.append(row)
     return spare
-
-
-def _dropped(row: Row, where: str) -> Fate:
-    text = row.get("input", row.get("text", row.get("inputs", "")))
-    reason = f"{reason_in_words(str(row.get('reason', '')))} ({where})"
-    return Fate("dropped", str(text), _text(row, "outputs"), reason=reason)
 
 
 def _input(row: Row) -> str:

@@ -70,7 +70,7 @@ def matrix_table(folder: Path) -> Group:
 def _heading(method: MethodRuns) -> Text:
     heading = _plain(method.title)
     heading.stylize("bold")
-    bound = " (upper bound)" if method.is_joint else ""
+    bound = f" ({method.remark})" if method.remark else ""
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
     return heading.append(f"{bound}: score (%) after each stage{seeds}, higher is better", style="not bold")
 
@@ -121,7 +121,8 @@ def _comparison(study: Study) -> Table:
     for method in study.methods:
         name = _plain(method.title)
         table.add_column(
-            name.append("\nupper bound", style="not bold dim") if method.is_joint else name, justify="right"
+            name.append(f"\n{method.remark.split(':')[0]}", style="not bold dim") if method.remark else name,
+            justify="right",
         )
     for meaning in study.meanings:
         best = _best(study, meaning)
