@@ -1,0 +1,99 @@
+"""Mean-pooled hidden states of the model at hand, and the sentence-transformers option."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+import everlearn.models.embeddings as embeddings
+from everlearn.errors import MissingExtraError, ModelError
+from everlearn.models.embeddings import embed_sentences, embed_texts
+from everlearn.models.loading import base_of, load_model
+from everlearn.recipe import LoraConfig, ModelConfig
+from tests.conftest import ARCHITECTURES, make_tiny_model
+
+TEXTS = ["the red cat", "Input: yes", "a", "the red cat and the blue dog went out for a long long walk", ""]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param, context=64)
+
+
+def test_a_vector_is_the_mean_of_the_text_s_last_hidden_states(folder: Path) -> None:
+    loaded = load_model(ModelConfig(base=str(folder)))
+    vectors = embed_texts(loaded, TEXTS)
+    assert vectors.dtype == np.float32
+    for text, vector in zip(TEXTS[:-1], vectors, strict=False):
+        ids = loaded.tokenizer(text, return_tensors="pt")["input_ids"]  # with BOS
+        with torch.no_grad():
+            states = loaded.model(ids, output_hidden_states=True).hidden_states[-1][0]
+        np.testing.assert_allclose(vector, states[1:].mean(0).numpy(), atol=1e-5)
+
+
+def test_batching_does_not_change_vectors(folder: Path) -> None:
+    loaded = load_model(ModelConfig(base=str(folder)))
+    whole, single = embed_texts(loaded, TEXTS), embed_texts(loaded, TEXTS, batch_tokens=1)
+    np.testing.assert_allclose(whole, single, atol=1e-5)
+
+
+def test_texts_longer_than_the_context_are_cut(tiny_model: Path) -> None:
+    loaded = load_model(ModelConfig(base=str(tiny_model)))
+    assert np.isfinite(embed_texts(loaded, ["cat " * 5000])).all()
+
+
+def test_no_texts_give_no_vectors(tiny_model: Path) -> None:
+    assert embed_texts(load_model(ModelConfig(base=str(tiny_model))), []).shape[0] == 0
+
+
+def test_the_base_within_an_adapted_model_gives_the_base_s_vectors(tiny_model: Path) -> None:
+    plain = load_model(ModelConfig(base=str(tiny_model)))
+    adapted = load_model(ModelConfig(base=str(tiny_model), lora=LoraConfig(rank=4)), trainable=True)
+    with torch.no_grad():
+        for name, parameter in adapted.model.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_()
+    assert not np.allclose(embed_texts(adapted, TEXTS), embed_texts(plain, TEXTS), atol=1e-4)
+    with base_of(adapted) as base:
+        np.testing.assert_allclose(embed_texts(base, TEXTS), embed_texts(plain, TEXTS), atol=1e-6)
+
+
+def test_progress_counts_texts(tiny_model: Path) -> None:
+    seen: list[tuple[int, int]] = []
+    loaded = load_model(ModelConfig(base=str(tiny_model)))
+    embed_texts(loaded, TEXTS, batch_tokens=16, tick=lambda done, of: seen.append((done, of)))
+    assert seen[-1] == (5, 5)
+    assert seen == sorted(seen)
+
+
+def test_an_absent_sentence_transformers_is_refused_with_the_extra_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'everlearn\[embeddings\]'"):
+        embed_sentences("some/model", ["x"])
+
+
+def test_a_sentence_model_is_loaded_from_safetensors_and_without_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made: list[dict[str, object]] = []
+
+    class Model:
+        def __init__(self, name: str, **values: object) -> None:
+            if name == "missing":
+                raise OSError("no such model")
+            made.append(values)
+
+        def encode(self, texts: list[str], **_: object) -> np.ndarray:
+            return np.ones((len(texts), 3), dtype=np.float64)
+
+    monkeypatch.setattr(embeddings, "find_spec", lambda name: object())
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
+    assert embed_sentences("some/model", ["x", "y"]).shape == (2, 3)
+    assert made == [{"device": None, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}]
+    with pytest.raises(ModelError, match=r"'missing' cannot be loaded \(no such model\)"):
+        embed_sentences("missing", ["x"])
