@@ -78,7 +78,7 @@ def test_prompts_are_the_training_prompts_and_decoding_is_greedy() -> None:
     task = speak(instance("the red cat", "yes"))
     predict(generator, task, context_length=64)
     assert generator.prompts == [VanillaTemplate().prompt_ids(task.evaluation[0], TOKENIZER)]
-    assert generator.sampling == Sampling(max_new_tokens=9, max_length=64)
+    assert generator.sampling == Sampling(max_new_tokens=9, max_length=64, end_ids=(TOKENIZER.eos_token_id,))
     assert generator.sampling.temperature == 0
 
 
@@ -106,22 +106,17 @@ def test_an_unknown_metric_is_refused_before_anything_is_generated() -> None:
 
 
 def test_an_answer_ends_where_the_template_ends_its_turns() -> None:
+    dot = TOKENIZER.convert_tokens_to_ids(".")
+
     class ClosedByDot(VanillaTemplate):
         def end_ids(self, tokenizer: object) -> tuple[int, ...]:
-            return (TOKENIZER.convert_tokens_to_ids("."), TOKENIZER.eos_token_id)
+            return (dot, TOKENIZER.eos_token_id)
 
-    ids = TOKENIZER("yes . no no", add_special_tokens=False)["input_ids"]
-    generator = ByHeart(Completion("yes . no no", tuple(ids), "length"))
-    (row,) = predict_task(
-        generator,
-        ClosedByDot(),
-        TOKENIZER,
-        speak(instance("a", "yes")),
-        max_new_tokens=9,
-        progress=LineProgress(),
-        metrics=METRICS,
-    )
-    assert (row["prediction"], row["finish_reason"]) == ("yes", "eos")
+    generator = ByHeart(answered("yes"))
+    task = speak(instance("a", "yes"))
+    predict_task(generator, ClosedByDot(), TOKENIZER, task, max_new_tokens=9, progress=LineProgress(), metrics=METRICS)
+    assert generator.sampling is not None
+    assert generator.sampling.end_ids == (dot, TOKENIZER.eos_token_id)
 
 
 def test_scores_are_means_with_an_interval_of_the_main_metric() -> None:

@@ -113,17 +113,17 @@ METRICS: dict[str, Callable[[Matrix, Sequence[int]], Matrix]] = {
 
 def continual_metrics(
     matrix: Matrix, trained_at: Sequence[int], base: Sequence[float] | Matrix | None = None
-) -> dict[str, float]:
-    """All metrics of one matrix by name (`DEFINITIONS` says what they are).
+) -> dict[str, Matrix]:
+    """All metrics of a matrix by name (`DEFINITIONS` says what they are).
 
     Args:
-        matrix: Shape (stages, tasks).
+        matrix: Shape (..., stages, tasks).
         trained_at: Row of each task's training.
-        base: Scores of the base model, shape (tasks,); adds FWT_over_base.
+        base: Scores of the base model, shape (..., tasks); adds FWT_over_base.
     """
-    found = {name: float(formula(matrix, trained_at)) for name, formula in METRICS.items()}
+    found = {name: formula(matrix, trained_at) for name, formula in METRICS.items()}
     if base is not None:
-        found["FWT_over_base"] = float(forward_transfer(matrix, trained_at, base))
+        found["FWT_over_base"] = forward_transfer(matrix, trained_at, base)
     return found
 
 

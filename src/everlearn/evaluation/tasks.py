@@ -16,7 +16,7 @@ from everlearn.data.instance import Task
 from everlearn.errors import DataError
 from everlearn.evaluation.bootstrap import mean_interval
 from everlearn.evaluation.text_metrics import get_metric
-from everlearn.generation.protocol import Completion, Generator, Sampling
+from everlearn.generation.protocol import Generator, Sampling
 from everlearn.progress import Progress
 
 if TYPE_CHECKING:
@@ -62,15 +62,14 @@ def predict_task(
     scorers = {name: get_metric(name) for name in (*metrics, task.metric)}
     prompts = [template.prompt_ids(instance, tokenizer) for instance in task.evaluation]
     if context_length is not None:
-        _check_lengths(task, prompts, context_length)
-    sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length)
+        check_lengths(task, prompts, context_length)
+    ends = template.end_ids(tokenizer)
+    sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length, end_ids=ends)
     with progress.step(f"answering {task.name}", len(prompts)) as tick:
         completions = generator.generate(prompts, sampling, tick)
-    end_ids = frozenset(template.end_ids(tokenizer))
     rows: list[Row] = []
     for instance, (completion,) in zip(task.evaluation, completions, strict=True):
-        answer = _up_to_end(completion, end_ids, tokenizer)
-        prediction = answer.text.strip()
+        prediction = completion.text.strip()
         accepted = [instance.output, *instance.references]
         rows.append(
             {
@@ -80,7 +79,7 @@ def predict_task(
                 "gold": instance.output,
                 "references": list(instance.references),
                 "prediction": prediction,
-                "finish_reason": answer.finish_reason,
+                "finish_reason": completion.finish_reason,
                 "scores": {name: scorer(prediction, accepted) for name, scorer in scorers.items()},
             }
         )
@@ -108,7 +107,12 @@ def score_rows(
     }
 
 
-def _check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int) -> None:
+def check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int) -> None:
+    """Refuses prompts that leave no room for an answer.
+
+    Raises:
+        DataError: names task, row and lengths.
+    """
     for place, (instance, prompt) in enumerate(zip(task.evaluation, prompts, strict=True), 1):
         if len(prompt) >= context_length:
             raise DataError(
@@ -116,16 +120,3 @@ def _check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length:
                 f"the model's context is {context_length}: shorten or remove the row, or choose a model with a longer "
                 "context."
             )
-
-
-def _up_to_end(completion: Completion, end_ids: frozenset[int], tokenizer: PreTrainedTokenizerBase) -> Completion:
-    """The completion cut before a token with which the template ends an answer.
-
-    The generator stops at the model's own end tokens; a chat template may end its turns with another one.
-    """
-    ids = completion.token_ids
-    end = next((at for at, token in enumerate(ids) if token in end_ids), None)
-    if end is None:
-        return completion
-    text = str(tokenizer.decode(list(ids[:end]), skip_special_tokens=True, clean_up_tokenization_spaces=False))
-    return Completion(text, ids[:end], "eos")

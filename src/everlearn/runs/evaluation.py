@@ -5,15 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from everlearn.data.instance import fingerprint_of
-from everlearn.errors import ModelError
 from everlearn.files import read_json
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe
+from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import BASE_STAGE, prepare
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
-from everlearn.runs.store import RECORD, RunStore, sha256_of
+from everlearn.runs.store import RunStore
 
 
 def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
@@ -34,7 +33,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     name, fingerprint = BASE_STAGE, prepared.base_fingerprint
     if checkpoint is not None:
         models.point_to(checkpoint)
-        fingerprint = _fingerprint_of_checkpoint(checkpoint)
+        fingerprint = checkpoint_fingerprint(checkpoint)
         name = f"checkpoint-{fingerprint[:8]}"
     with store.locked():
         measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
@@ -42,18 +41,3 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         scores = read_json(folder / "stages" / name / "scores.json")
     assert isinstance(scores, dict), "scores are a mapping"
     return scores
-
-
-def _fingerprint_of_checkpoint(checkpoint: Path) -> str:
-    """The training step's own fingerprint, or a hash of the weights for a folder from elsewhere."""
-    record = checkpoint / RECORD
-    if record.exists():
-        value = read_json(record)
-        assert isinstance(value, dict), "an artifact record is a mapping"
-        return str(value["fingerprint"])
-    weights = sorted(checkpoint.glob("*/*.safetensors"))
-    if not weights:
-        raise ModelError(
-            f"{checkpoint} holds no adapter/ or model/ folder with safetensors: give a stage's 'training' folder."
-        )
-    return fingerprint_of([sha256_of(path) for path in weights])

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task, TaskStream, fingerprint_of
-from everlearn.errors import DataError, RecipeError, unknown
 from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
@@ -40,20 +39,14 @@ def check_measurement(
             the general text cannot be read.
     """
     from everlearn.data.general import general_passages
-    from everlearn.evaluation.text_metrics import METRICS
+    from everlearn.evaluation.tasks import check_lengths
+    from everlearn.evaluation.text_metrics import get_metric
     from everlearn.models import loading
 
     context = loading.context_length(recipe.model)
     for task in stream:
-        if task.metric not in METRICS:
-            raise RecipeError(f"task {task.name!r}: {unknown('metric', task.metric, METRICS)}")
-        for row in task.evaluation:
-            length = len(template.prompt_ids(row, tokenizer))
-            if length >= context:
-                raise DataError(
-                    f"task {task.name!r}, evaluation row {row.id!r}: its prompt has {length} tokens, the model's "
-                    f"context is {context}: shorten or remove the row, or choose a model with a longer context."
-                )
+        get_metric(task.metric)
+        check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context)
     if recipe.evaluation.general_text:
         general_passages(recipe.evaluation.general_text)
 
@@ -179,6 +172,7 @@ class Measurement:
             max_new_tokens=evaluation.max_new_tokens,
             progress=self.progress,
             metrics=METRIC_NAMES,
+            context_length=loaded.context_length,
         )
         write_jsonl(folder / "predictions.jsonl", rows)
         scores = score_rows(

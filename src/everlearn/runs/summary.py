@@ -80,16 +80,16 @@ def _metrics(
     tasks = list(trained_at)
     if rows:
         missing = np.full(samples, np.nan)
-        point = np.array([[values[task].get(row, np.nan) for task in tasks] for row in rows])
-        drawn = np.array([[resamples[task].get(row, missing) for task in tasks] for row in rows])
-        drawn = np.moveaxis(drawn, -1, 0)  # (samples, stages, tasks)
+        point = np.array([[values[task].get(row, np.nan) for task in tasks] for row in (0, *rows)])
+        drawn = np.array([[resamples[task].get(row, missing) for task in tasks] for row in (0, *rows)])
+        drawn = np.moveaxis(drawn, -1, 0)  # (samples, base and stages, tasks)
         at = [rows.index(trained_at[task]) for task in tasks]
-        for name, formula in continual.METRICS.items():
-            value = float(formula(point, at))
+        spread = continual.continual_metrics(drawn[:, 1:], at, drawn[:, 0])
+        for name, value in continual.continual_metrics(point[1:], at, point[0]).items():
             if np.isnan(value):
                 metrics[name] = {"value": None, "low": None, "high": None}
             else:
-                low, high = bootstrap.percentile_interval(formula(drawn, at), confidence)
-                metrics[name] = {"value": value, "low": low, "high": high}
+                low, high = bootstrap.percentile_interval(spread[name], confidence)
+                metrics[name] = {"value": float(value), "low": low, "high": high}
     metrics["definitions"] = dict(continual.DEFINITIONS)
     return metrics

@@ -1,0 +1,79 @@
+"""Synthetic rehearsal rows outside a run, for those who only want the data."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.errors import RecipeError, unknown
+from everlearn.files import write_jsonl
+from everlearn.progress import Progress
+from everlearn.recipe import Recipe
+from everlearn.runs.checkpoint import checkpoint_fingerprint
+from everlearn.runs.loop import prepare
+from everlearn.runs.models_at_hand import ModelsAtHand, generator_for
+from everlearn.runs.store import RunStore
+from everlearn.synthesis.options import SynthesisOptions
+
+if TYPE_CHECKING:
+    from everlearn.synthesis.pipeline import Synthesis
+
+
+def synthesize_stream(
+    recipe: Recipe,
+    names: Sequence[str],
+    checkpoint: Path | None,
+    out: Path,
+    progress: Progress,
+    *,
+    count: int | None = None,
+) -> dict[Path, Synthesis]:
+    """Makes synthetic rows of tasks with the base model.
+
+    Args:
+        recipe: Names model, tasks and, as options of a synthesizing method, how to synthesize.
+        names: Tasks; none means all.
+        checkpoint: Folder of a model that has learnt the tasks and answers the inputs again; None: the base model's
+            answers stay.
+        out: Gets `<task>.jsonl` and the folders of the steps.
+        progress: Where to show what goes on.
+        count: Rows a task; None: the options' ratio.
+
+    Returns:
+        File to what was made, in task order.
+
+    Raises:
+        UserError: an unknown task, demonstrations that cannot be used, too few valid rows.
+    """
+    from everlearn.synthesis.pipeline import Tools, synthesize_task
+
+    prepared = prepare(recipe, out)
+    for name in names:
+        if name not in prepared.stream.names:
+            raise RecipeError(unknown("task", name, prepared.stream.names))
+    options = prepared.method.options
+    if not isinstance(options, SynthesisOptions):
+        raise RecipeError(f"method {recipe.method.name} synthesizes nothing: use --method ssr.")
+    store = RunStore(out, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    models = ModelsAtHand(recipe.model)
+    if checkpoint is not None:
+        models.point_to(checkpoint)
+    made = {}
+    with store.locked():
+        for name in names or prepared.stream.names:
+            tools = Tools(
+                step=store.steps_below(name),
+                base=models.base,
+                base_fingerprint=prepared.base_fingerprint,
+                generator_for=generator_for,
+                template=prepared.template,
+                progress=progress,
+                seed=recipe.seed,
+                latest=models.latest if checkpoint is not None else None,
+                latest_fingerprint=checkpoint_fingerprint(checkpoint) if checkpoint is not None else "",
+            )
+            found = synthesize_task(prepared.stream[name], options, tools, count=count)
+            write_jsonl(out / f"{name}.jsonl", (row.to_json() for row in found.rows))
+            made[out / f"{name}.jsonl"] = found
+    return made
