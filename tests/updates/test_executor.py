@@ -10,7 +10,9 @@ import torch
 from safetensors.torch import load_file
 
 from everlearn.progress import LineProgress
-from everlearn.updates import loop
+from everlearn.updates import executor, loop
+from everlearn.updates.commands import add_version
+from everlearn.updates.config import UpdateRecipe
 from everlearn.updates.executor import execute
 from tests.updates.tiny_runs import tiny_recipe
 
@@ -19,34 +21,21 @@ class Killed(Exception):
     """Stands for the end of the process."""
 
 
-class KillAfter(LineProgress):
-    """Ends the run at the n-th write of the log."""
+def run_until_killed(recipe: UpdateRecipe, flushes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ends the run after the n-th write of a log, before the state that may follow it is saved."""
+    left = [flushes]
+    append = executor._append
 
-    def __init__(self, flushes: int) -> None:
-        super().__init__()
-        self.left = flushes
+    def counted(path: Path, rows: list[dict[str, float]]) -> None:
+        append(path, rows)
+        left[0] -= 1
+        if left[0] == 0:
+            raise Killed
 
-    def step(self, what, total=None):
-        inner = super().step(what, total)
-        outer = self
-
-        class Counting:
-            def __enter__(self):
-                tick = inner.__enter__()
-
-                def counted(*args, **kwargs) -> None:
-                    tick(*args, **kwargs)
-                    if "release" in what or what[0] in "ms" or what[0] == "c":
-                        outer.left -= 1
-                        if outer.left < 0:
-                            raise Killed
-
-                return counted
-
-            def __exit__(self, *exception):
-                return inner.__exit__(*exception)
-
-        return Counting()
+    with monkeypatch.context() as patch:
+        patch.setattr(executor, "_append", counted)
+        with pytest.raises(Killed):
+            execute(recipe)
 
 
 @pytest.fixture(autouse=True)
@@ -99,37 +88,29 @@ def test_executed_rates_are_the_planned_ones(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("flushes", [0, 1, 3, 4, 6, 9])
-def test_a_killed_run_goes_on_with_the_same_losses_bit_by_bit(tmp_path: Path, flushes: int) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    execute(tiny_recipe(tmp_path / "a"))
-    with pytest.raises(Killed):
-        execute(tiny_recipe(tmp_path / "b"), progress=KillAfter(flushes))
-    result = execute(tiny_recipe(tmp_path / "b"))
-    one, two = tmp_path / "a" / "runs" / "tiny", tmp_path / "b" / "runs" / "tiny"
-    assert histories(one) == histories(two)
-    for name, tensors in releases(one).items():
-        assert same_tensors(tensors, releases(two)[name])
-    assert result["ledger"]["executed"]["steps"] == sum(len(rows) for rows in histories(one).values())
+@pytest.mark.parametrize("flushes", [1, 2, 4, 7, 10])
+def test_a_killed_run_goes_on_with_the_same_losses_bit_by_bit(
+    tmp_path: Path, flushes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, killed = tmp_path / "whole" / "runs" / "tiny", tmp_path / "killed" / "runs" / "tiny"
+    execute(tiny_recipe(tmp_path / "whole"))
+    run_until_killed(tiny_recipe(tmp_path / "killed"), flushes, monkeypatch)
+    result = execute(tiny_recipe(tmp_path / "killed"))
+    assert histories(whole) == histories(killed)
+    for name, tensors in releases(whole).items():
+        assert same_tensors(tensors, releases(killed)[name])
+    executed = result["ledger"]["executed"]
+    assert executed["steps"] == sum(len(rows) for rows in histories(whole).values())
+    assert executed["repeated_steps"] > 0
 
 
-def test_dropout_goes_on_as_well(tmp_path: Path) -> None:
-    gpt2 = {
-        "config": {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.2},
-        "vocabulary_size": 320,
-    }
-    folders = []
-    for name, flushes in (("a", None), ("b", 4)):
-        (tmp_path / name).mkdir()
-        recipe = tiny_recipe(tmp_path / name, model=gpt2)
-        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"config": gpt2["config"]})})
-        if flushes:
-            with pytest.raises(Killed):
-                execute(recipe, progress=KillAfter(flushes))
-        execute(recipe)
-        folders.append(tmp_path / name / "runs" / "tiny")
-    assert histories(folders[0]) == histories(folders[1])
+def test_dropout_goes_on_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.2}
+    execute(tiny_recipe(tmp_path / "whole", model={"config": gpt2}))
+    run_until_killed(tiny_recipe(tmp_path / "killed", model={"config": gpt2}), 4, monkeypatch)
+    execute(tiny_recipe(tmp_path / "killed", model={"config": gpt2}))
+    whole, killed = (tmp_path / name / "runs" / "tiny" for name in ("whole", "killed"))
+    assert histories(whole) == histories(killed)
 
 
 @pytest.mark.parametrize(
@@ -137,27 +118,109 @@ def test_dropout_goes_on_as_well(tmp_path: Path) -> None:
     [("path_switching", ["m3b", "m4a", "b4"]), ("cpt", ["c4"]), ("ptfs", ["s4"])],
 )
 def test_adding_a_version_trains_only_what_is_new(tmp_path: Path, paradigm: str, trained: list[str]) -> None:
-    (tmp_path / "a").mkdir()
-    (tmp_path / "b").mkdir()
-    execute(tiny_recipe(tmp_path / "a", paradigm=paradigm, versions=4))
-    execute(tiny_recipe(tmp_path / "b", paradigm=paradigm, versions=3))
-    before = set(histories(tmp_path / "b" / "runs" / "tiny"))
-    for text in ("text1.txt", "text2.txt"):  # long gone when the fourth version comes
-        (tmp_path / "b" / text).unlink()
-    later = tiny_recipe(tmp_path / "c" if (tmp_path / "c").mkdir() else tmp_path / "c", paradigm=paradigm, versions=4)
-    entries = [
-        {**version.model_dump(), "data": str(tmp_path / "b" / Path(version.data).name)} for version in later.versions
-    ]
-    (tmp_path / "b" / "text4.txt").write_text((tmp_path / "c" / "text4.txt").read_text())
-    recipe = tiny_recipe(tmp_path / "c", paradigm=paradigm, versions=4)
-    recipe = type(recipe).model_validate(
-        {**recipe.model_dump(), "versions": entries, "runs_dir": str(tmp_path / "b" / "runs")}
-    )
+    whole, growing = tmp_path / "whole" / "runs" / "tiny", tmp_path / "growing" / "runs" / "tiny"
+    execute(tiny_recipe(tmp_path / "whole", paradigm=paradigm, versions=4))
+    execute(tiny_recipe(tmp_path / "growing", paradigm=paradigm, versions=3))
+    before = set(histories(growing))
+    for text in ("text1.txt", "text2.txt", "text3.txt"):  # long gone when the fourth version comes
+        (tmp_path / "growing" / text).unlink()
+    shown = add_version(growing, str(tmp_path / "whole" / "text4.txt"), None, None, LineProgress())
+    assert "v4" in shown
+    assert set(histories(growing)) - before == set(trained)
+    assert histories(growing) == histories(whole)
+    assert same_tensors(releases(whole)["v4"], releases(growing)["v4"])
+    ledger = json.loads((growing / "ledger.json").read_text())
+    assert ledger["executed"] | {"seconds": 0} == json.loads((whole / "ledger.json").read_text())["executed"] | {
+        "seconds": 0
+    }
+
+
+def test_states_that_nothing_starts_from_are_removed(tmp_path: Path) -> None:
+    kept = {}
+    for name, changes in {
+        "lazy": {},
+        "eager": {"path": {"lazy": False}},
+        "cpt": {"paradigm": "cpt"},
+        "cpt that keeps its optimizer": {"paradigm": "cpt", "path": {"cpt_optimizer": "inherit"}},
+        "ptfs": {"paradigm": "ptfs"},
+    }.items():
+        execute(tiny_recipe(tmp_path / name, **changes))
+        run = tmp_path / name / "runs" / "tiny"
+        kept[name] = sorted(path.name for path in (run / "states").glob("*"))
+        assert not list((run / "segments").glob("*/checkpoint"))
+    assert kept == {
+        "lazy": ["m3a"],
+        "eager": ["m3b"],
+        "cpt": [],
+        "cpt that keeps its optimizer": ["c3"],
+        "ptfs": [],
+    }
+
+
+def test_a_branch_inherits_the_moments_of_the_main_path_or_starts_with_none(tmp_path: Path) -> None:
+    losses = {}
+    for choice in ("inherit", "reset"):
+        execute(tiny_recipe(tmp_path / choice, path={"branch_optimizer": choice}))
+        losses[choice] = [loss for _, loss, _ in histories(tmp_path / choice / "runs" / "tiny")["b3"]]
+    assert losses["inherit"][0] == losses["reset"][0]
+    assert losses["inherit"][2:] != losses["reset"][2:]
+
+
+def test_the_branch_and_the_main_tail_read_the_same_blocks(tmp_path: Path) -> None:
+    """With the same constant rate, branch and tail are the same computation."""
+    execute(tiny_recipe(tmp_path, schedule={"name": "constant", "maximal_rate": 1e-2, "warm_up_steps": 2}))
+    found = histories(tmp_path / "runs" / "tiny")
+    assert found["b1"] == found["m1b"]
+    assert found["b2"] == found["m2b"]
+
+
+def test_micro_batches_do_not_change_the_loss(tmp_path: Path) -> None:
+    execute(tiny_recipe(tmp_path / "whole"))
+    execute(tiny_recipe(tmp_path / "parts", training={"micro_batch_blocks": 5}))
+    one, two = (histories(tmp_path / name / "runs" / "tiny") for name in ("whole", "parts"))
+    for segment, rows in one.items():
+        assert [loss for _, loss, _ in two[segment]] == pytest.approx([loss for _, loss, _ in rows], abs=2e-5)
+
+
+def test_a_release_is_a_plain_folder_that_transformers_loads(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    execute(tiny_recipe(tmp_path))
+    folder = tmp_path / "runs" / "tiny" / "releases" / "v2"
+    model, report = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    ids = tokenizer("The sun moon", return_tensors="pt").input_ids
+    assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] == ids.shape[1] + 3
+
+
+def test_starting_from_a_model_keeps_its_weights_and_tokenizer(tmp_path: Path) -> None:
+    execute(tiny_recipe(tmp_path / "first"))
+    base = tmp_path / "first" / "runs" / "tiny" / "releases" / "v3"
+    recipe = tiny_recipe(tmp_path / "second", versions=1)
+    start = type(recipe.model)(start_from=str(base), rewarm=False)
+    execute(recipe.model_copy(update={"model": start}))
+    run = tmp_path / "second" / "runs" / "tiny"
+    rows = histories(run)["m1a"]
+    assert rows[0][2] == recipe.schedule.maximal_rate
+    assert rows[0][1] < histories(tmp_path / "first" / "runs" / "tiny")["m1a"][0][1] - 1
+    assert (run / "tokenizer" / "tokenizer.json").read_text() == (base / "tokenizer.json").read_text()
+
+
+def test_an_annealing_mix_is_read_by_appended_branches(tmp_path: Path) -> None:
+    recipe = tiny_recipe(tmp_path, path={"placement": "append", "annealing": str(tmp_path / "text1.txt")})
     execute(recipe)
-    after = histories(tmp_path / "b" / "runs" / "tiny")
-    assert set(after) - before == set(trained)
-    whole = histories(tmp_path / "a" / "runs" / "tiny")
-    assert after == whole
-    assert same_tensors(
-        releases(tmp_path / "a" / "runs" / "tiny")["v4"], releases(tmp_path / "b" / "runs" / "tiny")["v4"]
-    )
+    plan = json.loads((tmp_path / "runs" / "tiny" / "plan.json").read_text())
+    assert {s["data"] for s in plan["segments"] if s["kind"] == "branch"} == {"annealing"}
+
+
+def test_quality_is_a_matrix_of_releases_by_versions(tmp_path: Path) -> None:
+    quality = execute(tiny_recipe(tmp_path))["quality"]
+    assert quality["releases"] == quality["versions"] == ["v1", "v2", "v3"]
+    for row, ends in zip(quality["perplexity"], quality["intervals"], strict=True):
+        for value, (low, high) in zip(row, ends, strict=True):
+            assert low <= value <= high
+    last = quality["perplexity"][-1]
+    assert quality["own"]["v3"] == last[2]
+    assert quality["seen"]["v3"] == pytest.approx((last[0] * last[1] * last[2]) ** (1 / 3))

@@ -34,6 +34,7 @@ def write_versions(folder: Path, count: int = 3, documents: int = 90) -> list[di
 
 def tiny_tree(folder: Path, *, versions: int = 3, **changes: Any) -> dict[str, Any]:
     """A recipe as a dictionary; changes are sections to update or keys to set."""
+    folder.mkdir(exist_ok=True)
     tree: dict[str, Any] = {
         "name": "tiny",
         "seed": 1,
@@ -44,6 +45,7 @@ def tiny_tree(folder: Path, *, versions: int = 3, **changes: Any) -> dict[str, A
         "training": {"block_tokens": 16, "batch_blocks": 16, "precision": "float32", "checkpoint_every": 3},
         "quality": {"heldout_ratio": 0.1, "heldout_blocks": 8, "bootstrap_samples": 100},
         "runs_dir": str(folder / "runs"),
+        "cache_dir": str(folder / "cache"),
     }
     for key, value in changes.items():
         tree[key] = {**tree[key], **value} if isinstance(tree.get(key), dict) and isinstance(value, dict) else value

@@ -64,30 +64,32 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans, runs, compares, or adds a version."""
+    is_first = os.environ.get("RANK", "0") == "0"
+    args.quiet = args.quiet or not is_first
     try:
-        return _run(args)
+        shown = _run(args, is_first=is_first)
     except UserError:
-        if os.environ.get("RANK", "0") == "0":
+        if is_first:
             raise
-        return 2  # the first process says it
+        return 2
+    if is_first:
+        print(shown)
+    return 0
 
 
-def _run(args: argparse.Namespace) -> int:
+def _run(args: argparse.Namespace, *, is_first: bool) -> str:
     from everlearn.cli.options import make_display
     from everlearn.updates import commands
 
     recipe, folder = _recipe(args)
     if args.plan:
-        print(commands.plan(recipe, make_display(args)))
-        return 0
-    display = make_display(args, folder)
+        return commands.plan(recipe, make_display(args))
+    display = make_display(args, folder if is_first else None)
     if args.compare:
-        print(commands.compare(recipe, _seeds(args), display))
-    elif args.add_version:
-        print(commands.add_version(folder, args.add_version, args.version_id, args.column, display))
-    else:
-        print(commands.update(recipe, display))
-    return 0
+        return commands.compare(recipe, _seeds(args), display)
+    if args.add_version:
+        return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
+    return commands.update(recipe, display)
 
 
 def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:

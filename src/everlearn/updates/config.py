@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from everlearn.recipe import EMBEDDED, Section, checked, read_tree
-from everlearn.updates.plan import Paradigm, Placement, Rewarm, State, VersionPlan
+from everlearn.recipe import EMBEDDED, Section, checked, read_tree, set_dotted
+from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
@@ -42,6 +42,8 @@ class EmbeddedVersions(Section):
     """Number of versions."""
     documents: Annotated[int, Field(ge=200)] = 9000
     """Documents of each version."""
+    steps: Annotated[int, Field(ge=1)] | None = None
+    """Optimizer steps of each version, as in `versions` of your own."""
     seed: int = 0
     """Of the corpus; apart from the run's seed, so that several runs read the same text."""
 
@@ -191,6 +193,17 @@ class QualityConfig(Section):
     """Few-shot micro-task accuracy, which has a meaning for descendants of the embedded base."""
 
 
+class Arm(Section):
+    """One line of a comparison: the recipe with some keys set otherwise."""
+
+    label: Name
+    """Unique name; the arm's run folders are `<label>-s<seed>`."""
+    set: dict[str, Any] = Field(default_factory=dict)
+    """Dotted keys to values, such as `path.branch_fraction: 0.3`."""
+    against: str | None = None
+    """Label of the arm that it is measured against. Nothing: the arm called `ptfs`, if there is one."""
+
+
 class UpdateRecipe(Section):
     """All that a run of version updates depends on."""
 
@@ -207,6 +220,8 @@ class UpdateRecipe(Section):
     path: PathConfig = PathConfig()
     training: UpdateTraining = UpdateTraining()
     quality: QualityConfig = QualityConfig()
+    compare: tuple[Arm, ...] = ()
+    """Arms of `everlearn update --compare`; nothing: the three paradigms."""
     runs_dir: str = "runs"
     """Where run folders are made."""
     cache_dir: str | None = None
@@ -221,7 +236,29 @@ class UpdateRecipe(Section):
                 raise ValueError(f"versions: the id {double!r} stands twice: give each version its own")
             if not ids:
                 raise ValueError("versions: the list is empty: name at least one version with its data")
+        labels = [arm.label for arm in self.compare]
+        double = next((label for label in labels if labels.count(label) > 1), None)
+        if double:
+            raise ValueError(f"compare: the label {double!r} stands twice: give each arm its own")
+        stray = next((arm for arm in self.compare if arm.against is not None and arm.against not in labels), None)
+        if stray:
+            raise ValueError(f"compare: arm {stray.label!r} is measured against {stray.against!r}, which is no arm")
         return self
+
+    def arms(self) -> tuple[Arm, ...]:
+        """What a comparison runs."""
+        return self.compare or tuple(Arm(label=name, set={"paradigm": name}) for name in PARADIGMS)
+
+    def with_arm(self, arm: Arm, seed: int) -> UpdateRecipe:
+        """The recipe of one arm and seed.
+
+        Raises:
+            RecipeError: the arm sets an unknown key, or a wrong value.
+        """
+        tree = self.model_dump(mode="json", exclude={"compare"})
+        for key, value in {**arm.set, "seed": seed}.items():
+            set_dotted(tree, key, value)
+        return checked(UpdateRecipe, tree, where=f"compare, arm {arm.label!r}")
 
     def version_plan(self, steps: tuple[int, ...]) -> VersionPlan:
         """The plan for versions of so many steps."""

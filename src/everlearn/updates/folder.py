@@ -132,7 +132,7 @@ def claim(folder: Path, recipe: UpdateRecipe) -> None:
     import yaml
 
     path = folder / "recipe.yaml"
-    mine = recipe.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+    mine = recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
     if path.exists():
         try:
             theirs = yaml.safe_load(path.read_text(encoding="utf-8"))

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel
 
 from everlearn.errors import RunError
 from everlearn.seeds import derive
-from everlearn.training.precision import LEAST_WIDTH, autocast_format
+from everlearn.training.precision import autocast_format
 from everlearn.training.schedules import Schedule
 from everlearn.updates.config import UpdateTraining
 from everlearn.updates.processes import Processes, spread, without_exchange
@@ -75,8 +75,7 @@ class Trainer:
         self.settings = settings
         self.processes = processes
         self._seed = seed
-        # Steps of whole blocks gain from bfloat16 at every width measured, 64 to 256 (1.3 to 1.6 times).
-        self._format = autocast_format(settings.precision, processes.device, LEAST_WIDTH)
+        self._format = autocast_format(settings.precision, processes.device)
         if attention := attention_of(settings, self._format, processes.device):
             model.set_attn_implementation(attention)
         if settings.gradient_checkpointing:

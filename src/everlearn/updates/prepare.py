@@ -134,6 +134,7 @@ def versions_of(recipe: UpdateRecipe, cache: Path) -> tuple[VersionConfig, ...]:
             VersionConfig(
                 id=f"v{number}",
                 data=str(write_version(cache / "drifting", number, documents=wanted.documents, seed=wanted.seed)),
+                steps=wanted.steps,
             )
             for number in range(1, wanted.count + 1)
         )

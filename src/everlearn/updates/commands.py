@@ -1,0 +1,169 @@
+"""What `everlearn update` does, and the tables it prints."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from everlearn.errors import RecipeError, RunError
+from everlearn.updates.compare import compare as run_comparison
+from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig, anchor
+from everlearn.updates.executor import execute
+from everlearn.updates.folder import recipe_of
+from everlearn.updates.outcome import costs_of
+from everlearn.updates.prepare import prepare
+from everlearn.updates.report import NAMES, verdict, write_report
+
+if TYPE_CHECKING:
+    from everlearn.progress import Progress
+
+
+def plan(recipe: UpdateRecipe, progress: Progress) -> str:
+    """Segments and costs of a recipe, as a table; tokenises what is new, trains nothing."""
+    prepared = prepare(recipe, progress=progress)
+    lines = [
+        f"{NAMES[recipe.paradigm]}, {prepared.parameters:,} parameters, {prepared.tokens_per_step:,} tokens a step"
+    ]
+    lines += ["", _table(("version", "text", "tokens", "held out", "steps"), _version_rows(prepared))]
+    rows = [
+        (
+            segment.id,
+            segment.kind,
+            segment.parent or "-",
+            f"{segment.start:,} to {segment.end:,}",
+            f"{segment.steps:,}",
+            segment.lr,
+            prepared.ids[segment.releases - 1] if segment.releases else "-",
+        )
+        for segment in prepared.plan.segments()
+    ]
+    lines += ["", _table(("segment", "kind", "from", "data (steps)", "steps", "rate", "releases"), rows)]
+    lines += ["", _cost_table(costs_of(prepared))]
+    return "\n".join([*lines, *(f"Note: {remark}" for remark in prepared.plan.remarks())])
+
+
+def update(recipe: UpdateRecipe, progress: Progress) -> str:
+    """Runs the recipe; returns its tables."""
+    result = execute(recipe, progress=progress)
+    return _finished(Path(str(result["folder"])), result)
+
+
+def add_version(folder: Path, data: str, name: str | None, column: str | None, progress: Progress) -> str:
+    """Adds a version to a run and trains only what is new.
+
+    Args:
+        folder: The run folder.
+        data: As a version's `data`; `embedded` for the next version of the generated corpus.
+        name: Of the version; nothing: v1, v2, ...
+        column: Key of the text in structured data.
+        progress: Where to show it.
+
+    Raises:
+        UserError: the run is not of this kind, or the text cannot be used.
+    """
+    recipe = recipe_of(folder)
+    versions: EmbeddedVersions | list[VersionConfig]
+    if isinstance(recipe.versions, EmbeddedVersions):
+        if data != "embedded":
+            raise RecipeError(
+                f"{folder} has versions of the generated corpus: add the next one with --add-version embedded, or "
+                "start a run with your own text."
+            )
+        versions = recipe.versions.model_copy(update={"count": recipe.versions.count + 1})
+    else:
+        added = name or f"v{len(recipe.versions) + 1}"
+        if any(version.id == added for version in recipe.versions):
+            raise RecipeError(f"{folder} has a version {added!r} already: choose another --version-id.")
+        source = anchor(Path.cwd(), data)
+        versions = [*recipe.versions, VersionConfig(id=added, data=source, column=column or "text")]
+    longer = UpdateRecipe.model_validate({**recipe.model_dump(), "versions": versions})
+    if longer.path.points:
+        raise RunError(
+            f"{folder} has scheduled branches: add the version and its branch point to {folder / 'recipe.yaml'}, then "
+            f"run 'everlearn update {folder}'."
+        )
+    result = execute(longer, folder=folder, progress=progress)
+    return _finished(folder, result)
+
+
+def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progress) -> str:
+    """Runs the arms of a comparison; returns its table and verdict."""
+    found = run_comparison(recipe, seeds, progress)
+    folder = Path(recipe.runs_dir) / recipe.name
+    rows = []
+    for arm in found["arms"]:
+        last = arm["versions"][-1]
+        entry = arm.get("difference", {}).get("seen", {}).get(last)
+        rows.append(
+            (
+                arm["label"],
+                f"{arm['seen'][last]['mean']:.3f}",
+                f"{arm['own'][last]['mean']:.3f}",
+                f"{entry['percent']:+.1f} %" if entry else "-",
+                f"{arm['executed']['steps']:,}",
+                f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
+                f"{sum(arm['seconds']) / len(arm['seconds']):.0f} s",
+            )
+        )
+    heads = ("last release", "all versions", "own version", "difference", "steps", "of ptfs", "time")
+    report = write_report(folder)
+    return f"{_table(heads, rows)}\n(perplexity, lower is better)\n{verdict(found)}\nReport: {report}"
+
+
+def _finished(folder: Path, result: dict[str, Any]) -> str:
+    if "ledger" not in result:
+        return ""  # the first of several processes tells
+    quality, ledger = result["quality"], result["ledger"]
+    rows = [
+        (name, *(f"{value:.2f}" for value in values))
+        for name, values in zip(quality["releases"], quality["perplexity"], strict=True)
+    ]
+    done = ledger["executed"]
+    report = write_report(folder)
+    return "\n".join(
+        [
+            "Perplexity of each release (rows) on each version's held-out text (columns), lower is better:",
+            _table(("release", *quality["versions"]), rows),
+            "",
+            _cost_table(ledger["costs"]),
+            f"Executed: {done['steps']:,} steps, {done['tokens']:,} tokens, {100 * done['ratio_to_ptfs']:.1f} % of "
+            f"training from scratch, {done['seconds']:.0f} s.",
+            f"Releases: {folder / 'releases'}",
+            f"Report: {report}",
+        ]
+    )
+
+
+def _version_rows(prepared: Any) -> list[tuple[str, ...]]:
+    return [
+        (version.id, version.data, f"{files.train_tokens:,}", f"{files.heldout_tokens:,}", f"{steps:,}")
+        for version, files, steps in zip(prepared.versions, prepared.files, prepared.steps, strict=True)
+    ]
+
+
+def _cost_table(costs: Sequence[dict[str, Any]]) -> str:
+    rows = [
+        (
+            NAMES[cost["paradigm"]],
+            f"{cost['steps']:,}",
+            f"{cost['tokens']:,}",
+            f"{cost['flops']:.3g}",
+            f"{100 * cost['ratio_to_ptfs']:.1f} %",
+        )
+        for cost in costs
+    ]
+    return _table(("planned cost", "steps", "tokens", "FLOPs", "of from scratch"), rows)
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns aligned: the first to the left, the others to the right."""
+    widths = [max(len(str(row[at])) for row in [heads, *rows]) for at in range(len(heads))]
+    lines = []
+    for row in [heads, *rows]:
+        cells = [
+            str(row[0]).ljust(widths[0]),
+            *(str(cell).rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)

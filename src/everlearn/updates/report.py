@@ -1,0 +1,310 @@
+"""The report of a run of version updates or of a comparison: one self-contained HTML file from the folder alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from everlearn.errors import RunError
+from everlearn.files import read_json, read_jsonl, write_text
+from everlearn.report.html import POLICY
+from everlearn.report.markup import Child, Html, el, name_of, stylesheet
+from everlearn.report.numbers import count, duration
+from everlearn.training.schedules import Schedule
+from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
+
+NAMES = {"ptfs": "Pre-training from scratch", "cpt": "Continual pre-training", "path_switching": "Path switching"}
+
+
+def write_report(folder: Path) -> Path:
+    """Writes `report.html` into the folder of a run or of a comparison.
+
+    Raises:
+        RunError: it is neither, or a file in it is corrupt.
+    """
+    if (folder / "comparison.json").exists():
+        title, lead, sections = _comparison(folder)
+    elif (folder / "plan.json").exists():
+        title, lead, sections = _run(folder)
+    else:
+        raise RunError(f"{folder} is no run folder of version updates: give the folder of a run or comparison.")
+    path = folder / "report.html"
+    write_text(path, _page(folder.name, title, lead, sections))
+    return path
+
+
+def verdict(comparison: Mapping[str, Any]) -> str:
+    """Whether path switching reached the quality of training from scratch, in one sentence with the figures."""
+    arm = next((arm for arm in comparison["arms"] if arm["label"] == "path_switching" and "difference" in arm), None)
+    if arm is None:
+        return f"{len(comparison['arms'])} arms over {len(comparison['arms'][0]['versions'])} versions."
+    entry = arm["difference"]["seen"][arm["versions"][-1]]
+    low, high = entry["interval"]
+    share, margin = arm["executed"]["ratio_to_ptfs"], comparison["margin_percent"]
+    reached = "reached" if entry["percent"] <= margin else "did not reach"
+    return (
+        f"Path switching {reached} the quality of pre-training from scratch at {100 * share:.0f} % of its steps: the "
+        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % "
+        f"({low:+.1f} to {high:+.1f}; lower is better, up to {margin:.0f} % counts as reached)."
+    )
+
+
+def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
+    plan = _mapping(folder / "plan.json")
+    manifest = _mapping(folder / "manifest.json")
+    names = [version["id"] for version in plan["versions"]]
+    segments = _named(plan["segments"], names)
+    paradigm = NAMES[plan["paradigm"]]
+    title = f"{paradigm}: {len(names)} versions of one model"
+    quality = _optional(folder / "quality.json")
+    ledger = _optional(folder / "ledger.json")
+    lead = "Unfinished: this page shows what is there so far."
+    if ledger:
+        done = ledger["executed"]
+        lead = (
+            f"{count(done['steps'])} optimizer steps, {count(done['tokens'])} tokens: "
+            f"{100 * done['ratio_to_ptfs']:.0f} % of what training every version from scratch takes."
+        )
+    rates = el(
+        "div",
+        rates_figure("Planned rates", segments, _planned(segments, plan["maximal_rate"])),
+        rates_figure("Executed rates", segments, _executed(folder, segments)),
+        class_="panels two",
+    )
+    return (
+        title,
+        lead,
+        [
+            ("Learning rates", rates),
+            ("Perplexity of every release on every version", _matrices([(paradigm, quality)]) if quality else None),
+            ("Cost", _costs(ledger) if ledger else None),
+            ("How it was made", _origin(folder, manifest)),
+        ],
+    )
+
+
+def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
+    comparison = _mapping(folder / "comparison.json")
+    arms = comparison["arms"]
+    first: dict[str, Path] = {}
+    for run in comparison["runs"]:
+        first.setdefault(run["label"], folder / run["folder"])
+    plots = el(
+        "div",
+        quality_against_cost(arms, "seen", "Perplexity over all versions so far"),
+        quality_against_cost(arms, "own", "Perplexity on the release's own version"),
+        class_="panels two",
+    )
+    rates = []
+    for label, path in first.items():
+        plan = _mapping(path / "plan.json")
+        segments = _named(plan["segments"], [version["id"] for version in plan["versions"]])
+        rates.append(rates_figure(f"{label}: executed rates", segments, _executed(path, segments)))
+    matrices = [(label, _mapping(path / "quality.json")) for label, path in first.items()]
+    seeds = comparison["seeds"]
+    note = el("p", f"Shown: seed {seeds[0]}." if len(seeds) > 1 else "", class_="soft")
+    manifest = _mapping(next(iter(first.values())) / "manifest.json")
+    return (
+        f"{folder.name}: {len(arms)} ways to {len(arms[0]['versions'])} versions",
+        verdict(comparison),
+        [
+            ("Quality against cost", el("div", plots, _summary(comparison))),
+            ("Learning rates", el("div", note, el("div", *rates, class_="panels"))),
+            ("Perplexity of every release on every version", el("div", note, _matrices(matrices))),
+            ("How it was made", _origin(next(iter(first.values())), manifest)),
+        ],
+    )
+
+
+def _page(name: str, title: str, lead: str, sections: Sequence[tuple[str, Html | None]]) -> str:
+    return "<!doctype html>\n" + el(
+        "html",
+        el(
+            "head",
+            el("meta", charset="utf-8"),
+            el("meta", http_equiv="Content-Security-Policy", content=POLICY),
+            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
+            el("meta", name="color-scheme", content="light dark"),
+            el("meta", name="generator", content="everlearn"),
+            el("title", f"{name} · everlearn report"),
+            stylesheet(resources.files("everlearn.report").joinpath("style.css").read_text(encoding="utf-8")),
+        ),
+        el(
+            "body",
+            el(
+                "header",
+                el("p", "everlearn · ", name_of(name), class_="kicker"),
+                el("h1", title),
+                el("p", lead, class_="lead"),
+            ),
+            el("main", *(el("section", el("h2", head), body) for head, body in sections if body is not None)),
+            el("footer", el("p", "Made by everlearn from the files of the run folder alone; one file, no network.")),
+        ),
+        lang="en",
+    )
+
+
+def _matrices(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Html:
+    values = [value for _, quality in found for row in quality["perplexity"] for value in row]
+    scale = (min(values), max(values))
+    maps = [perplexity_matrix(title, quality, scale) for title, quality in found]
+    return el(
+        "div",
+        el(
+            "p",
+            "Rows: releases; columns: on whose held-out text; lower is better and darker. Outlined: the release's own "
+            "version; left of it: what is kept of older versions; right of it: versions still to come. Small figures: "
+            "bootstrap interval over blocks.",
+            class_="soft",
+        ),
+        el("div", *maps, class_="maps" if len(maps) > 1 else "maps one"),
+    )
+
+
+def _costs(ledger: Mapping[str, Any]) -> Html:
+    done = ledger["executed"]
+    rows: list[Sequence[Child]] = [
+        (
+            f"{NAMES[cost['paradigm']]}, planned",
+            count(cost["steps"]),
+            count(cost["tokens"]),
+            f"{cost['flops']:.3g}",
+            f"{100 * cost['ratio_to_ptfs']:.0f} %",
+        )
+        for cost in ledger["costs"]
+    ]
+    rows.append(
+        (
+            f"{NAMES[done['paradigm']]}, executed",
+            count(done["steps"]),
+            count(done["tokens"]),
+            f"{done['flops']:.3g}",
+            f"{100 * done['ratio_to_ptfs']:.0f} %",
+        )
+    )
+    segments = [
+        (
+            name_of(row["id"]),
+            row["kind"],
+            count(row["planned_steps"]),
+            count(row["executed_steps"]),
+            count(row["repeated_steps"]),
+            duration(row["seconds"]),
+        )
+        for row in ledger["segments"]
+    ]
+    return el(
+        "div",
+        _table(("Paradigm", "steps", "tokens", "FLOPs", "of from scratch"), rows),
+        el(
+            "details",
+            el("summary", "Every segment"),
+            _table(("Segment", "kind", "planned", "executed", "done again", "time"), segments),
+        ),
+        el(
+            "p",
+            f"Kept states: {done['state_bytes'] / 2**20:.1f} MiB; releases: {done['release_bytes'] / 2**20:.1f} MiB.",
+        ),
+    )
+
+
+def _summary(comparison: Mapping[str, Any]) -> Html:
+    rows = []
+    for arm in comparison["arms"]:
+        last = arm["versions"][-1]
+        entry = arm.get("difference", {}).get("seen", {}).get(last)
+        against = (
+            f"{entry['percent']:+.1f} % ({entry['interval'][0]:+.1f} to {entry['interval'][1]:+.1f})" if entry else "–"
+        )
+        rows.append(
+            (
+                name_of(arm["label"]),
+                _with_interval(arm["seen"][last]),
+                _with_interval(arm["own"][last]),
+                against,
+                count(arm["executed"]["steps"]),
+                f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
+                duration(sum(arm["seconds"]) / len(arm["seconds"])),
+            )
+        )
+    heads = (
+        "Last release",
+        "all versions",
+        "own version",
+        "against its reference",
+        "steps",
+        "of from scratch",
+        "time",
+    )
+    return _table(heads, rows)
+
+
+def _mebibytes(size: int) -> str:
+    return f"{size / 2**20:.1f} MiB"
+
+
+def _with_interval(entry: Mapping[str, Any]) -> str:
+    text = f"{entry['mean']:.3f}"
+    return text + (f" ({entry['interval'][0]:.3f} to {entry['interval'][1]:.3f})" if entry["interval"] else "")
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
+    head = [el("th", text, scope="col") for text in heads]
+    body = [
+        el("tr", el("th", row[0], scope="row"), *(el("td", cell, class_="num") for cell in row[1:])) for row in rows
+    ]
+    table = el("table", el("thead", el("tr", *head)), el("tbody", *body), class_="numbers")
+    return el("div", table, class_="scroll")
+
+
+def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
+    facts = {**manifest.get("versions", {}), **manifest.get("machine", {}), **manifest.get("model", {})}
+    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    return el(
+        "div",
+        el(
+            "dl",
+            *(el("div", el("dt", str(key)), el("dd", str(value))) for key, value in facts.items()),
+            class_="facts",
+        ),
+        el("details", el("summary", "Recipe"), el("pre", recipe)),
+    )
+
+
+def _planned(segments: Sequence[Mapping[str, Any]], peak: float) -> dict[str, list[float]]:
+    rates = {}
+    for segment in segments:
+        values = dict(segment["schedule"])
+        if values.get("cycle") == "inf":
+            values["cycle"] = float("inf")
+        schedule = Schedule(**values)
+        rates[segment["id"]] = [peak * schedule(step) for step in range(segment["steps"])]
+    return rates
+
+
+def _executed(folder: Path, segments: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    rates = {}
+    for segment in segments:
+        path = folder / "segments" / segment["id"] / "history.jsonl"
+        if path.exists():
+            rates[segment["id"]] = [float(str(row["learning_rate"])) for row in read_jsonl(path)]
+    return rates
+
+
+def _named(segments: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[dict[str, Any]]:
+    return [
+        {**segment, "version": names[segment["releases"] - 1] if segment["releases"] else None} for segment in segments
+    ]
+
+
+def _mapping(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is corrupt: delete it and run the update again.")
+    return value
+
+
+def _optional(path: Path) -> dict[str, Any] | None:
+    return _mapping(path) if path.exists() else None
