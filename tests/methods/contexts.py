@@ -1,0 +1,92 @@
+"""A stream of number tasks, a tiny model, and the context of a stage over them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from everlearn.data.instance import Task, TaskStream
+from everlearn.data.prompts import VanillaTemplate
+from everlearn.methods.base import Method, Stage, StageContext
+from everlearn.models.loading import LoadedModel, load_model
+from everlearn.progress import LineProgress
+from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
+from tests.synthesis.fakes import FakeGenerator, FolderSteps, answer_parity, number_task, write_instances
+
+
+def number_stream(rows: int = 40, *, labels: bool = False) -> TaskStream:
+    """Three tasks whose rows differ in task and instruction."""
+
+    def renamed(name: str) -> Task:
+        task = number_task(rows=rows, labels=labels)
+        changed = [
+            tuple(replace(row, task=name, instruction=f"{name}: {row.instruction}") for row in part)
+            for part in (task.train, task.demonstrations)
+        ]
+        return replace(task, name=name, train=changed[0], demonstrations=changed[1])
+
+    return TaskStream(tuple(renamed(name) for name in ("first", "second", "third")))
+
+
+def tiny_config(folder: Path, tuning: str = "lora") -> ModelConfig:
+    """LoRA of rank 2, or full tuning, of the tiny model."""
+    return ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2), device="cpu")  # type: ignore[arg-type]
+
+
+class Bench:
+    """Makes contexts; the engine of the base model writes instances, that of the latest answers them.
+
+    Args:
+        folder: For steps.
+        model: Folder of a tiny model.
+        tuning: How it is tuned.
+    """
+
+    def __init__(self, folder: Path, model: Path, tuning: str = "lora") -> None:
+        self.folder = folder
+        self.latest: LoadedModel = load_model(tiny_config(model, tuning), trainable=True, seed=3)
+        self.base = load_model(tiny_config(model, tuning))
+        self.writer = FakeGenerator(self.base.tokenizer, write_instances)
+        self.answerer = FakeGenerator(self.base.tokenizer, answer_parity)
+        self.steps: dict[int, FolderSteps] = {}
+
+    def context(self, stage: Stage, *, seed: int = 0) -> StageContext:
+        """The context of a stage."""
+        return StageContext(
+            stage=stage,
+            seed=seed,
+            template=VanillaTemplate(),
+            training=TrainingConfig(),
+            step=self._steps(stage.index),
+            steps_of=self._steps,
+            progress=LineProgress(),
+            latest=lambda: self.latest,
+            latest_fingerprint=f"latest-{stage.index}",
+            base=lambda: self.base,
+            base_fingerprint="base",
+            generator_for=lambda loaded: self.writer if loaded is self.base else self.answerer,
+        )
+
+    def _steps(self, index: int) -> FolderSteps:
+        return self.steps.setdefault(index, FolderSteps(self.folder / str(index)))
+
+
+def stored_and_loaded(method: Method, fresh: Method, folder: Path) -> Method:
+    """`fresh` with the state of `method`, through files as the stage loop writes them."""
+    import json
+
+    from safetensors.numpy import load_file, save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(dict(method.state_tensors()), folder / "state.safetensors")
+    values = json.loads(json.dumps(method.state_json()))
+    fresh.load_state(load_file(folder / "state.safetensors"), values)
+    return fresh
+
+
+def equal_tensors(one: Mapping[str, np.ndarray], other: Mapping[str, np.ndarray]) -> bool:
+    """Same names and same bits."""
+    return one.keys() == other.keys() and all(np.array_equal(one[name], other[name]) for name in one)

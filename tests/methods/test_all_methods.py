@@ -1,0 +1,71 @@
+"""What every registered method must do: build, walk a stream, keep its state through a kill, share its first stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import RecipeError
+from everlearn.methods.base import Method, MethodOptions
+from everlearn.methods.registry import make_method, method_class, method_names
+from tests.methods.contexts import Bench, equal_tensors, number_stream, stored_and_loaded
+
+PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
+
+
+def test_the_published_methods_are_registered() -> None:
+    assert set(PUBLISHED) <= set(method_names())
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_is_one_documented_class_with_documented_options(name: str) -> None:
+    cls = method_class(name)
+    assert issubclass(cls, Method)
+    assert issubclass(cls.Options, MethodOptions)
+    assert cls.name == name
+    assert cls.__doc__
+    assert [option for option, field in cls.Options.model_fields.items() if not field.description] == []
+    assert cls.Options.model_config["extra"] == "forbid"
+    assert cls.Options.model_config["frozen"]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_an_unknown_option_is_refused_by_name(name: str) -> None:
+    with pytest.raises(RecipeError, match=f"method {name}: unknown option 'ratioo'"):
+        make_method(name, {"ratioo": 1})
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_path: Path, tiny_model: Path) -> None:
+    stream = number_stream(rows=200)
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    method.check(stream)
+    method.check_prompts(stream, bench.base.tokenizer, bench.base.context_length)
+    stages = method.stages(stream)
+    assert [task.name for stage in stages for task in stage.tasks] == stream.names
+    assert [stage.is_last for stage in stages] == [False] * (len(stages) - 1) + [True]
+    for stage in stages:
+        context = bench.context(stage)
+        assert method.start_from(stage) in ("previous", "base")
+        rehearsed = list(method.rehearsal(context))
+        assert {row.task for row in rehearsed} <= {task.name for task in stage.seen}
+        if method.acts_on_training(stage):
+            method.before_stage(context)
+            penalty = method.penalty(bench.latest.model)
+            assert penalty is None or penalty.isfinite()
+        method.after_stage(context)
+        resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / f"state-{stage.index}")
+        assert equal_tensors(resumed.state_tensors(), method.state_tensors())
+        assert resumed.state_json() == method.state_json()
+        if not stage.is_last:
+            following = bench.context(stages[stage.index])
+            assert list(resumed.rehearsal(following)) == list(method.rehearsal(following))
+        method = resumed
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_first_stage_is_plain_training_that_all_methods_share(name: str) -> None:
+    stage = make_method(name, {}).stages(number_stream())[0]
+    assert not make_method(name, {}).acts_on_training(stage)

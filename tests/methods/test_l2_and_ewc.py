@@ -1,0 +1,118 @@
+"""The pulled methods on a tiny model: value, direction, what moves, and the state behind it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from everlearn.methods.registry import make_method
+from everlearn.models.parameters import tuned_parameters
+from everlearn.training.quadratic_penalty import values_of
+from tests.methods.contexts import Bench, equal_tensors, number_stream, stored_and_loaded
+
+STREAM = number_stream()
+
+
+def moved(bench: Bench, by: float) -> None:
+    """Shifts every tuned parameter."""
+    with torch.no_grad():
+        for parameter in tuned_parameters(bench.latest.model).values():
+            parameter += by
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_l2_is_the_squared_distance_from_the_last_stage(tmp_path: Path, tiny_model: Path, tuning: str) -> None:
+    bench = Bench(tmp_path, tiny_model, tuning)
+    method = make_method("l2", {"strength": 0.5})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    method.before_stage(bench.context(stages[1]))
+    assert method.penalty(bench.latest.model).item() == 0.0  # type: ignore[union-attr]
+    moved(bench, 0.25)
+    count = sum(parameter.numel() for parameter in tuned_parameters(bench.latest.model).values())
+    assert method.penalty(bench.latest.model).item() == pytest.approx(0.5 * 0.0625 * count, rel=1e-4)  # type: ignore[union-attr]
+
+
+def test_ewc_weighs_the_distance_with_the_fisher_information(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ewc", {"strength": 2.0, "fisher_rows": 5})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    fisher = [values for name, values in method.state_tensors().items() if name.startswith("fisher/")]
+    assert all((values >= 0).all() for values in fisher)
+    method.before_stage(bench.context(stages[1]))
+    assert method.penalty(bench.latest.model).item() == 0.0  # type: ignore[union-attr]
+    moved(bench, 0.5)
+    expected = 2.0 * 0.25 * sum(float(values.sum()) for values in fisher)
+    assert expected > 0
+    assert method.penalty(bench.latest.model).item() == pytest.approx(expected, rel=1e-4)  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["l2", "ewc"])
+def test_a_step_on_the_penalty_moves_towards_the_last_stage_and_only_what_is_tuned(
+    name: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    method.before_stage(bench.context(stages[1]))
+    anchors = values_of(bench.latest.model)
+    moved(bench, 0.5)
+    before = {key: values.clone() for key, values in bench.latest.model.state_dict().items()}
+    optimizer = torch.optim.SGD([p for p in bench.latest.model.parameters() if p.requires_grad], lr=0.1)
+    method.penalty(bench.latest.model).backward()  # type: ignore[union-attr]
+    optimizer.step()
+    after = bench.latest.model.state_dict()
+    changed = {key for key in before if not torch.equal(before[key], after[key])}
+    assert changed
+    assert changed <= set(anchors)
+    for key in changed:
+        distance = np.abs(after[key].numpy() - anchors[key])
+        assert (distance <= np.abs(before[key].numpy() - anchors[key]) + 1e-7).all()
+
+
+@pytest.mark.parametrize("name", ["l2", "ewc"])
+def test_a_resumed_stage_is_pulled_to_the_same_values(name: str, tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / "state")
+    assert equal_tensors(method.state_tensors(), resumed.state_tensors())
+    moved(bench, 0.1)
+    for one in (method, resumed):
+        one.before_stage(bench.context(stages[1]))
+    penalties = [one.penalty(bench.latest.model).item() for one in (method, resumed)]  # type: ignore[union-attr]
+    assert penalties[0] == penalties[1] > 0
+
+
+def test_only_the_last_stage_s_information_is_kept(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ewc", {"fisher_rows": 3})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    moved(bench, 0.3)
+    method.after_stage(bench.context(stages[1]))
+    alone = make_method("ewc", {"fisher_rows": 3})
+    alone.after_stage(bench.context(stages[1]))
+    assert equal_tensors(method.state_tensors(), alone.state_tensors())
+    method.after_stage(bench.context(stages[2]))
+    assert method.state_tensors() == {}
+
+
+def test_the_information_is_that_of_rows_of_the_stage_just_finished(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    stage = make_method("ewc", {}).stages(STREAM)[0]
+    other = replace(stage, tasks=(STREAM["second"],))
+    states = []
+    for one in (stage, stage, other):
+        method = make_method("ewc", {"fisher_rows": 4})
+        method.after_stage(bench.context(one))
+        states.append(method.state_tensors())
+    assert equal_tensors(states[0], states[1])
+    assert not equal_tensors(states[0], states[2])

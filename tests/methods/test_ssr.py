@@ -1,0 +1,128 @@
+"""Self-Synthesized Rehearsal within the stage loop's hooks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import everlearn.models.embeddings as embeddings
+from everlearn.data.instance import TaskStream
+from everlearn.errors import DataError, MissingExtraError, RecipeError
+from everlearn.methods.base import Method
+from everlearn.methods.registry import make_method
+from tests.methods.contexts import Bench, number_stream, stored_and_loaded
+
+STREAM = number_stream(labels=True)
+FEW = {"clusters": 3, "ratio": 0.25}
+
+
+def after_two_stages(bench: Bench, method: Method) -> None:
+    for stage in method.stages(STREAM)[:2]:
+        method.after_stage(bench.context(stage))
+
+
+@pytest.mark.parametrize("preset", ["faithful", "improved"])
+def test_later_stages_rehearse_the_sets_of_all_earlier_tasks_in_order(
+    preset: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", {**FEW, "preset": preset})
+    stages = method.stages(STREAM)
+    after_two_stages(bench, method)
+    assert list(method.rehearsal(bench.context(stages[0]))) == []
+    second = list(method.rehearsal(bench.context(stages[1])))
+    third = list(method.rehearsal(bench.context(stages[2])))
+    assert third[: len(second)] == second
+    assert [row.task for row in third] == ["first"] * len(second) + ["second"] * (len(third) - len(second))
+    assert all(row.origin == "synthetic" for row in third)
+    assert 8 <= len(second) <= 12  # published rounding need not give exactly 10
+    if preset == "improved":
+        assert (len(second), len(third)) == (10, 20)
+
+
+def test_demonstrations_are_those_of_the_task_being_rehearsed(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    after_two_stages(bench, make_method("ssr", FEW))
+    prompts = [text for texts, _ in bench.writer.calls for text in texts]
+    assert {text.split(":")[0] for text in prompts} == {"<s>first", "<s>second"}
+    for text in prompts:
+        assert len({row.input for row in STREAM["first"].demonstrations if f"{row.input}\n" in text}) == 2
+
+
+def test_nothing_is_synthesized_after_the_last_stage(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", FEW)
+    method.after_stage(bench.context(method.stages(STREAM)[2]))
+    assert not bench.writer.calls
+
+
+def test_a_set_is_never_changed_by_later_stages(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", FEW)
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    before = list(method.rehearsal(bench.context(stages[1])))
+    method.after_stage(bench.context(stages[1]))
+    assert list(method.rehearsal(bench.context(stages[1]))) == before
+
+
+def test_the_sets_survive_a_kill(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", FEW)
+    after_two_stages(bench, method)
+    resumed = stored_and_loaded(method, make_method("ssr", FEW), tmp_path / "state")
+    context = bench.context(method.stages(STREAM)[2])
+    assert list(resumed.rehearsal(context)) == list(method.rehearsal(context))
+
+
+def test_without_refinement_the_latest_model_is_not_asked(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", {**FEW, "refine": False})
+    method.after_stage(bench.context(method.stages(STREAM)[0]))
+    assert not bench.answerer.calls
+
+
+def changed(stream: TaskStream, **values: object) -> TaskStream:
+    """The stream with another first task."""
+    return replace(stream, tasks=(replace(stream.tasks[0], **values), *stream.tasks[1:]))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("stream", "options", "message"),
+    [
+        (changed(STREAM, demonstrations=()), {}, "task first has no demonstrations"),
+        (STREAM, {"demonstrations": 7}, "has 6 demonstrations but a prompt shows 7"),
+        (STREAM, {"preset": "faithful"}, "20 clusters, but only 4 synthetic rows are asked for task first"),
+        (
+            changed(STREAM, demonstrations=(*STREAM["first"].demonstrations, STREAM["second"].demonstrations[0])),
+            {"layout": "superni"},
+            "has another instruction than the first",
+        ),
+    ],
+)
+def test_what_cannot_work_is_refused_before_training(
+    stream: TaskStream, options: dict[str, object], message: str
+) -> None:
+    with pytest.raises((DataError, RecipeError), match=message):
+        make_method("ssr", options).check(stream)
+
+
+def test_the_last_task_needs_no_demonstrations() -> None:
+    last = replace(STREAM.tasks[2], demonstrations=())
+    make_method("ssr", {}).check(replace(STREAM, tasks=(*STREAM.tasks[:2], last)))
+
+
+def test_prompts_longer_than_the_context_are_refused_before_training(tmp_path: Path, tiny_model: Path) -> None:
+    tokenizer = Bench(tmp_path, tiny_model).base.tokenizer
+    make_method("ssr", {}).check_prompts(STREAM, tokenizer, 1024)
+    with pytest.raises(DataError, match=r"task first: even the shortest synthesis prompt .* context of 40"):
+        make_method("ssr", {}).check_prompts(STREAM, tokenizer, 40)
+
+
+def test_an_absent_embedding_package_is_refused_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
+    make_method("ssr", {"embedding": "some/model", "selection": "random"}).check(STREAM)
+    with pytest.raises(MissingExtraError):
+        make_method("ssr", {"embedding": "some/model"}).check(STREAM)
