@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import run_folders
 from pages import Element, parse
 
+from everlearn.report.definitions import CONTINUAL
+from everlearn.report.headline import best_of
 from everlearn.report.html import page
 from everlearn.report.numbers import THIN, score
 from everlearn.report.study import read_study
@@ -127,6 +130,15 @@ def test_tiles_show_the_metrics_with_their_intervals(single: Path):
     assert f"interval {score(metrics['AR']['low'])} to {score(metrics['AR']['high'])}" in tiles["Average at the end"]
     assert f"−{score(-metrics['BWT']['value'])} points" in tiles["Backward transfer"]
     assert "Last accuracy" not in tiles, "it equals the average at the end when the stream is over"
+
+
+def test_equal_values_are_all_best_or_none(compared: Path):
+    study = read_study(compared)
+    assert [method.label for method in best_of(study, CONTINUAL[0])] == ["ssr"]
+    same = replace(study, methods=(study.methods[2], replace(study.methods[2], label="twin")))
+    assert best_of(same, CONTINUAL[0]) == []
+    tied = replace(study, methods=(*study.methods, replace(study.methods[2], label="twin")))
+    assert [method.label for method in best_of(tied, CONTINUAL[0])] == ["ssr", "twin"]
 
 
 def test_intervals_of_scores_stay_between_0_and_100(compared: Path):

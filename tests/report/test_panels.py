@@ -8,7 +8,7 @@ from pages import Element, parse
 
 from everlearn.report.curves import thinned
 from everlearn.report.panels import Dot, Series, dot_panel, line_panel
-from everlearn.report.svg import LABEL_GAP, Axis, nice_axis, percent_axis
+from everlearn.report.svg import LABEL_GAP, Axis, log_axis, nice_axis, percent_axis
 
 STAGES = Axis(0, 5, [(float(at), str(at)) for at in range(6)], "stage")
 
@@ -33,6 +33,22 @@ def test_axes_have_round_ticks_that_cover_the_range(low: float, high: float, tic
     assert [text for _, text in axis.ticks] == ticks
     assert axis.low <= low
     assert axis.high >= high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "ticks"),
+    [
+        (3.5, 457, ["1", "10", "100", "1 000"]),
+        (8.0, 61.0, ["1", "3", "10", "30", "100"]),
+        (2.0, 3e9, ["1", "100", "10 000", "10⁶", "10⁸", "10¹⁰"]),
+    ],
+)
+def test_logarithmic_axes_have_powers_of_ten(low: float, high: float, ticks: list[str]):
+    axis = log_axis(low, high)
+    assert [text.replace("\u202f", " ") for _, text in axis.ticks] == ticks
+    assert axis.low <= low < high <= axis.high
+    assert axis.share(axis.low) == 0
+    assert axis.share((axis.low * axis.high) ** 0.5) == pytest.approx(0.5)
 
 
 def test_a_missing_score_breaks_the_line():

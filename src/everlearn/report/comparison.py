@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
-from everlearn.report.headline import ranking
+from everlearn.report.headline import best_of, ranking
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, duration, interval, mean, score
 from everlearn.report.panels import Dot, dot_panel, key_of
@@ -50,12 +50,12 @@ def _table(study: Study) -> Html:
     heads.append(
         el("th", "Time ", el("span", "↓", class_="arrow", role="img", aria_label="lower is better"), scope="col")
     )
-    best = {meaning.key: _best(study, meaning) for meaning in columns}
+    best = {meaning.key: best_of(study, meaning) for meaning in columns}
     rows = [_base_row(study, columns, general)]
     for style, method in enumerate(study.methods):
         cells: list[Child] = [_method_head(method, style)]
         for meaning in columns:
-            cells.append(_cell(meaning, method.estimate(meaning.key), bold=method is best[meaning.key]))
+            cells.append(_cell(meaning, method.estimate(meaning.key), bold=method in best[meaning.key]))
         if general:
             cells.append(_cell(general, method.general(method.finished, general.key), bold=False))
         time = method.seconds
@@ -105,13 +105,6 @@ def _cell(meaning: Meaning, entry: Estimate, *, bold: bool) -> Html:
     value = el("strong", text) if bold else text
     ends = interval(entry.low, entry.high)
     return el("td", value, el("span", ends, class_="ends") if ends else None, class_="num")
-
-
-def _best(study: Study, meaning: Meaning) -> MethodRuns | None:
-    """The best continual method; none where there is nothing to choose from."""
-    able = [(method, method.estimate(meaning.key).value) for method in ranking(study)]
-    known = [(value if meaning.rises else -value, method) for method, value in able if value is not None]
-    return max(known, key=lambda pair: pair[0])[1] if len(known) > 1 else None
 
 
 def _verdict(study: Study) -> Html | None:

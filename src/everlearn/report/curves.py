@@ -11,7 +11,7 @@ from everlearn.report.panels import Series, key_of, line_panel
 from everlearn.report.parsing import form_of, number, rows_of
 from everlearn.report.reading import Run
 from everlearn.report.study import MethodRuns, Study
-from everlearn.report.svg import Axis, Rule, nice_axis, percent_axis
+from everlearn.report.svg import Axis, Rule, log_axis, nice_axis, percent_axis
 
 LOSS_POINTS = 90
 
@@ -65,8 +65,10 @@ def general_panels(study: Study) -> list[Html]:
             continue
         values = [value for line in lines for _, value in line.points if value is not None]
         top = max(values + [high for line in lines for _, high in line.band if high is not None])
-        y = nice_axis(0, top)
-        caption = f" {meaning.arrow} {'per cent, ' if meaning is MICROTASKS else ''}{meaning.direction}"
+        is_wide = meaning is PERPLEXITY and 0 < 20 * min(values) < top
+        y = log_axis(min(values), top) if is_wide else nice_axis(0, top)
+        scale = "per cent, " if meaning is MICROTASKS else "logarithmic, " if is_wide else ""
+        caption = f" {meaning.arrow} {scale}{meaning.direction}"
         panels.append(
             el(
                 "figure",
@@ -124,11 +126,10 @@ def thinned(points: list[tuple[float, float]], most: int) -> list[tuple[float, f
 
 def _task_panel(task: str, study: Study, x: Axis) -> Html:
     learnt = study.learnt_at(task)
-    lines, rules = [], []
+    lines = []
     for style, method in enumerate(study.methods):
         if method.is_reference and study.continual:
-            if (value := method.own_score(task)) is not None:
-                rules.append(Rule(value, "", across=True, style=style))
+            lines += _level(method, style, method.own_score(task), x)
             continue
         course = method.course(task)
         points = [(float(stage), value) for stage, value in enumerate(course)]
@@ -149,11 +150,16 @@ def _task_panel(task: str, study: Study, x: Axis) -> Html:
             x,
             percent_axis(),
             lines,
-            rules,
             shade_until=learnt - 0.5 if learnt and study.stage_count > 1 else None,
         ),
         class_="panel",
     )
+
+
+def _level(method: MethodRuns, style: int, value: float | None, x: Axis) -> list[Series]:
+    """A reference as a level line; nothing where it is not measured."""
+    points = [(x.low, value), (x.high, value)]
+    return [] if value is None else [Series(method.title, points, style, markers=False, thin=True)]
 
 
 def _others(task: str, study: Study) -> list[Series]:
@@ -168,11 +174,12 @@ def _others(task: str, study: Study) -> list[Series]:
 
 def average_curve(study: Study) -> Html | None:
     """Mean over the tasks seen so far, stage by stage."""
-    lines, rules = [], []
+    if not study.continual:
+        return None
+    lines, x = [], stage_axis(study, 1)
     for style, method in enumerate(study.methods):
-        if method.is_reference and study.continual:
-            if (level := method.estimate("AR").value) is not None:
-                rules.append(Rule(level, "", across=True, style=style))
+        if method.is_reference:
+            lines += _level(method, style, method.estimate("AR").value, x)
             continue
         points: list[tuple[float, float | None]] = []
         seen: list[str] = []
@@ -183,14 +190,12 @@ def average_curve(study: Study) -> Html | None:
             points.append((float(stage.index), mean(known) if len(known) == len(values) else None))
         if points:
             lines.append(Series(_end_label(method, points[-1][1], study), points, style))
-    if not any(len(line.points) > 1 for line in lines):
+    if not any(len(line.points) > 1 for line in lines if not line.thin):
         return None
     return el(
         "figure",
         el("figcaption", el("strong", "Mean of the tasks seen so far")),
-        line_panel(
-            "Mean score of the tasks seen so far", _spoken(lines), stage_axis(study, 1), percent_axis(), lines, rules
-        ),
+        line_panel("Mean score of the tasks seen so far", _spoken(lines), x, percent_axis(), lines),
         class_="panel",
     )
 

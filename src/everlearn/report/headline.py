@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from everlearn.report.definitions import MICROTASKS, PERPLEXITY, RIGHT_OR_WRONG, metric_title, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, RIGHT_OR_WRONG, Meaning, metric_title, written
 from everlearn.report.markup import Child, Html, el, join, name_of
 from everlearn.report.numbers import in_words, mean, percent, score
 from everlearn.report.study import MethodRuns, Study
@@ -52,6 +52,16 @@ def ranking(study: Study) -> list[MethodRuns]:
         if method.finished == furthest > 0 and method.estimate("AR").value is not None
     ]
     return sorted(able, key=lambda method: -(method.estimate("AR").value or 0.0))
+
+
+def best_of(study: Study, meaning: Meaning) -> list[MethodRuns]:
+    """The best continual methods, several where they show the same value; none where all do."""
+    values = [(method, method.estimate(meaning.key).value) for method in ranking(study)]
+    known = [(method, round(value, 1)) for method, value in values if value is not None]
+    if len({value for _, value in known}) < 2:
+        return []
+    best = (max if meaning.rises else min)(value for _, value in known)
+    return [method for method, value in known if value == best]
 
 
 def headline(study: Study) -> tuple[Html, Html]:

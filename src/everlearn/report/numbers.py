@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import math
+
 THIN = "\u202f"
 NONE = "–"
+MINUS = "\u2212"
+_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
 _WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 
 
 def score(value: float | None) -> str:
-    """One decimal: `96.0`; a dash when not measured."""
+    """One decimal: `96.0`; a dash when not measured; from a hundred thousand on `1.2 × 10⁵`."""
     if value is None:
         return NONE
+    if abs(value) >= 99_999.95:
+        digits, exponent = f"{value:.1e}".split("e")
+        return f"{digits.replace('-', MINUS)}{THIN}×{THIN}{power_of_ten(10.0 ** int(exponent))}"
     text = f"{value:.1f}"
-    return ("0.0" if text == "-0.0" else text).replace("-", "\u2212")
+    return ("0.0" if text == "-0.0" else text).replace("-", MINUS)
+
+
+def power_of_ten(value: float) -> str:
+    """The label of a logarithmic tick: `0.3`, `30`, `1 000`, `10⁵`."""
+    if value < 99_999.5:
+        return f"{value:g}" if value < 1 else count(round(value))
+    return f"10{str(round(math.log10(value))).translate(_RAISED)}"
 
 
 def signed(value: float | None) -> str:

@@ -42,6 +42,7 @@ class Series:
         band: Lower and upper end of the interval at each point, or empty.
         quiet: Drawn thin and grey, as context.
         markers: Whether points are marked.
+        thin: A level to compare with rather than a course.
     """
 
     label: str
@@ -50,6 +51,7 @@ class Series:
     band: Sequence[tuple[float | None, float | None]] = ()
     quiet: bool = False
     markers: bool = True
+    thin: bool = False
 
 
 def line_panel(
@@ -178,7 +180,7 @@ def _line(frame: Frame, line: Series) -> Html:
             continue
         path.append(f"{'L' if pen_down else 'M'}{frame.px(at):.1f} {frame.py(value):.1f}")
         pen_down = True
-    css = "line quiet" if line.quiet else f"line s{line.style % STYLES}"
+    css = "line quiet" if line.quiet else f"line{' thin' if line.thin else ''} s{line.style % STYLES}"
     dash = None if line.quiet else DASHES[line.style % STYLES] or None
     parts = [el("path", d="".join(path) or "M0 0", class_=css, stroke_dasharray=dash)]
     if line.markers and not line.quiet:
@@ -208,6 +210,8 @@ def _end_labels(frame: Frame, lines: Sequence[Series]) -> Html:
     parts = []
     for place, (y, line, (at, _)) in zip(places, ends, strict=True):
         x = frame.px(at)
+        if x < frame.right - 1:  # inside the plot: clear of the axis
+            place = min(place, frame.bottom - 7)
         if abs(place - y) > 3:
             parts.append(el("path", d=f"M{x + 4:.1f} {y:.1f}L{x + 9:.1f} {place:.1f}", class_="leader"))
         parts.append(

@@ -218,6 +218,6 @@ def _instance(fate: Fate) -> Html:
         answers.append(el("div", el("span", "base ", class_="soft"), shown(fate.answer, 160), class_="answer"))
     if fate.refined is not None:
         answers.append(el("div", el("span", "refined ", class_="soft"), shown(fate.refined, 160), class_="answer"))
-    label = FATES[fate.kind] + (f": {fate.reason}" if fate.reason else "")
+    label = f"dropped: {fate.reason}" if fate.kind == "dropped" else fate.reason or FATES[fate.kind]
     mark = {"rehearsed": "✓ ", "selected": "✓ ", "spare": "○ ", "dropped": "✕ "}[fate.kind]
     return el("li", shown(fate.text, 240), *answers, el("p", mark + label, class_="fate"), class_=fate.kind)

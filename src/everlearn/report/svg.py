@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from everlearn.report.markup import Html, el, join
+from everlearn.report.numbers import power_of_ten
 
 STYLES = 8
 WIDTH, HEIGHT = 360, 212
@@ -29,16 +30,20 @@ class Axis:
     high: float
     ticks: Sequence[tuple[float, str]]
     title: str = ""
+    is_log: bool = False
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the ends, 0 to 1."""
+        low, high = (math.log(self.low), math.log(self.high)) if self.is_log else (self.low, self.high)
+        return ((math.log(value) if self.is_log else value) - low) / (high - low)
 
 
 @dataclass(frozen=True, slots=True)
 class Rule:
-    """A line across the plot at x (`across` False) or y, with a small label."""
+    """An upright line across the plot at x, with a small label."""
 
     at: float
     label: str
-    across: bool = False
-    style: int | None = None
 
 
 def nice_axis(low: float, high: float, title: str = "", ticks: int = 5, unit: str = "") -> Axis:
@@ -54,6 +59,17 @@ def nice_axis(low: float, high: float, title: str = "", ticks: int = 5, unit: st
     return Axis(
         values[0], values[-1], [(value, f"{value:.{digits}f}{unit}".replace("-", "\u2212")) for value in values], title
     )
+
+
+def log_axis(low: float, high: float) -> Axis:
+    """Powers of ten that cover a range of positive values; with few of them also 3, 30, 300."""
+    first, last = math.floor(math.log10(low) + 1e-9), math.ceil(math.log10(high) - 1e-9)
+    last = max(last, first + 1)
+    powers = range(first, last + 1, math.ceil((last - first) / 5))
+    ticks = [10.0**power for power in powers]
+    if last - first <= 2:
+        ticks += [3 * 10.0**power for power in range(first, last)]
+    return Axis(10.0**first, 10.0**last, [(tick, power_of_ten(tick)) for tick in sorted(ticks)], is_log=True)
 
 
 def percent_axis(title: str = "") -> Axis:
@@ -74,11 +90,11 @@ class Frame:
 
     def px(self, value: float) -> float:
         """Horizontal place of a value."""
-        return self.left + (value - self.x.low) / (self.x.high - self.x.low) * (self.right - self.left)
+        return self.left + self.x.share(value) * (self.right - self.left)
 
     def py(self, value: float) -> float:
         """Vertical place of a value."""
-        return self.bottom - (value - self.y.low) / (self.y.high - self.y.low) * (self.bottom - self.top)
+        return self.bottom - self.y.share(value) * (self.bottom - self.top)
 
 
 def axes(frame: Frame) -> Html:
@@ -106,31 +122,11 @@ def axes(frame: Frame) -> Html:
 
 def rule_across(frame: Frame, rule: Rule) -> Html:
     """A line across the plot with its label."""
-    css = "rule" if rule.style is None else f"rule line s{rule.style % STYLES}"
-    dash = DASHES[rule.style % STYLES] if rule.style is not None else "3 3"
-    if rule.across:
-        at = frame.py(rule.at)
-        return join(
-            (
-                el(
-                    "path",
-                    d=f"M{frame.left:.1f} {at:.1f}H{frame.right:.1f}",
-                    class_=css,
-                    stroke_dasharray=dash or None,
-                ),
-                el("text", rule.label, x=frame.left + 4, y=round(at - 4, 1), class_="note") if rule.label else None,
-            )
-        )
     at = frame.px(rule.at)
     anchor = "start" if at < frame.left + 40 else "end" if at > frame.right - 40 else "middle"
-    return join(
-        (
-            el("path", d=f"M{at:.1f} {frame.top:.1f}V{frame.bottom:.1f}", class_=css, stroke_dasharray=dash or None),
-            el("text", rule.label, x=round(at, 1), y=round(frame.top - 3, 1), class_="note", text_anchor=anchor)
-            if rule.label
-            else None,
-        )
-    )
+    label = el("text", rule.label, x=round(at, 1), y=round(frame.top - 3, 1), class_="note", text_anchor=anchor)
+    line = el("path", d=f"M{at:.1f} {frame.top:.1f}V{frame.bottom:.1f}", class_="rule", stroke_dasharray="3 3")
+    return join((line, label if rule.label else None))
 
 
 def marker(x: float, y: float, style: int, *, hollow: bool = False, tip: str | None = None) -> Html:

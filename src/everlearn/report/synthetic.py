@@ -169,7 +169,7 @@ def _fates(
     def dropped(row: Row, where: str) -> Fate:
         code = str(row.get("reason", ""))
         kind = "spare" if code == "surplus" else "dropped"
-        reason = f"{reason_in_words(code)} ({where})"
+        reason = reason_in_words(code) if kind == "spare" else f"{reason_in_words(code)} ({where})"
         return Fate(kind, text(row), _text(row, "outputs"), _text(row, "targets"), reason)
 
     fates = [Fate("rehearsed", text(row), _text(row, "outputs"), _text(row, "targets")) for row in refined.kept]

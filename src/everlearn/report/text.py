@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
-from everlearn.report.headline import ranking
+from everlearn.report.headline import best_of
 from everlearn.report.markup import printable
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
@@ -125,8 +125,8 @@ def _comparison(study: Study) -> Table:
             justify="right",
         )
     for meaning in study.meanings:
-        best = _best(study, meaning)
-        cells = [_estimate(meaning, method.estimate(meaning.key), method is best) for method in study.methods]
+        best = best_of(study, meaning)
+        cells = [_estimate(meaning, method.estimate(meaning.key), method in best) for method in study.methods]
         table.add_row(f"{meaning.short} {meaning.arrow}", *cells)
     for meaning in (MICROTASKS, PERPLEXITY):
         entries = [method.general(method.finished, meaning.key) for method in study.methods]
@@ -143,16 +143,6 @@ def _estimate(meaning: Meaning, entry: Estimate, is_best: bool) -> Text:
     text = Text(written(meaning, entry.value), style="bold" if is_best else "")
     ends = interval(entry.low, entry.high)
     return text.append(f"\n{ends}", style="not bold dim") if ends else text
-
-
-def _best(study: Study, meaning: Meaning) -> MethodRuns | None:
-    """The best continual method; none where there is nothing to choose from."""
-    ranked = [
-        (value if meaning.rises else -value, method)
-        for method in ranking(study)
-        if (value := method.estimate(meaning.key).value) is not None
-    ]
-    return max(ranked, key=lambda pair: pair[0])[1] if len(ranked) > 1 else None
 
 
 def _name(meaning: Meaning) -> str:

@@ -20,6 +20,8 @@ def tiles(study: Study) -> Html:
     shown = [ranked[0], ranked[-1]] if len(ranked) > 1 else ranked[:1]
     boxes = []
     for meaning in study.meanings:
+        if meaning.key == "FWT_over_base":  # in the table; a tile of its own would say little more than FWT
+            continue
         found = [(method, method.estimate(meaning.key)) for method in shown]
         if any(entry.value is not None for _, entry in found):
             boxes.append(_tile(meaning, found, study))
