@@ -24,7 +24,7 @@ TUNING: dict[str, dict[str, object]] = {
     "full": {},
     "lora": {
         "model.tuning": "lora",
-        "model.lora": {"rank": 32, "alpha": 64, "dropout": 0.0, "targets": "all-linear"},
+        "model.lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
         "training.learning_rate": 5e-3,
     },
 }
