@@ -42,6 +42,7 @@ def test_pretraining_lowers_the_loss_and_reports_progress(recipe, tmp_path) -> N
     recipe.pretrain(tmp_path, steps=60, progress=seen.append)
     assert [state["step"] for state in seen] == [20, 40, 60]
     assert seen[-1]["fraction"] == 1.0
+    assert {state["steps"] for state in seen} == {60}
     assert seen[-1]["loss"] < seen[0]["loss"] - 0.3
 
 
@@ -54,7 +55,7 @@ def test_the_global_generator_is_left_alone(recipe, tmp_path) -> None:
 
 def test_a_budget_in_minutes_ends_by_the_clock(recipe, tmp_path) -> None:
     report = recipe.pretrain(tmp_path, minutes=0.02)
-    assert 1.0 < report["seconds"] < 10
+    assert 1.0 < report["seconds"] < 60
 
 
 def test_two_budgets_or_a_negative_one_are_refused(recipe, tmp_path) -> None:

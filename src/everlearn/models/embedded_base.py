@@ -23,6 +23,6 @@ def embedded_base_path() -> Path:
         if not (_FOLDER / name).is_file():
             raise ModelError(
                 f"the embedded base lacks {name} in {_FOLDER}: reinstall everlearn,"
-                f" or make the model again with `everlearn pretrain {_FOLDER}`"
+                f" or make the model again with `everlearn pretrain --out {_FOLDER}`"
             )
     return _FOLDER

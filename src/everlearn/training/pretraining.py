@@ -65,7 +65,8 @@ def pretrain(
         minutes: Budget in minutes instead; the schedule then follows the clock and does not repeat exactly.
         threads: Processor threads; more than one changes the rounding.
         checkpoint_minutes: Also write the model this often on the way.
-        progress: Called now and then with step, fraction, tokens, loss (mean of the last 50 steps) and seconds.
+        progress: Called now and then with step, steps (expected in all), fraction, tokens, loss (mean of the
+            last 50 steps) and seconds.
 
     Returns:
         What was done: seed, tokens, steps, loss, seconds, threads, parameters.
@@ -209,6 +210,7 @@ def _set_rate(optimizers: list[torch.optim.Optimizer], step: int, fraction: floa
 def _state(step: int, fraction: float, losses: list[float], seconds: float) -> dict[str, float]:
     return {
         "step": step,
+        "steps": max(step, round(step / fraction)),
         "fraction": fraction,
         "tokens": step * BATCH_BLOCKS * BLOCK_TOKENS,
         "loss": float(np.mean(losses[-LOSS_WINDOW_STEPS:])),
