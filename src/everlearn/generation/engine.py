@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 ROWS = {"cuda": 256}
 """Rows in one batch, by the type of the device."""
-ROWS_ELSEWHERE = 64
+ROWS_ELSEWHERE = 128
 
 PREFILL_TOKENS = 2048
 """Prompt tokens computed in one forward pass."""
@@ -89,7 +89,9 @@ class TransformersGenerator:
                 self._shares = SharedState.fits(inner)
             if self._shares:
                 with attending(inner):
-                    state = SharedState(inner, pad, self._max_rows, self._max_batch_tokens)
+                    state = SharedState(
+                        inner, pad, min(self._max_rows, len(distinct) * copies), self._max_batch_tokens
+                    )
                     decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
                     decoder.run(self._shared_batches(distinct, copies), copies)
             else:

@@ -3,12 +3,16 @@
 Transformers' own cache copies everything cached at every step, because it appends by concatenation; here a step
 writes one column. The layout (rows, key heads, layers, 2, columns, width) keeps a row in one piece, so that taking
 rows out is one copy for each row moved, and lets a layer's keys be viewed as a batch of matrices.
+
+Rows that came together (a cohort) are neighbours and equally long. Neighbouring cohorts of about the same length are
+attended together; for others that would mean reading the columns of the longest in all of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -19,32 +23,64 @@ from everlearn.generation.shared_cache import Segment
 GRANULE = 64
 """Columns are allocated in multiples of this; chosen here."""
 
+READ_IN_VAIN = {"cpu": 1 << 19}
+"""Bytes of a layer that may be read in vain rather than splitting a step's attention in two, by type of device.
+
+Chosen here: what is read in the time that starting a few more operations takes (about 50 microseconds).
+"""
+READ_IN_VAIN_ELSEWHERE = 1 << 27
+
 
 @dataclass(slots=True)
-class Group:
-    """Neighbouring rows, `first` to before `end`, that share a prefix."""
+class Cohort:
+    """Rows that came together.
 
-    first: int
-    end: int
+    Attributes:
+        rows: How many are left.
+        columns: Columns that each has filled.
+        segment: The prefix that they share.
+    """
+
+    rows: int
+    columns: int
     segment: Segment | None
 
 
+@dataclass(slots=True)
+class Block:
+    """Neighbouring rows whose own columns are attended together in one step.
+
+    Attributes:
+        rows: Which.
+        columns: Columns to read, the new one included.
+        places: The new column of each row; None: it is the last one of all rows.
+        mask: (rows, 1, 1, columns), 0 or minus infinity; None: every row sees all columns.
+    """
+
+    rows: slice
+    columns: int
+    places: tuple[Tensor, Tensor] | None
+    mask: Tensor | None
+
+
 class RowStore:
-    """Rows of a running batch. Their own tokens lie in columns [start, end); `end` is the next to be written."""
+    """Rows of a running batch; a row's own tokens begin after the padding on its left.
 
-    def __init__(self) -> None:
-        self.groups: list[Group] = []
-        self.count = 0
-        self._starts: list[int] = []
-        self._ends: list[int] = []
+    Args:
+        rows: Most rows expected at a time.
+    """
+
+    def __init__(self, rows: int) -> None:
+        self.cohorts: list[Cohort] = []
+        self._rows = rows
+        self._pads: list[int] = []
         self._store = torch.empty(0)
-        self._columns = 0
-        self._written: int | None = None  # the column that all rows write at this step, where it is one
-        self._mask: Tensor | None = None  # (rows, 1, 1, columns), 0 or minus infinity
+        self._blocks: list[Block] = []
 
-    def longest(self) -> int:
-        """Columns in use."""
-        return max(self._ends, default=0)
+    @property
+    def count(self) -> int:
+        """Rows at hand."""
+        return len(self._pads)
 
     def add(
         self,
@@ -70,61 +106,52 @@ class RowStore:
             for kind, states in enumerate((keys[layer], values[layer])):
                 target = self._store[first:end, :, layer, kind, :length]
                 target.view(prompts, copies, key_heads, length, width).copy_(states[:, None])
-        self.count = end
-        self._starts += [pad for pad in pads for _ in range(copies)]
-        self._ends += [length] * (end - first)
-        if self.groups and self.groups[-1].segment is segment:
-            self.groups[-1].end = end
-        else:
-            self.groups.append(Group(first, end, segment))
+        self._pads += [pad for pad in pads for _ in range(copies)]
+        self.cohorts.append(Cohort(end - first, length, segment))
 
     def begin_step(self) -> None:
         """Prepares one more column in every row."""
-        ends, starts = self._ends, self._starts
-        self._columns = max(ends) + 1
-        self._reserve(self.count, self._columns, self._store, self._store.shape[2])
-        uniform = min(ends) + 1 == self._columns
-        self._written = ends[0] if uniform else None
-        self._mask = None
-        device = self._store.device
-        if not uniform:
-            self._rows = torch.arange(self.count, device=device)
-            self._end = torch.tensor(ends, device=device)
-        if not uniform or any(starts):
-            columns = torch.arange(self._columns, device=device)
-            hidden = columns < torch.tensor(starts, device=device)[:, None]
-            if not uniform:
-                hidden = hidden | (columns > self._end[:, None])
-            zero = torch.zeros((), dtype=self._store.dtype, device=device)
-            self._mask = torch.where(hidden, float("-inf"), zero)[:, None, None]
+        self._reserve(self.count, self._longest() + 1, self._store, self._store.shape[2])
+        token_bytes = 2 * self._store.shape[1] * self._store.shape[-1] * self._store.element_size()
+        most = READ_IN_VAIN.get(self._store.device.type, READ_IN_VAIN_ELSEWHERE) // token_bytes
+        self._blocks = []
+        first = 0
+        together: list[Cohort] = []
+        for cohort in self.cohorts:
+            tried = [*together, cohort]
+            longest = max(c.columns for c in tried)
+            if together and sum(c.rows * (longest - c.columns) for c in tried) > most:
+                first = self._add_block(first, together)
+                tried = [cohort]
+            together = tried
+        self._add_block(first, together)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
         """Writes the new column and attends to prefix and row."""
-        rows, key_heads = self.count, key.shape[1]
-        layers = self._store[:rows, :, layer]  # (rows, key heads, 2, columns, width)
-        if self._written is not None:
-            layers[:, :, 0, self._written] = key[:, :, 0]
-            layers[:, :, 1, self._written] = value[:, :, 0]
-        else:
-            layers[:, :, 0][self._rows, :, self._end] = key[:, :, 0]
-            layers[:, :, 1][self._rows, :, self._end] = value[:, :, 0]
-        folded = fold_groups(query, key_heads)
-        own_keys, own_values = layers[:, :, 0, : self._columns], layers[:, :, 1, : self._columns]
-        out, log_sum = attend_part(folded, own_keys, own_values, scale, self._mask)
-        if len(self.groups) == 1 and (segment := self.groups[0].segment) is not None:
-            shared, shared_sum = attend_shared(folded, segment.keys[layer], segment.values[layer], scale)
-            out = join_parts(out, log_sum, shared, shared_sum)
-        elif len(self.groups) > 1:
-            out = self._join_groups(layer, folded, out, log_sum, scale)
+        folded = fold_groups(query, key.shape[1])
+        parts = []
+        for block in self._blocks:
+            states = self._store[block.rows, :, layer]  # (rows, key heads, 2, columns, width)
+            keys, values = states[:, :, 0, : block.columns], states[:, :, 1, : block.columns]
+            if block.places is None:
+                keys[:, :, -1], values[:, :, -1] = key[block.rows, :, 0], value[block.rows, :, 0]
+            else:
+                rows, columns = block.places
+                keys[rows, :, columns], values[rows, :, columns] = key[block.rows, :, 0], value[block.rows, :, 0]
+            parts.append(attend_part(folded[block.rows], keys, values, scale, block.mask))
+        out, log_sum = _stack(parts)
+        if any(cohort.segment is not None for cohort in self.cohorts):
+            out = join_parts(out, log_sum, *self._attend_segments(layer, folded, scale))
         return out.reshape(query.shape)
 
     def end_step(self) -> None:
         """The column is written in all layers."""
-        self._ends = [end + 1 for end in self._ends]
+        for cohort in self.cohorts:
+            cohort.columns += 1
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all rows but these, which come in ascending order."""
-        used = self.longest()
+        used = self._longest()
         if self._store.device.type == "cpu":
             for target, source in enumerate(rows):
                 if target != source:
@@ -132,43 +159,70 @@ class RowStore:
         else:
             index = torch.tensor(rows, dtype=torch.long, device=self._store.device)
             self._store[: len(rows), :, :, :, :used] = self._store[index, :, :, :, :used]
-        self.count = len(rows)
-        self._starts = [self._starts[row] for row in rows]
-        self._ends = [self._ends[row] for row in rows]
-        self._regroup(rows)
-
-    def _regroup(self, rows: Sequence[int]) -> None:
-        groups = []
+        self._pads = [self._pads[row] for row in rows]
         first = 0
-        for group in self.groups:
-            end = first + sum(group.first <= row < group.end for row in rows)
-            if end > first:
-                groups.append(Group(first, end, group.segment))
+        for cohort in self.cohorts:
+            end = first + cohort.rows
+            cohort.rows = sum(first <= row < end for row in rows)
             first = end
-        self.groups = groups
+        self.cohorts = [cohort for cohort in self.cohorts if cohort.rows]
 
-    def _join_groups(self, layer: int, folded: Tensor, out: Tensor, log_sum: Tensor, scale: float) -> Tensor:
-        joined = out.clone()
-        for group in self.groups:
-            if group.segment is None:
-                continue
-            part = slice(group.first, group.end)
-            segment = group.segment
-            shared = attend_shared(folded[part], segment.keys[layer], segment.values[layer], scale)
-            joined[part] = join_parts(out[part], log_sum[part], *shared)
-        return joined
+    def _attend_segments(self, layer: int, folded: Tensor, scale: float) -> tuple[Tensor, Tensor]:
+        """All rows over their prefixes; no weight where a row has none."""
+        parts = []
+        first = 0
+        for _, cohorts in groupby(self.cohorts, key=lambda cohort: id(cohort.segment)):
+            run = list(cohorts)
+            end = first + sum(cohort.rows for cohort in run)
+            segment = run[0].segment
+            query = folded[first:end]
+            if segment is None:
+                parts.append((torch.zeros_like(query), query.new_full(query.shape[:-1], float("-inf"))))
+            else:
+                parts.append(attend_shared(query, segment.keys[layer], segment.values[layer], scale))
+            first = end
+        return _stack(parts)
+
+    def _add_block(self, first: int, cohorts: Sequence[Cohort]) -> int:
+        """Plans one block for these cohorts; the row after it."""
+        end = first + sum(cohort.rows for cohort in cohorts)
+        columns = max(cohort.columns for cohort in cohorts) + 1
+        device = self._store.device
+        pads = self._pads[first:end]
+        places = mask = None
+        is_uniform = all(cohort.columns + 1 == columns for cohort in cohorts)
+        if any(pads) or not is_uniform:
+            numbers = torch.arange(columns, device=device)
+            hidden = numbers < torch.tensor(pads, device=device)[:, None]
+            if not is_uniform:
+                new = torch.tensor([cohort.columns for cohort in cohorts for _ in range(cohort.rows)], device=device)
+                places = (torch.arange(end - first, device=device), new)
+                hidden = hidden | (numbers > new[:, None])
+            zero = torch.zeros((), dtype=self._store.dtype, device=device)
+            mask = torch.where(hidden, float("-inf"), zero)[:, None, None]
+        self._blocks.append(Block(slice(first, end), columns, places, mask))
+        return end
+
+    def _longest(self) -> int:
+        return max((cohort.columns for cohort in self.cohorts), default=0)
 
     def _reserve(self, rows: int, columns: int, like: Tensor, layers: int) -> None:
-        """Makes room; a new tensor is larger than needed by half, so that growing stays rare."""
+        """Makes room; more columns than needed by half, so that growing stays rare."""
         capacity, width = (self._store.shape[0], self._store.shape[4]) if self._store.ndim > 1 else (0, 0)
         if rows <= capacity and columns <= width:
             return
-        new_rows = max(rows, capacity)
         if columns > width:
             width = -(-columns * 3 // 2 // GRANULE) * GRANULE
-        key_heads, head_width = like.shape[1], like.shape[-1]
-        store = torch.empty((new_rows, key_heads, layers, 2, width, head_width), dtype=like.dtype, device=like.device)
+        shape = (max(rows, capacity, self._rows), like.shape[1], layers, 2, width, like.shape[-1])
+        store = torch.empty(shape, dtype=like.dtype, device=like.device)
         if self.count:
-            used = self.longest()
+            used = self._longest()
             store[: self.count, :, :, :, :used] = self._store[: self.count, :, :, :, :used]
         self._store = store
+
+
+def _stack(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """Outputs and logarithms of sums of neighbouring rows, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    return torch.cat([out for out, _ in parts]), torch.cat([log_sum for _, log_sum in parts])

@@ -36,8 +36,8 @@ class SharedState:
     Args:
         model: Within `attending(model)` whenever a method is called.
         pad_token: Any token id.
-        max_rows: Most rows at a time.
-        max_tokens: Most tokens cached at a time; a single batch may exceed both.
+        max_rows: Most rows at a time, unless a single batch has more.
+        max_tokens: Most tokens cached at a time, unless a single batch has more.
     """
 
     def __init__(self, model: PreTrainedModel, pad_token: int, max_rows: int, max_tokens: int) -> None:
@@ -48,7 +48,7 @@ class SharedState:
         accepted = inspect.signature(model.forward).parameters
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._last_position = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30) - 1
-        self._store = RowStore()
+        self._store = RowStore(max_rows)
         self._positions: list[int] = []  # of the next token of each row
         self._needed: list[int] = []  # most columns that each row may come to use
         self._path: list[tuple[Node, Segment]] = []  # computed nodes from the root to the last one used
@@ -121,7 +121,7 @@ class SharedState:
         ), forward_pass
 
     def _shared_tokens(self, node: Node | None) -> int:
-        lengths = {id(g.segment): g.segment.length for g in self._store.groups if g.segment is not None}
+        lengths = {id(c.segment): c.segment.length for c in self._store.cohorts if c.segment is not None}
         return sum(lengths.values()) + (node.depth if node else 0)
 
     @staticmethod
