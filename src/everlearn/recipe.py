@@ -107,7 +107,7 @@ class TrainingConfig(Section):
     """Rows per optimizer step and process."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
     """Most tokens (padding included) computed at once; a batch is split by length and its loss summed, with the
-    same result. Nothing means: chosen for the device (8,192 on a CPU, 32,768 on a GPU)."""
+    same result. Nothing means: chosen for the device (2,048 on a CPU, 32,768 on a GPU)."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"

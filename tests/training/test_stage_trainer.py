@@ -127,7 +127,7 @@ def test_a_step_is_adamw_on_the_mean_over_the_batches_answer_tokens(folders, tmp
         optimizer.step()
         optimizer.zero_grad()
     for name, weight in reference.model.named_parameters():
-        torch.testing.assert_close(dict(loaded.model.named_parameters())[name], weight, rtol=0, atol=2e-5)
+        torch.testing.assert_close(dict(loaded.model.named_parameters())[name], weight, rtol=0, atol=1e-4)
 
 
 def test_the_same_seed_gives_equal_tensors_and_another_does_not(folders, tmp_path) -> None:

@@ -128,10 +128,28 @@ class _Span:
 
 
 def split_batch(rows: Sequence[EncodedRow], most_tokens: int) -> list[list[Group]]:
-    """Splits a batch into micro-batches of at most `most_tokens` tokens (a longer row is one alone)."""
+    """Splits a batch into as few micro-batches of at most `most_tokens` tokens as it takes, of about equal size.
+
+    A row longer than that is one alone.
+    """
+    groups = sorted(shared_prefixes(rows), key=lambda group: -group.tokens)
+    parts = _filled(groups, most_tokens)
+    low, high = most_tokens // 2, most_tokens
+    while len(parts) > 1 and high - low > most_tokens // 16:
+        bound = (low + high) // 2
+        tighter = _filled(groups, bound)
+        if len(tighter) == len(parts):
+            parts, high = tighter, bound
+        else:
+            low = bound
+    return parts
+
+
+def _filled(groups: Sequence[Group], most_tokens: int) -> list[list[Group]]:
+    """Fills one micro-batch after the other; a group that does not fit goes on in the next, its prefix repeated."""
     batches: list[list[Group]] = [[]]
     room = most_tokens
-    for group in sorted(shared_prefixes(rows), key=lambda group: -group.tokens):
+    for group in groups:
         waiting = list(group.rows)
         while waiting:
             taken, cost = 0, group.prefix_length

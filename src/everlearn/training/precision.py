@@ -1,8 +1,8 @@
 """Which number format the computation of a training step uses.
 
-bfloat16 pays where the processor multiplies it natively (measured on such a CPU: 1.6 to 2.9 times the tokens/s of
-float32, `../../../benchmarks`); elsewhere it is emulated and slower. Trainable weights and the optimizer stay in
-float32.
+bfloat16 pays where the processor multiplies it natively. Measured on an AMD EPYC with AVX512-BF16, one core, tokens/s
+against float32 (steps of 150 to 3,800 tokens, attention in float32 in both): width 192 1.2 to 1.7 times, width 512
+1.5 to 1.9 times. Elsewhere it is emulated and slower. Trainable weights and the optimizer stay in float32.
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ if TYPE_CHECKING:
     from everlearn.recipe import TrainingConfig
 
 TRACKERS = ("tensorboard", "wandb", "mlflow", "trackio")
-MOST_TOKENS = {"cpu": 8192}
-"""Tokens computed at once, by kind of device; others: 32,768."""
+MOST_TOKENS = {"cpu": 2048}
+"""Tokens computed at once, by kind of device (more is no faster on a CPU); others: 32,768."""
 _LOOK_EVERY = {"cpu": 1}
 """Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
 
@@ -222,16 +222,16 @@ class StageTrainer(Trainer):
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
         """Forward and backward passes of one optimizer step."""
-        torch.manual_seed(derive(self.stage_seed, "step", self.state.global_step))
+        _seed(self.answer_loss.device, derive(self.stage_seed, "step", self.state.global_step))
         count = sum(row.answer_count for row in inputs)
         total = torch.zeros((), device=self.answer_loss.device)
         for part in self.answer_loss.micro_batches(inputs, self.most_tokens):
             loss = self._part_loss(part, count)
-            self.accelerator.backward(loss)
+            loss.backward()
             total += loss.detach()
         penalty = self.hooks.penalty(self.model) if self.hooks else None
         if penalty is not None:
-            self.accelerator.backward(penalty)
+            penalty.backward()
             penalty = penalty.detach()
         rate = self.lr_scheduler.get_last_lr()[0]
         self._unread.append((total, penalty, rate, time.monotonic() - self.began))
@@ -305,6 +305,15 @@ class _Watch(TrainerCallback):
         if is_saved:
             partial = Partial(done, trainer.history[-1]["seconds"], trainer.history)
             save_partial(trainer.folder, self.key, partial, trainer.model, trainer.optimizer, trainer.lr_scheduler)
+
+
+def _seed(device: torch.device, seed: int) -> None:
+    """Seeds the generators that this device draws from (`torch.manual_seed` would queue work for absent ones)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
 
 
 @contextmanager
