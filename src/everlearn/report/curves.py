@@ -217,13 +217,7 @@ def _loss_panel(
     spoken = "; ".join(f"stage {index} ends at {loss:.3f}" for index, loss in last.items())
     return el(
         "figure",
-        el(
-            "figcaption",
-            el("strong", "Training loss"),
-            " ",
-            name_of(method.title) if study.is_comparison else "",
-            seed,
-        ),
+        el("figcaption", el("strong", name_of(method.title) if len(study.methods) > 1 else "Training loss"), seed),
         line_panel(
             f"Training loss of {method.title}",
             spoken,
@@ -264,7 +258,7 @@ def _key_words(study: Study) -> list[Child]:
             words.append(el("span", key_of(style), " ", name_of(method.title), class_="keyed"))
         for method in study.methods:
             if method.remark and study.continual:
-                words.append(f" The level line of {method.title}: {method.remark}.")
+                words.append(f" The level line is {method.title} ({method.remark}).")
     else:
         words.append("Band: interval; grey lines: the other tasks.")
     words.append(" Shaded: before the task's turn.")
