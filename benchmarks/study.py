@@ -19,13 +19,14 @@ from everlearn.recipe import load_recipe
 from everlearn.runs.compare import compare, parse_methods
 from everlearn.runs.environment import machine, versions
 
-METHODS = "sequential,ssr:preset=improved,ssr:preset=faithful,random_rehearsal:ratio=0.1,multitask"
+METHODS = "sequential,ssr:preset=improved,random_rehearsal:ratio=0.1"
 TUNING: dict[str, dict[str, object]] = {
     "full": {},
     "lora": {
         "model.tuning": "lora",
-        "model.lora": {"rank": 16, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
-        "training.learning_rate": 5e-3,
+        "model.lora": {"rank": 32, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
+        "training.learning_rate": 4e-3,
+        "training.batch_size": 8,
     },
 }
 

@@ -22,9 +22,16 @@ ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")
 
 
 def make_tiny_model(
-    folder: Path, architecture: str = "llama", texts: list[str] | None = None, context: int = 1024
+    folder: Path,
+    architecture: str = "llama",
+    texts: list[str] | None = None,
+    context: int = 1024,
+    marks: tuple[str, ...] = (),
 ) -> Path:
-    """A randomly initialised model of a few thousand weights with a small trained tokenizer, saved as a folder."""
+    """A randomly initialised model of a few thousand weights with a small trained tokenizer, saved as a folder.
+
+    Strings in `marks` are single tokens.
+    """
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
     from transformers import (
@@ -48,6 +55,7 @@ def make_tiny_model(
     core.train_from_iterator(texts or ["Input: the red cat\nOutput: yes\n\n" * 3], trainer)
     core.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=core, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    tokenizer.add_tokens(list(marks))
     common = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
     config = {

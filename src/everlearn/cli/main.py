@@ -33,12 +33,6 @@ class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> None:  # type: ignore[override]
         from everlearn.errors import nearest
 
-        flags = [flag for action in self._actions for flag in action.option_strings]
-        for word in message.split():
-            bare = word.split("=")[0]
-            if bare.startswith("--") and bare not in flags and (guess := nearest(bare, flags)):
-                message += f" (did you mean {guess}?)"
-                break
         if "invalid choice: '" in message:
             given = message.split("invalid choice: '")[1].split("'")[0]
             if guess := nearest(given, COMMANDS):
@@ -63,9 +57,22 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _refusal(parser: argparse.ArgumentParser, command: str, unknown: Sequence[str]) -> str:
+    """Names the arguments that the command does not know, with the nearest flag it does."""
+    from everlearn.errors import nearest
+
+    commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
+    flags = [flag for action in commands.choices[command]._actions for flag in action.option_strings]
+    guess = nearest(unknown[0].split("=")[0], flags)
+    return f"{command}: unknown argument {' '.join(unknown)}" + (f" (did you mean {guess}?)" if guess else "")
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
-    args = build_parser().parse_args(arguments)
+    parser = build_parser()
+    args, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        parser.error(_refusal(parser, args.command, unknown))
     try:
         return int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
     except UserError as error:
