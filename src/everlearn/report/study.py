@@ -45,11 +45,6 @@ class MethodRuns:
         return self.runs[0]
 
     @property
-    def seeds(self) -> list[str]:
-        """Seeds as text."""
-        return [str(run.seed) for run in self.runs]
-
-    @property
     def is_joint(self) -> bool:
         """Trained on all tasks at once: the upper bound."""
         return self.first.is_joint
