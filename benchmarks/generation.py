@@ -89,7 +89,8 @@ class RowLengths(StoppingCriteria):
 def with_generate(model: LlamaForCausalLM, work: Workload, batch_size: int) -> list[list[list[int]]]:
     """`model.generate` on batches of prompts sorted by length, padded on the left."""
     sampled = work.samples > 1
-    options = {"do_sample": True, "num_return_sequences": work.samples, **PUBLISHED} if sampled else {"do_sample": False}
+    drawn = {"do_sample": True, "num_return_sequences": work.samples, **PUBLISHED}
+    options = drawn if sampled else {"do_sample": False}
     prompts_at_once = max(1, batch_size // work.samples)
     order = sorted(range(len(work.prompts)), key=lambda i: len(work.prompts[i]))
     results: list[list[list[int]]] = [[] for _ in order]
@@ -124,7 +125,9 @@ def with_engine(model: LlamaForCausalLM, tokenizer: Any, work: Workload) -> list
     return [[list(completion.token_ids) for completion in of_prompt] for of_prompt in completions]
 
 
-def compare(model: LlamaForCausalLM, tokenizer: Any, work: Workload, repeats: int, sizes: Sequence[int]) -> dict[str, Any]:
+def compare(
+    model: LlamaForCausalLM, tokenizer: Any, work: Workload, repeats: int, sizes: Sequence[int]
+) -> dict[str, Any]:
     """Times both engines in turn, `generate` at the batch size that was best on a part of the prompts."""
     part = work.part(48 // work.samples)
     trials = {size: _seconds(lambda size=size: with_generate(model, part, size))[0] for size in sizes}  # type: ignore[misc]

@@ -152,9 +152,7 @@ def main() -> None:
             }
     models_at_hand.generator_for, stage_trainer.train_stage = originals
     ratio = rows["published"]["seconds"] / rows["everlearn"]["seconds"]  # type: ignore[operator]
-    write_json(
-        args.out, {"machine": machine(), "versions": versions(), "times_faster": round(ratio, 2), "runs": rows}
-    )
+    write_json(args.out, {"machine": machine(), "versions": versions(), "times_faster": round(ratio, 2), "runs": rows})
     print(f"everlearn {rows['everlearn']['seconds']} s, published way {rows['published']['seconds']} s: {ratio:.1f}x")
 
 

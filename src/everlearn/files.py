@@ -66,9 +66,7 @@ def read_json(path: Path) -> object:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: run 'everlearn resume' on its run folder to make it again."
-        ) from None
+        raise RunError(f"{path} is missing: run 'everlearn resume' on its run folder to make it again.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is corrupt ({error}): delete it and run 'everlearn resume'.") from None
 
@@ -88,9 +86,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
                     raise ValueError("not an object")
                 yield row
     except FileNotFoundError:
-        raise RunError(
-            f"{path} is missing: run 'everlearn resume' on its run folder to make it again."
-        ) from None
+        raise RunError(f"{path} is missing: run 'everlearn resume' on its run folder to make it again.") from None
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is corrupt near line {number} ({error}): delete it and run 'everlearn resume'."

@@ -57,11 +57,7 @@ class Instance:
     def to_json(self) -> dict[str, object]:
         """A plain dictionary; empty optional fields are left out."""
         row = asdict(self)
-        return {
-            key: value
-            for key, value in row.items()
-            if value not in ("", (), []) or key in ("input", "output")
-        }
+        return {key: value for key, value in row.items() if value not in ("", (), []) or key in ("input", "output")}
 
     @classmethod
     def from_json(cls, row: dict[str, object], *, task: str | None = None) -> Instance:
@@ -102,10 +98,7 @@ class Task:
         """Hash of the task's whole content."""
         return fingerprint_of(
             [self.name, self.metric, list(self.labels)],
-            *(
-                [[row.to_json() for row in rows]]
-                for rows in (self.train, self.evaluation, self.demonstrations)
-            ),
+            *([[row.to_json() for row in rows]] for rows in (self.train, self.evaluation, self.demonstrations)),
         )
 
     def limited(self, *, train: int | None = None, evaluation: int | None = None) -> Task:

@@ -317,7 +317,12 @@ class _Run:
             "template": self.template.name,
             "notes": list(self.stream.notes),
             "stages": [
-                {"index": stage.index, "name": stage.name, "tasks": [task.name for task in stage.tasks]}
+                {
+                    "index": stage.index,
+                    "name": stage.name,
+                    "tasks": [task.name for task in stage.tasks],
+                    "start": self.method.start_from(stage),
+                }
                 for stage in self.stages
             ],
             "tasks": [_describe_task(task) for task in self.stream],
