@@ -28,6 +28,7 @@ from everlearn.progress import make_progress
 from everlearn.recipe import load_recipe
 from everlearn.runs.environment import machine, versions
 from everlearn.runs.loop import RunResult, execute
+from everlearn.training.precision import autocast_format
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 
@@ -99,7 +100,7 @@ def plain_trainer(loaded: Any, rows: Any, config: Any, template: Any, *, seed: i
                 warmup_steps=config.warmup_ratio,
                 weight_decay=config.weight_decay,
                 max_grad_norm=config.max_grad_norm,
-                bf16=stage_trainer.uses_bfloat16(config, loaded.device),
+                bf16=autocast_format(config.precision, loaded.device) is not None,
                 seed=seed,
                 save_strategy="no",
                 report_to=[],

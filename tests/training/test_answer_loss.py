@@ -71,7 +71,8 @@ def test_recomputed_activations_give_the_same_gradients(tmp_path) -> None:
         torch.testing.assert_close(gradient, expected[name])
 
 
-def test_a_model_that_caps_its_logits_is_trained_on_the_plain_path(tmp_path) -> None:
+@pytest.mark.parametrize(("softcap", "attention_softcap"), [(0.5, None), (30.0, None), (None, 50.0)])
+def test_a_model_that_caps_logits_or_scores_is_trained_on_the_plain_path(softcap, attention_softcap) -> None:
     from transformers import AutoModelForCausalLM, Gemma2Config
 
     settings = Gemma2Config(
@@ -82,7 +83,8 @@ def test_a_model_that_caps_its_logits_is_trained_on_the_plain_path(tmp_path) -> 
         num_key_value_heads=2,
         head_dim=8,
         intermediate_size=64,
-        final_logit_softcapping=0.5,
+        final_logit_softcapping=softcap,
+        attn_logit_softcapping=attention_softcap,
     )
     model = AutoModelForCausalLM.from_config(settings)
     answer_loss = AnswerLoss(model, pad_id=3)

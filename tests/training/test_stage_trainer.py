@@ -323,6 +323,40 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch) -> None:
         stage_trainer.check_trackers(["trackio"])
 
 
+def test_trackers_get_loss_and_rate_of_the_step(folders, tmp_path, monkeypatch) -> None:
+    import transformers.integrations
+    from transformers import TrainerCallback
+    from transformers.integrations import integration_utils
+
+    seen = []
+
+    class Tracker(TrainerCallback):
+        def on_log(self, args, state, control, logs=None, **others):
+            seen.append((args.run_name, state.global_step, logs))
+
+    monkeypatch.setattr(transformers.integrations, "get_available_reporting_integrations", lambda: ["mlflow"])
+    monkeypatch.setitem(integration_utils.INTEGRATION_TO_CALLBACK, "mlflow", Tracker)
+    train(load(folders), tmp_path, config=CONFIG.model_copy(update={"report_to": ["mlflow"], "epochs": 4}))
+    history = list(read_jsonl(tmp_path / "history.jsonl"))
+    assert [(name, step) for name, step, _ in seen[:2]] == [("stage", 10), ("stage", 12)]
+    assert seen[0][2]["loss"] == history[9]["loss"]
+    assert seen[0][2]["learning_rate"] == history[9]["learning_rate"]
+
+
+def test_a_full_disk_at_a_checkpoint_is_named(folders, tmp_path, monkeypatch) -> None:
+    from safetensors import SafetensorError
+
+    from everlearn.errors import RunError
+    from everlearn.training import partial
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(partial, "save_file", full)
+    with pytest.raises(RunError, match="the disk is full"):
+        train(load(folders), tmp_path, config=CONFIG.model_copy(update={"checkpoint_every": 1}))
+
+
 def test_several_processes_are_refused(folders, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UserError, match="one process"):

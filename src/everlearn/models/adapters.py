@@ -8,6 +8,7 @@ when others are found.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -76,8 +77,8 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> 
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with torch.random.fork_rng(devices=[]), _without_future_warnings():
+        torch.default_generator.manual_seed(seed)
         return get_peft_model(model, settings)
 
 
@@ -96,7 +97,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
             f"{folder} has no {missing[0]}: it is no adapter folder; delete it and run 'everlearn resume'."
         )
     try:
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+        with _without_future_warnings():
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(
@@ -115,3 +117,11 @@ def adapter_off(model: PeftModel) -> Iterator[None]:
     finally:
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(name in trainable)
+
+
+@contextmanager
+def _without_future_warnings() -> Iterator[None]:
+    """PEFT reads a setting under a name that newer releases of Transformers call old."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        yield

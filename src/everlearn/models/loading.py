@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import errno
 import json
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.errors import ModelError
+from everlearn.errors import ModelError, RunError
 from everlearn.files import disk_error
 from everlearn.models import adapters
 from everlearn.models.sources import BaseSource, base_fingerprint, content_hash, find_base
@@ -175,11 +176,16 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
             with without_bars():
                 loaded.model.save_pretrained(str(target))
             loaded.tokenizer.save_pretrained(str(target))
-    except OSError as error:
-        raise disk_error(target, error) from None
-    except SafetensorError as error:
-        full = "os error 28" in str(error)
-        raise disk_error(target, OSError(errno.ENOSPC if full else errno.EIO, str(error))) from None
+    except (OSError, SafetensorError) as error:
+        raise write_error(target, error) from None
+
+
+def write_error(path: Path, error: Exception) -> RunError:
+    """The user's sentence for a failed write of tensors; safetensors hides the system's error in its text."""
+    if isinstance(error, OSError):
+        return disk_error(path, error)
+    found = re.search(r"os error (\d+)", str(error))
+    return disk_error(path, OSError(int(found[1]) if found else errno.EIO, str(error)))
 
 
 def choose_device(name: str) -> torch.device:

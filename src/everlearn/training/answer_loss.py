@@ -2,9 +2,9 @@
 
 Two paths with the same value. Packed: the model's decoder runs over one sequence without padding (`packing.py`),
 and the output head only sees states that predict an answer token (`losses.py`). Plain: a padded batch through the
-model's own forward pass, and the logits of the answer tokens. Which architectures scale, cap or otherwise treat
-logits and attention is not listed anywhere: before training, both paths are computed on a few short rows, and the
-packed one is used only when they agree.
+model's own forward pass, and the logits of the answer tokens. The packed path is used only when it is right for the
+model: its settings scale or cap no logits and no window of attention is shorter than a row, and both paths agree on
+a few short rows computed before training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import Linear
 from torch.nn.functional import cross_entropy
 
 from everlearn.training.attention import packed_attention_on
@@ -30,6 +31,16 @@ IGNORED = -100
 """Label of tokens outside the loss, as in Transformers."""
 _NO_MASK = torch.zeros(1, 1, 1, 1)
 """A mask of four dimensions is handed down as it is; packed attention does not read it."""
+_WINDOWS = ("sliding_window", "attention_chunk_size")
+_LOGIT_SCALES = (
+    "final_logit_softcapping",
+    "logit_scale",
+    "logits_scaling",
+    "lm_head_multiplier",
+    "output_multiplier",
+)
+"""Settings by which Transformers' models treat logits after the head. On an untrained model their effect can be too
+small for the comparison to see, and grow later."""
 _PROBE_TOKENS = 24
 
 
@@ -105,8 +116,11 @@ class AnswerLoss:
     @torch.no_grad()
     def _agrees(self, probe: Sequence[EncodedRow], longest: int, stack: ExitStack) -> bool:
         """Switches the attention within `stack` and compares both paths without dropout and autocast."""
-        window = getattr(self.inner.config.get_text_config(), "sliding_window", None)
-        if window is not None and window < longest:
+        settings = self.inner.config.get_text_config()
+        windows = [getattr(settings, name, None) or longest for name in _WINDOWS]
+        scales = [getattr(settings, name, None) or 1.0 for name in _LOGIT_SCALES]
+        is_linear = isinstance(self.inner.get_output_embeddings(), Linear)
+        if min(windows) < longest or set(scales) != {1.0} or not is_linear:
             return False
         is_training = self.model.training
         self.model.eval()

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 NAME = "everlearn_packed"
+_UNKNOWN_TERMS = ("softcap", "s_aux", "position_bias")
+"""Keyword arguments by which models cap scores, add sinks or biases."""
 
 
 def packed_attention(
@@ -54,6 +56,9 @@ def packed_attention(
 
     Returns:
         (1, tokens, heads, width), and no weights.
+
+    Raises:
+        ValueError: the model's attention has terms that only its own implementation computes.
     """
     if packing is None:
         output, _ = sdpa_attention_forward(
@@ -62,8 +67,11 @@ def packed_attention(
         return output, None
     heads, width, dtype = query.shape[1], value.shape[3], value.dtype
     repeats = heads // key.shape[1]
-    if query.device.type == "cpu":  # torch's fused attention on a CPU is 2 to 10 times slower in bfloat16
-        query, key, value = query.float(), key.float(), value.float()
+    if any(others.get(name) is not None for name in _UNKNOWN_TERMS):
+        raise ValueError(f"{type(module).__name__} has terms in its attention that packing does not know")
+    # torch's fused attention on a CPU is 2 to 10 times slower in bfloat16
+    computed = torch.float32 if query.device.type == "cpu" else dtype
+    query, key, value = query.to(computed), key.to(computed), value.to(computed)
     spread = [_Spread.apply(_by_token(states), packing, at > 0) for at, states in enumerate((query, key, value))]
     outputs = []
     for block, queries, keys, values in zip(packing.blocks, *spread, strict=True):

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from everlearn.files import disk_error, read_json, write_json
+from everlearn.files import read_json, write_json
+from everlearn.models.loading import write_error
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -73,8 +75,8 @@ def save_partial(
             },
         )
         os.replace(unfinished, target)
-    except OSError as error:
-        raise disk_error(target, error) from None
+    except (OSError, SafetensorError) as error:
+        raise write_error(target, error) from None
     _delete(older)
 
 
@@ -110,7 +112,7 @@ def load_partial(
 
 def delete_partials(folder: Path) -> None:
     """Removes all checkpoints, as when the stage is complete."""
-    _delete(_found(folder))
+    _delete([*_found(folder), *folder.glob(f".{_NAME}*")])
 
 
 def _trainable(model: Module) -> dict[str, torch.Tensor]:
