@@ -107,8 +107,8 @@ def test_only_the_last_stage_s_information_is_kept(tmp_path: Path, tiny_model: P
 
 def test_the_information_is_that_of_rows_of_the_stage_just_finished(tmp_path: Path, tiny_model: Path) -> None:
     bench = Bench(tmp_path, tiny_model)
-    stage = make_method("ewc", {}).stages(STREAM)[0]
-    other = replace(stage, tasks=(STREAM["second"],))
+    stage = make_method("ewc", {}).stages(STREAM)[1]
+    other = replace(stage, tasks=(STREAM["third"],))
     states = []
     for one in (stage, stage, other):
         method = make_method("ewc", {"fisher_rows": 4})

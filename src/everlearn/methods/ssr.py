@@ -74,13 +74,13 @@ class SSR(Method):
         Raises:
             DataError: names the task, the lengths and the remedy.
         """
-        from everlearn.synthesis.continuations import prompts_for
+        from everlearn.synthesis.continuations import check_room
 
         for task in stream.tasks[:-1]:
             pool, options = task.demonstrations, self.options
             layout = layout_of(pool) if options.layout == "auto" else options.layout
             settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
-            prompts_for(task.name, pool, layout, settings, tokenizer, context_length, seed=0)
+            check_room(task.name, pool, layout, settings, tokenizer, context_length)
 
     def rehearsal(self, context: StageContext) -> Sequence[Instance]:
         """The sets of all earlier tasks, in order of arrival."""

@@ -63,9 +63,40 @@ def prompts_for(
     Raises:
         DataError: all of them are too long; names the shortest and the remedy.
     """
-    shown = settings.options.demonstrations
-    most, _ = settings.plan(math.perm(len(demonstrations), shown))
-    subsets = ordered_subsets(len(demonstrations), shown, most=most, seed=derive(seed, "synthesis", task, "prompts"))
+    size, shown = len(demonstrations), settings.options.demonstrations
+    most, _ = settings.plan(math.perm(size, shown))
+    subsets = ordered_subsets(size, shown, most=most, seed=derive(seed, "synthesis", task, "prompts"))
+    return _fitting(task, demonstrations, subsets, layout, settings, tokenizer, context)
+
+
+def check_room(
+    task: str,
+    demonstrations: Sequence[Instance],
+    layout: Layout,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+) -> None:
+    """Refuses a pool of which not even the shortest prompt fits; arguments as in `prompts_for`.
+
+    Raises:
+        DataError: names the length and the remedy.
+    """
+    lengths = _block_lengths(demonstrations, layout, tokenizer)
+    shortest = sorted(range(len(lengths)), key=lambda at: lengths[at])[: settings.options.demonstrations]
+    _fitting(task, demonstrations, [tuple(shortest)], layout, settings, tokenizer, context)
+
+
+def _fitting(
+    task: str,
+    demonstrations: Sequence[Instance],
+    subsets: Sequence[tuple[int, ...]],
+    layout: Layout,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
+    context: int,
+) -> list[SynthesisPrompt]:
+    """The prompts of these subsets that leave room: for a token, or improved for the longest demonstration."""
     room = longest_block(demonstrations, layout, tokenizer) if settings.is_improved else 1
     limit = min(settings.options.max_length, context) - len(bos_ids(tokenizer)) - room + 1
     lengths: list[int] = []
@@ -79,15 +110,22 @@ def prompts_for(
         raise DataError(
             f"task {task}: even the shortest synthesis prompt has {min(lengths)} tokens, and with room for an "
             f"instance at most {limit - 1} fit into the model's context of {context}: lower the method's "
-            f"`demonstrations` (now {shown}), give shorter demonstrations, or use a model with a longer context."
+            f"`demonstrations` (now {settings.options.demonstrations}), give shorter demonstrations, or use a model "
+            "with a longer context."
         )
     return prompts
 
 
 def longest_block(demonstrations: Sequence[Instance], layout: Layout, tokenizer: PreTrainedTokenizerBase) -> int:
     """Tokens of the longest demonstration as it stands in a prompt."""
+    return max(_block_lengths(demonstrations, layout, tokenizer))
+
+
+def _block_lengths(
+    demonstrations: Sequence[Instance], layout: Layout, tokenizer: PreTrainedTokenizerBase
+) -> list[int]:
     block = superni_block if layout == "superni" else alpaca_block
-    return max(len(plain_ids(block(row), tokenizer)) for row in demonstrations)
+    return [len(plain_ids(block(row), tokenizer)) for row in demonstrations]
 
 
 def sampling_for(

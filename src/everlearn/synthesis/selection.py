@@ -58,9 +58,7 @@ def fit_clusters(normalised: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
     from sklearn.exceptions import ConvergenceWarning
 
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore", ConvergenceWarning
-        )  # equal rows, which the faithful preset has
+        warnings.simplefilter("ignore", ConvergenceWarning)  # equal rows, which the faithful preset has
         model = KMeans(n_clusters=count, n_init="auto", random_state=np.random.RandomState(SEED)).fit(normalised)
     return model.labels_, model.cluster_centers_
 
