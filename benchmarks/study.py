@@ -25,8 +25,9 @@ TUNING: dict[str, dict[str, object]] = {
     "lora": {
         "model.tuning": "lora",
         "model.lora": {"rank": 32, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
-        "training.learning_rate": 4e-3,
+        "training.learning_rate": 2e-3,
         "training.batch_size": 8,
+        "training.epochs": 16,
     },
 }
 

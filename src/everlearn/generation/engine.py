@@ -64,7 +64,7 @@ class TransformersGenerator:
         settings = model.config.get_text_config()
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
         self._max_batch_tokens = max_batch_tokens or 65536
-        self._shares: bool | None = None
+        self.shares_prefixes: bool | None = None
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
 
     def generate(
@@ -85,9 +85,9 @@ class TransformersGenerator:
         pad = self._tokenizer.pad_token_id or 0
         with torch.inference_mode(), _evaluating(self._model):
             state: KeyValueState
-            if self._shares is None:
-                self._shares = SharedState.fits(inner)
-            if self._shares:
+            if self.shares_prefixes is None:
+                self.shares_prefixes = SharedState.fits(inner)
+            if self.shares_prefixes:
                 with attending(inner):
                     state = SharedState(
                         inner, pad, min(self._max_rows, len(distinct) * copies), self._max_batch_tokens
@@ -140,7 +140,7 @@ class TransformersGenerator:
 
     def _batch_rows(self) -> int:
         """Rows that come together: all where none can join later, else a part, so that they can join soon."""
-        return self._max_rows // JOINING_SHARE if self._shares else self._max_rows
+        return self._max_rows // JOINING_SHARE if self.shares_prefixes else self._max_rows
 
 
 def make_generator(loaded: LoadedModel) -> Generator:

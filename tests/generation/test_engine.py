@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from everlearn.errors import UserError
+from everlearn.generation.engine import TransformersGenerator
+from everlearn.generation.protocol import Sampling
+from tests.generation.models import ARCHITECTURES, END, make_model, make_prompts, reference
+
+NEW = 14
+PROMPTS = [*make_prompts(6, shared=70, seed=1), *make_prompts(5, seed=2)]
+"""Six prompts whose first 70 tokens are worth computing once, five that share nothing."""
+
+SAMPLED = Sampling(
+    max_new_tokens=NEW, temperature=0.9, top_p=0.9, top_k=40, repetition_penalty=1.2, samples_per_prompt=3, seed=5
+)
+
+
+def complete(model, tokenizer, prompts, sampling=None, **options):
+    generator = TransformersGenerator(model, tokenizer, **options)
+    return generator.generate(prompts, sampling or Sampling(max_new_tokens=NEW))
+
+
+def ids_of(completions) -> list[list[int]]:
+    return [list(row[0].token_ids) for row in completions]
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("lora", [False, True])
+def test_greedy_tokens_are_those_of_generate(architecture, lora):
+    model, tokenizer = make_model(architecture, lora=lora)
+    prompts = PROMPTS[2:9] if lora else PROMPTS
+    assert ids_of(complete(model, tokenizer, prompts, max_rows=8)) == reference(model, prompts, NEW)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_greedy_tokens_with_a_repetition_penalty_are_those_of_generate(architecture):
+    model, tokenizer = make_model(architecture)
+    sampling = Sampling(max_new_tokens=NEW, repetition_penalty=1.3)
+    expected = reference(model, PROMPTS[2:9], NEW, repetition_penalty=1.3)
+    assert ids_of(complete(model, tokenizer, PROMPTS[2:9], sampling)) == expected
+    assert expected != reference(model, PROMPTS[2:9], NEW)
+
+
+def test_prefixes_are_shared_for_all_four_architectures():
+    for architecture in ARCHITECTURES:
+        model, tokenizer = make_model(architecture)
+        generator = TransformersGenerator(model, tokenizer)
+        generator.generate([[5, 6]], Sampling(max_new_tokens=1))
+        assert generator.shares_prefixes, architecture
+
+
+def test_nested_prefixes_are_computed_once():
+    model, tokenizer = make_model("llama")
+    definition, firsts = make_prompts(1, shared=80, seed=3)[0], make_prompts(3, low=70, high=75, seed=4)
+    prompts = [definition + first + tail for first in firsts for tail in make_prompts(8, seed=6)]
+    fed: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, ids, __: fed.append(ids[0].numel()))
+    result = complete(model, tokenizer, prompts, Sampling(max_new_tokens=1))
+    handle.remove()
+    without = sum(map(len, prompts))
+    assert sum(fed) < 0.25 * without
+    assert ids_of(result) == reference(model, prompts, 1)
+
+
+def test_a_model_with_sliding_windows_falls_back_to_its_own_cache():
+    from transformers import MistralConfig, MistralForCausalLM
+
+    _, tokenizer = make_model("llama")
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = MistralForCausalLM(
+            MistralConfig(
+                **sizes, num_key_value_heads=2, sliding_window=8, vocab_size=len(tokenizer), eos_token_id=END
+            )
+        ).eval()
+    generator = TransformersGenerator(model, tokenizer, max_rows=4)
+    prompts = PROMPTS[4:]
+    assert ids_of(generator.generate(prompts, Sampling(max_new_tokens=NEW))) == reference(model, prompts, NEW)
+    assert not generator.shares_prefixes
+
+
+def test_the_fallback_gives_the_same_samples_as_shared_prefixes():
+    model, tokenizer = make_model("gpt_neox")
+    plain = TransformersGenerator(model, tokenizer, max_rows=9)
+    plain.shares_prefixes = False
+    assert plain.generate(PROMPTS, SAMPLED) == complete(model, tokenizer, PROMPTS, SAMPLED)
+
+
+def test_a_sample_does_not_depend_on_its_batch():
+    model, tokenizer = make_model("llama")
+    together = complete(model, tokenizer, PROMPTS, SAMPLED)
+    assert complete(model, tokenizer, PROMPTS, SAMPLED, max_rows=5) == together
+    assert complete(model, tokenizer, PROMPTS[:3], SAMPLED) == together[:3]
+
+
+def test_samples_of_one_prompt_differ_and_another_seed_gives_others():
+    model, tokenizer = make_model("llama")
+    first = complete(model, tokenizer, PROMPTS[:2], SAMPLED)
+    assert [len(row) for row in first] == [3, 3]
+    assert len({completion.token_ids for completion in first[0]}) == 3
+    other = Sampling(
+        max_new_tokens=NEW, temperature=0.9, top_p=0.9, top_k=40, repetition_penalty=1.2, samples_per_prompt=3, seed=6
+    )
+    assert complete(model, tokenizer, PROMPTS[:2], other) != first
+
+
+def test_more_prompts_than_rows_join_as_others_end():
+    model, tokenizer = make_model("qwen3")
+    prompts = [*make_prompts(10, seed=8), *make_prompts(9, shared=70, seed=9)]
+    sampling = Sampling(max_new_tokens=24)
+    expected = ids_of(complete(model, tokenizer, prompts, sampling))
+    for options in ({"max_rows": 6}, {"max_rows": 1}, {"max_batch_tokens": 150}):
+        assert ids_of(complete(model, tokenizer, prompts, sampling, **options)) == expected
+    assert len({len(ids) for ids in expected}) > 1
+
+
+def test_finish_reasons_are_told_apart():
+    model, tokenizer = make_model("llama")
+    greedy = complete(model, tokenizer, make_prompts(30, seed=2), Sampling(max_new_tokens=40))
+    reasons = {row[0].finish_reason for row in greedy}
+    assert reasons == {"eos", "length"}
+    for row in greedy:
+        assert END not in row[0].token_ids
+        assert (len(row[0].token_ids) == 40) == (row[0].finish_reason == "length")
+    word = next(word for row in greedy for word in row[0].text.split()[3:] if len(word) > 2)
+    stopped = complete(model, tokenizer, make_prompts(30, seed=2), Sampling(max_new_tokens=40, stop=(word,)))
+    assert any(row[0].finish_reason == "stop" for row in stopped)
+    for before, after in zip(greedy, stopped, strict=True):
+        assert after[0].text == before[0].text.split(word)[0]
+
+
+def test_all_end_tokens_of_the_generation_configuration_count():
+    model, tokenizer = make_model("llama")
+    free = complete(model, tokenizer, PROMPTS[:1])[0][0].token_ids
+    model.generation_config.eos_token_id = [END, free[4]]
+    result = complete(model, tokenizer, PROMPTS[:1])[0][0]
+    assert (result.token_ids, result.finish_reason) == (free[: free.index(free[4])], "eos")
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama"])
+def test_a_completion_ends_with_the_context(architecture):
+    model, tokenizer = make_model(architecture, context=24)
+    prompts = make_prompts(9, low=10, high=23, seed=4)
+    result = complete(model, tokenizer, prompts, Sampling(max_new_tokens=100))
+    full = [
+        len(prompt) + len(row[0].token_ids) == 24
+        for prompt, row in zip(prompts, result, strict=True)
+        if row[0].finish_reason == "length"
+    ]
+    assert full
+    assert all(full)
+
+
+def test_max_length_counts_the_prompt():
+    model, tokenizer = make_model("llama")
+    result = complete(model, tokenizer, [[5] * 8, [6] * 11], Sampling(max_new_tokens=50, max_length=12))
+    assert [len(row[0].token_ids) for row in result] == [4, 1]
+
+
+def test_a_prompt_without_room_is_refused_by_index_and_length():
+    model, tokenizer = make_model("llama", context=24)
+    with pytest.raises(UserError, match=r"prompt 1 .* 24 tokens .* context of 24 .* at most 23 tokens"):
+        complete(model, tokenizer, [[5], [5] * 24])
+    with pytest.raises(UserError, match=r"prompt 0 .* 9 tokens .* max_length of 9"):
+        complete(model, tokenizer, [[5] * 9], Sampling(max_length=9))
+    with pytest.raises(UserError, match=r"prompt 0 .* no tokens"):
+        complete(model, tokenizer, [[]])
+
+
+def test_no_prompts_give_no_completions():
+    model, tokenizer = make_model("llama")
+    assert complete(model, tokenizer, []) == []
+
+
+def test_equal_greedy_prompts_are_completed_once():
+    model, tokenizer = make_model("llama")
+    fed: list[int] = []
+    handle = model.get_input_embeddings().register_forward_hook(lambda _, ids, __: fed.append(len(ids[0])))
+    repeated = Sampling(max_new_tokens=NEW, samples_per_prompt=2)
+    result = complete(model, tokenizer, [PROMPTS[7], PROMPTS[8], PROMPTS[7]], repeated)
+    handle.remove()
+    assert max(fed) == 2
+    assert result[0] == result[2]
+    assert [len(row) for row in result] == [2, 2, 2]
+
+
+def test_the_model_is_left_as_it_was_and_dropout_is_off():
+    model, tokenizer = make_model("gpt2", lora=True)
+    expected = complete(model, tokenizer, PROMPTS[:2])
+    model.train()
+    model.base_model.model.lm_head.eval()
+    modes = {name: module.training for name, module in model.named_modules()}
+    assert complete(model, tokenizer, PROMPTS[:2]) == expected
+    assert {name: module.training for name, module in model.named_modules()} == modes
+    assert model.config._attn_implementation == "sdpa"
+
+
+def test_gradient_checkpointing_does_not_change_completions():
+    model, tokenizer = make_model("llama")
+    expected = complete(model, tokenizer, PROMPTS)
+    model.train()
+    model.gradient_checkpointing_enable()
+    assert complete(model, tokenizer, PROMPTS) == expected
+
+
+def test_the_random_state_of_torch_is_not_touched():
+    model, tokenizer = make_model("llama")
+    before = torch.get_rng_state()
+    complete(model, tokenizer, PROMPTS[:2], SAMPLED)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_progress_counts_every_prompt():
+    model, tokenizer = make_model("llama")
+    calls: list[tuple[int, int]] = []
+    generator = TransformersGenerator(model, tokenizer, max_rows=4)
+    generator.generate([*PROMPTS, PROMPTS[0]], Sampling(max_new_tokens=3), lambda done, of: calls.append((done, of)))
+    assert calls[-1] == (12, 12)
+    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
