@@ -213,6 +213,7 @@ def main() -> None:
         },
     }
     print(json.dumps(report, indent=1), flush=True)
+    _write(arguments.out, report)
     for kind, settings in TUNING.items():
         matrices, seconds = [], []
         for seed in range(arguments.seeds):
