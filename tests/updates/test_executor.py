@@ -224,3 +224,10 @@ def test_quality_is_a_matrix_of_releases_by_versions(tmp_path: Path) -> None:
     last = quality["perplexity"][-1]
     assert quality["own"]["v3"] == last[2]
     assert quality["seen"]["v3"] == pytest.approx((last[0] * last[1] * last[2]) ** (1 / 3))
+
+
+def test_replay_in_the_branch_leaves_the_main_path_alone(tmp_path: Path) -> None:
+    execute(tiny_recipe(tmp_path / "plain"))
+    execute(tiny_recipe(tmp_path / "replay", path={"branch_replay_ratio": 0.5}))
+    plain, replay = (histories(tmp_path / name / "runs" / "tiny") for name in ("plain", "replay"))
+    assert {name for name in plain if plain[name] != replay[name]} == {"b2", "b3"}

@@ -53,3 +53,11 @@ def test_a_later_version_does_not_change_the_order_of_the_earlier_ones() -> None
     before = BlockOrder((3, 2), (14, 8), batch_blocks=4, seed=5)
     after = BlockOrder((3, 2, 6), (14, 8, 30), batch_blocks=4, seed=5)
     assert [before.at(position) for position in range(5)] == [after.at(position) for position in range(5)]
+
+
+def test_replay_draws_from_the_earlier_versions_alone_and_from_all_of_them() -> None:
+    order = BlockOrder((30, 20, 20), (140, 90, 90), batch_blocks=4, seed=5)
+    drawn = [sample for position in range(50, 70) for sample in order.earlier(position, 50, 2)]
+    assert {version for version, _ in drawn} == {0, 1}
+    assert len(set(drawn)) == len(drawn) == 40
+    assert order.earlier(60, 50, 2) == order.earlier(60, 50, 2)

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from everlearn.errors import RecipeError, unknown
 from everlearn.recipe import EMBEDDED, Section, checked, read_tree, set_dotted
 from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
@@ -130,11 +131,17 @@ class PathConfig(Section):
     """Cosine cycle of a branch as a multiple of its length: above 1 the decay is incomplete (a control)."""
     branch_optimizer: State = "inherit"
     """Whether a branch goes on with the main path's optimizer moments or starts with none."""
+    branch_replay_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of each batch of a branch that is drawn from all earlier versions instead (0: the published method, which
+    needs no old data). The main path still reads all of the new data."""
     cpt_rewarm: Rewarm = "warm_up"
     """How continual pre-training begins a version: `warm_up` steps to the maximal rate, `jump` to it at once, or
     stay at the `minimum` rate throughout."""
     cpt_optimizer: State = "reset"
     """Whether continual pre-training keeps the optimizer of the version before (a release has none)."""
+    cpt_cycle_ratio: Annotated[float, Field(ge=1)] | None = None
+    """Cosine cycle of the continued versions as a multiple of their length; nothing: `schedule.cycle_ratio`. The
+    two together make the paper's studies: how far the rate has fallen before an update, and how far it falls in it."""
     ptfs_order: Literal["mixed", "arrival"] = "mixed"
     """Order of the data when training from scratch: all versions shuffled together, or one after the other."""
 
@@ -271,6 +278,7 @@ class UpdateRecipe(Section):
             initial_warm_up=0 if self.model.start_from and not self.model.rewarm else None,
             floor=floors.get(schedule.name, 0.1) if schedule.minimal_ratio is None else schedule.minimal_ratio,
             cycle=schedule.cycle_ratio,
+            continue_cycle=path.cpt_cycle_ratio,
             explore=schedule.explore_ratio,
             branch=branch,
             branch_floor=floors.get(branch, 0.1) if schedule.minimal_ratio is None else schedule.minimal_ratio,
@@ -295,22 +303,33 @@ def load_update_recipe(path: str | Path, overrides: dict[str, object] | None = N
     """Reads and checks an update recipe.
 
     Args:
-        path: YAML file, or `embedded` for the quickstart of version updates.
+        path: YAML file, `embedded` for the quickstart of version updates, or `embedded:NAME` for a sweep.
         overrides: Dotted keys (`schedule.maximal_rate`) to values, as the command line gives them.
 
     Raises:
         RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
             of range; all faults are named at once.
     """
-    embedded = str(path) == EMBEDDED
-    source = update_quickstart_path() if embedded else Path(path)
+    embedded = str(path).partition(":")[0] == EMBEDDED
+    source = shipped_recipe(str(path)) if embedded else Path(path)
     recipe = checked(UpdateRecipe, read_tree(source, overrides), where=str(path))
     return recipe if embedded else _anchored(recipe, source.resolve().parent)
 
 
-def update_quickstart_path() -> Path:
-    """The recipe of the embedded default of `everlearn update`."""
-    return Path(__file__).parents[1] / "recipes" / "update_quickstart.yaml"
+def shipped_recipe(name: str) -> Path:
+    """The file of `embedded` (the quickstart) or of a sweep, `embedded:branch_fraction`.
+
+    Raises:
+        RecipeError: there is no such sweep.
+    """
+    folder = Path(__file__).parents[1] / "recipes"
+    sweep = name.partition(":")[2]
+    if not sweep:
+        return folder / "update_quickstart.yaml"
+    known = sorted(path.stem for path in (folder / "sweeps").glob("*.yaml"))
+    if sweep not in known:
+        raise RecipeError(unknown("sweep", sweep, known))
+    return folder / "sweeps" / f"{sweep}.yaml"
 
 
 def anchor(base: Path, value: str) -> str:

@@ -230,8 +230,13 @@ class _Run:
         """This process's blocks of one step: (blocks, block_tokens)."""
         if segment.data == "annealing":
             return torch.from_numpy(self._annealing.read([b for _, b in self._annealing_order.at(position)[share]]))
-        is_mixed = segment.kind == "scratch" and segment.start == 0 and self.recipe.path.ptfs_order == "mixed"
-        chosen = self._order.at(position, mixed_until=segment.end if is_mixed else None)[share]
+        is_mixed = segment.kind == "scratch" and self.recipe.path.ptfs_order == "mixed"
+        is_mixed = is_mixed and segment.releases != 1  # one version is shuffled anyway
+        batch = self._order.at(position, mixed_until=segment.end if is_mixed else None)
+        if segment.kind == "branch" and segment.releases and segment.releases > 1:
+            replayed = round(self.recipe.path.branch_replay_ratio * len(batch))
+            batch[:replayed] = self._order.earlier(position, self.plan.ends[segment.releases - 2], replayed)
+        chosen = batch[share]
         rows = np.empty((len(chosen), self.recipe.training.block_tokens), dtype=np.int64)
         for version in {version for version, _ in chosen}:
             places = [place for place, (of, _) in enumerate(chosen) if of == version]

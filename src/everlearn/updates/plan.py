@@ -173,7 +173,7 @@ class VersionPlan:
                 rate, schedule = "minimum", Schedule("constant", scale=self.rates.floor)
             else:
                 warm_up = self.rates.warm_up if self.rewarm == "warm_up" else 0
-                rate, schedule = "full", self.rates.full(end - start, warm_up=warm_up)
+                rate, schedule = "full", self.rates.full(end - start, warm_up=warm_up, is_continued=True)
             segments.append(
                 Segment(
                     f"c{i}", "continue", f"c{i - 1}", start, end, rate, schedule, i, optimizer=self.continue_optimizer

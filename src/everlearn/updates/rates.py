@@ -30,6 +30,7 @@ class Rates:
         initial_warm_up: The same for the first one, where it starts from a checkpoint; None: as `warm_up`.
         floor: Ratio of the minimal to the maximal rate.
         cycle: Cosine cycle as a multiple of the run's length.
+        continue_cycle: The same for a continued version; None: `cycle`.
         explore: Share of a run that `knee` stays at the maximal rate after the warm-up.
         branch: Schedule whose decay the branches take; None: `schedule`.
         branch_floor: Its floor; None: `floor`.
@@ -41,19 +42,22 @@ class Rates:
     initial_warm_up: int | None = None
     floor: float = 0.1
     cycle: float = 1.0
+    continue_cycle: float | None = None
     explore: float = 0.5
     branch: str | None = None
     branch_floor: float | None = None
     branch_cycle: float = 1.0
 
-    def full(self, length: int, *, warm_up: int) -> Schedule:
+    def full(self, length: int, *, warm_up: int, is_continued: bool = False) -> Schedule:
         """One whole schedule over a run of `length` steps."""
+        continued = self.cycle if self.continue_cycle is None else self.continue_cycle
+        cycle = continued if is_continued else self.cycle
         return Schedule(
             self.schedule,
             length=length,
             warm_up=warm_up,
             floor=self.floor,
-            cycle=None if self.cycle == 1 else self.cycle * length,
+            cycle=None if cycle == 1 else cycle * length,
             explore=math.floor(Fraction(str(self.explore)) * length),
         )
 

@@ -40,14 +40,15 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     arm = next((arm for arm in comparison["arms"] if arm["label"] == "path_switching" and "difference" in arm), None)
     if arm is None:
         return f"{len(comparison['arms'])} arms over {len(comparison['arms'][0]['versions'])} versions."
-    entry = arm["difference"]["seen"][arm["versions"][-1]]
+    last = arm["versions"][-1]
+    entry, own = arm["difference"]["seen"][last], arm["difference"]["own"][last]
     low, high = entry["interval"]
     share, margin = arm["executed"]["ratio_to_ptfs"], comparison["margin_percent"]
     reached = "reached" if entry["percent"] <= margin else "did not reach"
     return (
         f"Path switching {reached} the quality of pre-training from scratch at {100 * share:.0f} % of its steps: the "
-        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % "
-        f"({low:+.1f} to {high:+.1f}; lower is better, up to {margin:.0f} % counts as reached)."
+        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % ({low:+.1f} to {high:+.1f}; "
+        f"lower is better, up to {margin:.0f} % counts as reached), on its own version by {own['percent']:+.1f} %."
     )
 
 

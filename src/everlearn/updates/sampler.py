@@ -84,8 +84,17 @@ class BlockOrder:
         if mixed_until is not None:
             seed = derive(self._seed, "mixed", mixed_until)
             samples = permuted(samples, mixed_until * self._batch, seed)
+        return self._blocks_of(samples)
+
+    def earlier(self, position: int, until: int, count: int) -> list[tuple[int, int]]:
+        """`count` samples to replay at a step, drawn from those before the position `until`, all alike often."""
+        size = until * self._batch
+        samples = np.arange(position * self._batch, position * self._batch + count, dtype=np.int64) % size
+        return self._blocks_of(permuted(samples, size, derive(self._seed, "replay", until)))
+
+    def _blocks_of(self, samples: Indices) -> list[tuple[int, int]]:
         versions = np.searchsorted(self._ends, samples, side="right") - 1
-        chosen: list[tuple[int, int]] = [(0, 0)] * self._batch
+        chosen: list[tuple[int, int]] = [(0, 0)] * len(samples)
         for version in np.unique(versions):
             inside = np.flatnonzero(versions == version)
             seed = derive(self._seed, "order", int(version))
