@@ -47,8 +47,8 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     reached = "reached" if entry["percent"] <= margin else "did not reach"
     return (
         f"Path switching {reached} the quality of pre-training from scratch at {100 * share:.0f} % of its steps: the "
-        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % ({low:+.1f} to {high:+.1f}; "
-        f"lower is better, up to {margin:.0f} % counts as reached), on its own version by {own['percent']:+.1f} %."
+        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % ({low:+.1f} to {high:+.1f};"
+        f" lower is better, up to {margin:.0f} % counts as reached), on its own version by {own['percent']:+.1f} %."
     )
 
 
