@@ -30,7 +30,7 @@ from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "pretraining.json"
 SHAPES: dict[str, dict[str, int]] = {
-    "quickstart of version updates": {
+    "update quickstart": {
         "width": 96,
         "layers": 2,
         "ffn": 256,
@@ -39,9 +39,9 @@ SHAPES: dict[str, dict[str, int]] = {
         "block": 128,
     },
     "embedded base": {"width": 192, "layers": 4, "ffn": 512, "vocabulary": 2432, "rows": 16, "block": 256},
-    "wider, longer blocks": {"width": 320, "layers": 4, "ffn": 864, "vocabulary": 8192, "rows": 8, "block": 512},
+    "wider and longer": {"width": 320, "layers": 4, "ffn": 864, "vocabulary": 8192, "rows": 8, "block": 512},
 }
-TOKENS = {"update quickstart": 200_000, "embedded base": 120_000, "wider, longer blocks": 50_000}
+TOKENS = {"update quickstart": 200_000, "embedded base": 120_000, "wider and longer": 50_000}
 
 
 def main() -> None:
@@ -75,7 +75,7 @@ def child(**task: Any) -> dict[str, Any]:
     command = [sys.executable, __file__, "--child", json.dumps(task)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
-        raise SystemExit(done.stderr[-3000:])
+        raise SystemExit(f"{task} ended with {done.returncode}: {done.stderr[-3000:]}")
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 

@@ -78,6 +78,17 @@ def test_the_verdict_says_plainly_what_was_found(compared) -> None:
     assert "+3.0 %" in verdict({**found, "arms": arms})
 
 
+def test_a_comparison_goes_on_from_its_folder(compared, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, found = compared
+    begun = json.loads((folder / "comparison.json").read_text())
+    (folder / "comparison.json").write_text(json.dumps({**begun, "status": "running"}))
+    assert main(["report", str(folder)]) == 2
+    assert "is not finished: go on with 'everlearn resume" in capsys.readouterr().err
+    assert main(["resume", str(folder), "--quiet"]) == 0
+    assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(found))
+    assert main(["report", str(folder)]) == 0
+
+
 def test_a_difference_is_paired_over_blocks() -> None:
     rng = np.random.default_rng(0)
     hard = rng.normal(3, 1, 200)  # blocks differ much more than the releases do

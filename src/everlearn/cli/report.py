@@ -15,6 +15,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes report.html and prints the tables."""
     from everlearn.cli.run import show
+    from everlearn.updates.folder import is_update
 
-    show(Path(args.folder))
+    folder = Path(args.folder)
+    if is_update(folder):
+        from everlearn.updates.report import write_report
+
+        print(f"Report: {write_report(folder)}")
+    else:
+        show(folder)
     return 0

@@ -21,8 +21,14 @@ def run(args: argparse.Namespace) -> int:
     from everlearn.cli.run import run_folder, show
     from everlearn.runs.compare import compare, planned
     from everlearn.runs.loop import recipe_of
+    from everlearn.updates.folder import is_update
 
     folder = Path(args.folder)
+    if is_update(folder):
+        from everlearn.updates.commands import resume
+
+        print(resume(folder, make_display(args, folder)))
+        return 0
     plan = planned(folder)
     if plan is not None:
         recipe, methods, seeds = plan

@@ -36,13 +36,16 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         "accelerate launch -m everlearn update ...",
     )
     parser.add_argument(
-        "recipe", nargs="?", default="embedded", help="a YAML recipe, a run folder, or 'embedded' (the default)"
+        "recipe",
+        nargs="?",
+        default="embedded",
+        help="a YAML recipe, a run folder, 'embedded' (the default), or a sweep such as 'embedded:branch_fraction'",
     )
     what = parser.add_mutually_exclusive_group()
     what.add_argument(
         "--plan", action="store_true", help="print segments, steps, tokens, FLOPs and cost; train nothing"
     )
-    what.add_argument("--compare", action="store_true", help="run all three paradigms over the same data")
+    what.add_argument("--compare", action="store_true", help="run all three paradigms (or the recipe's arms)")
     what.add_argument(
         "--add-version", metavar="DATA", help="with a run folder: train what DATA adds (see a version's 'data')"
     )
@@ -89,6 +92,8 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
         return commands.compare(recipe, _seeds(args), display)
     if args.add_version:
         return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
+    if Path(args.recipe).is_dir():
+        return commands.resume(folder, display)
     return commands.update(recipe, display)
 
 
@@ -97,7 +102,7 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     import yaml
 
     from everlearn.updates.config import load_update_recipe
-    from everlearn.updates.folder import recipe_of
+    from everlearn.updates.folder import comparison_of, recipe_of
 
     overrides: dict[str, object] = {}
     for name, value in vars(args).items():
@@ -113,7 +118,8 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
             raise RecipeError(
                 f"{args.recipe} is a run folder with a recipe of its own: leave out {sorted(overrides)}."
             )
-        return recipe_of(Path(args.recipe)), Path(args.recipe)
+        folder = Path(args.recipe)
+        return (comparison_of(folder)[0] if (folder / "comparison.json").exists() else recipe_of(folder)), folder
     if args.add_version:
         raise RecipeError(f"--add-version goes with a run folder, and {args.recipe} is none: give runs/NAME.")
     recipe = load_update_recipe(args.recipe, overrides)

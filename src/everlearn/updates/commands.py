@@ -10,7 +10,7 @@ from everlearn.errors import RecipeError, RunError
 from everlearn.updates.compare import compare as run_comparison
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig, anchor
 from everlearn.updates.executor import execute
-from everlearn.updates.folder import recipe_of
+from everlearn.updates.folder import comparison_of, recipe_of
 from everlearn.updates.outcome import costs_of
 from everlearn.updates.prepare import prepare
 from everlearn.updates.report import NAMES, verdict, write_report
@@ -47,6 +47,13 @@ def update(recipe: UpdateRecipe, progress: Progress) -> str:
     """Runs the recipe; returns its tables."""
     result = execute(recipe, progress=progress)
     return _finished(Path(str(result["folder"])), result)
+
+
+def resume(folder: Path, progress: Progress) -> str:
+    """Goes on with a run or comparison from its folder alone."""
+    if (folder / "comparison.json").exists():
+        return compare(*comparison_of(folder), progress)
+    return _finished(folder, execute(recipe_of(folder), folder=folder, progress=progress))
 
 
 def add_version(folder: Path, data: str, name: str | None, column: str | None, progress: Progress) -> str:
@@ -90,6 +97,8 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
 def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progress) -> str:
     """Runs the arms of a comparison; returns its table and verdict."""
     found = run_comparison(recipe, seeds, progress)
+    if not found:
+        return ""  # the first of several processes tells
     folder = Path(recipe.runs_dir) / recipe.name
     rows = []
     for arm in found["arms"]:

@@ -7,6 +7,7 @@ again.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.evaluation.bootstrap import seeds_interval
-from everlearn.files import read_json, write_json
+from everlearn.files import read_json, write_json, write_text
 from everlearn.seeds import derive
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import KIND
@@ -38,13 +39,16 @@ def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progres
         progress: Where to show it.
 
     Returns:
-        What `comparison.json` holds.
+        What `comparison.json` holds; nothing in all but the first of several processes.
 
     Raises:
         UserError: as `execute`; finished runs are kept.
     """
     folder = Path(recipe.runs_dir) / recipe.name
     chosen = list(seeds or [recipe.seed])
+    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
+    if is_first:
+        _begin(recipe, folder, chosen)
     runs = []
     for arm in recipe.arms():
         for seed in chosen:
@@ -53,9 +57,23 @@ def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progres
             progress.say(f"{recipe.name}: {arm.label}, seed {seed}")
             execute(recipe.with_arm(arm, seed).model_copy(update=places), folder=folder / name, progress=progress)
             runs.append({"label": arm.label, "seed": seed, "folder": name})
+    if not is_first:
+        return {}
     summary = summarise(recipe, folder, runs)
     write_json(folder / "comparison.json", summary)
     return summary
+
+
+def _begin(recipe: UpdateRecipe, folder: Path, seeds: Sequence[int]) -> None:
+    """Writes what the comparison will be, so that it can be gone on with from its folder."""
+    import yaml
+
+    for arm in recipe.arms():
+        recipe.with_arm(arm, seeds[0])  # refuses a wrong arm before any is run
+    tree = recipe.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+    write_text(folder / "recipe.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
+    begun = {"kind": KIND, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
+    write_json(folder / "comparison.json", {**begun, "status": "running"})
 
 
 def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -70,6 +88,8 @@ def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, An
     return {
         "kind": KIND,
         "name": recipe.name,
+        "status": "complete",
+        "cache_dir": str(cache_of(recipe)),
         "seeds": seeds,
         "confidence": recipe.quality.confidence,
         "margin_percent": MARGIN_PERCENT,

@@ -103,6 +103,15 @@ class UpdateFolder:
             ) from None
 
 
+def is_update(folder: Path) -> bool:
+    """Whether the folder holds a run or a comparison of version updates."""
+    for name in ("comparison.json", "manifest.json"):
+        if (folder / name).exists():
+            stored = read_json(folder / name)
+            return isinstance(stored, dict) and stored.get("kind") == KIND
+    return False
+
+
 def recipe_of(folder: Path) -> UpdateRecipe:
     """The recipe that a run folder was made with.
 
@@ -118,6 +127,21 @@ def recipe_of(folder: Path) -> UpdateRecipe:
     tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": stored.get("cache_dir")}
     return checked(UpdateRecipe, {**tree, **places}, where=str(path))
+
+
+def comparison_of(folder: Path) -> tuple[UpdateRecipe, list[int]]:
+    """The recipe and the seeds that a comparison was begun with.
+
+    Raises:
+        RunError: the folder's files are corrupt.
+    """
+    import yaml
+
+    begun = read_json(folder / "comparison.json")
+    assert isinstance(begun, dict), "a comparison is a mapping"
+    tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun["cache_dir"]}
+    return checked(UpdateRecipe, {**tree, **places}, where=str(folder)), begun["seeds"]
 
 
 def claim(folder: Path, recipe: UpdateRecipe) -> None:

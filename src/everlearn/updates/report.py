@@ -88,6 +88,8 @@ def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
 
 def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
     comparison = _mapping(folder / "comparison.json")
+    if comparison.get("status") != "complete":
+        raise RunError(f"{folder} is not finished: go on with 'everlearn resume {folder}', then ask for its report.")
     arms = comparison["arms"]
     first: dict[str, Path] = {}
     for run in comparison["runs"]:
