@@ -214,7 +214,7 @@ class RowStore:
         if columns > width:
             width = -(-columns * 3 // 2 // GRANULE) * GRANULE
         shape = (max(rows, capacity, self._rows), like.shape[1], layers, 2, width, like.shape[-1])
-        store = torch.zeros(shape, dtype=like.dtype, device=like.device)  # masked places must be finite: 0 * nan is nan
+        store = torch.zeros(shape, dtype=like.dtype, device=like.device)  # finite where masked: 0 * nan is nan
         if self.count:
             used = self._longest()
             store[: self.count, :, :, :, :used] = self._store[: self.count, :, :, :, :used]
