@@ -7,7 +7,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.training.packing import LEAST_SAVING, pack, shared_prefixes, split_batch
+from everlearn.training.packing import pack
+from everlearn.training.prefixes import LEAST_SAVING, shared_prefixes, split_batch
 from everlearn.training.rows import EncodedRow
 from tests.training.rows_of_tokens import random_rows
 

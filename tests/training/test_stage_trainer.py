@@ -18,7 +18,7 @@ from everlearn.files import read_json, read_jsonl
 from everlearn.models import loading
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
-from everlearn.training import stage_trainer
+from everlearn.training import trackers
 from everlearn.training.batch_order import batches
 from everlearn.training.rows import encode_rows
 from everlearn.training.stage_trainer import train_stage
@@ -316,11 +316,11 @@ def test_unknown_and_missing_trackers_are_refused(monkeypatch) -> None:
     import transformers.integrations
 
     monkeypatch.setattr(transformers.integrations, "get_available_reporting_integrations", lambda: ["mlflow"])
-    stage_trainer.check_trackers(["mlflow"])
+    trackers.check_trackers(["mlflow"])
     with pytest.raises(UserError, match="did you mean 'wandb'"):
-        stage_trainer.check_trackers(["wanb"])
+        trackers.check_trackers(["wanb"])
     with pytest.raises(MissingExtraError, match="pip install trackio"):
-        stage_trainer.check_trackers(["trackio"])
+        trackers.check_trackers(["trackio"])
 
 
 def test_trackers_get_loss_and_rate_of_the_step(folders, tmp_path, monkeypatch) -> None:

@@ -2,8 +2,7 @@
 
 Weights are read from safetensors only and no code of a model's repository is ever run. Weights are float32 on a
 CPU and, for adapter tuning, bfloat16 on a GPU that supports it; full tuning keeps float32 weights everywhere,
-because small updates vanish in bfloat16. A tokenizer without a pad token gets its end token in that role (padding
-never enters a loss or an attention); one without an end token is refused, because answers could not end.
+because small updates vanish in bfloat16.
 
 A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transformers, tokenizer included).
 """
@@ -11,7 +10,6 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 from __future__ import annotations
 
 import errno
-import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,13 +21,14 @@ from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RunError
 from everlearn.files import disk_error
 from everlearn.models import adapters
-from everlearn.models.sources import BaseSource, base_fingerprint, content_hash, find_base
+from everlearn.models.descriptions import context_of, read_config, read_tokenizer
+from everlearn.models.sources import base_fingerprint, content_hash, find_base
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "LoadedModel",
@@ -41,10 +40,8 @@ __all__ = [
     "load_tokenizer",
     "save_checkpoint",
     "without_bars",
+    "write_error",
 ]
-
-UNBOUNDED_CONTEXT = 1 << 20
-"""Stands for the context of a model that states none (state-space models)."""
 
 
 @dataclass(frozen=True)
@@ -80,8 +77,8 @@ def check_model(config: ModelConfig) -> None:
 
     choose_device(config.device)
     source = find_base(config, weights=False)
-    settings = _read_config(source)
-    tokenizer = _read_tokenizer(source)
+    settings = read_config(source)
+    tokenizer = read_tokenizer(source)
     if len(tokenizer) > settings.get_text_config().vocab_size:
         raise ModelError(
             f"model.base {source.name}: its tokenizer has {len(tokenizer)} tokens, its embeddings only "
@@ -98,12 +95,12 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: it has no end token, or cannot be read.
     """
-    return _read_tokenizer(find_base(config, weights=False))
+    return read_tokenizer(find_base(config, weights=False))
 
 
 def context_length(config: ModelConfig) -> int:
     """Most tokens that the model can take in, prompt and answer together."""
-    return _context_length(_read_config(find_base(config, weights=False)))
+    return context_of(read_config(find_base(config, weights=False)))
 
 
 def load_model(
@@ -121,7 +118,7 @@ def load_model(
         ModelError: as `check_model`, or files that are damaged or do not fit together.
     """
     source = find_base(config)
-    tokenizer = _read_tokenizer(source)
+    tokenizer = read_tokenizer(source)
     device = choose_device(config.device)
     base_hash = base_fingerprint(config)
     fingerprint = base_hash
@@ -140,7 +137,7 @@ def load_model(
         model = adapters.load_adapter(model, inner, trainable=trainable)
     elif config.tuning == "lora" and trainable:
         model = adapters.attach_adapter(model, config.lora, seed=seed)
-    context = _context_length(_read_config(source))
+    context = context_of(read_config(source))
     return LoadedModel(model.eval(), tokenizer, fingerprint, base_hash, context, device)
 
 
@@ -216,61 +213,6 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     if config.dtype == "float32" or config.tuning == "full" or device.type != "cuda":
         return torch.float32
     return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-
-
-def _read_config(source: BaseSource) -> PretrainedConfig:
-    from transformers import AutoConfig
-    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
-
-    try:
-        settings = AutoConfig.from_pretrained(source.folder, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"model.base {source.name}: its config.json cannot be used ({reason}): choose a model that Transformers "
-            "knows without code of its own."
-        ) from None
-    if type(settings) not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ModelError(
-            f"model.base {source.name} is a {settings.model_type} model, which is no causal language model: choose "
-            "one such as Llama, Qwen, GPT-2 or GPT-NeoX."
-        )
-    return settings
-
-
-def _read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
-    from transformers import AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"model.base {source.name}: its tokenizer cannot be read ({reason}): save it again beside the weights "
-            "with tokenizer.save_pretrained(folder)."
-        ) from None
-    if tokenizer.eos_token_id is None:
-        tokenizer.eos_token = _end_token(source, tokenizer)
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    return tokenizer
-
-
-def _end_token(source: BaseSource, tokenizer: PreTrainedTokenizerBase) -> str:
-    """The end token that the generation configuration names, where it is one of the tokenizer's added tokens."""
-    file = source.folder / "generation_config.json"
-    ids = json.loads(file.read_text(encoding="utf-8")).get("eos_token_id") if file.is_file() else None
-    for token_id in ids if isinstance(ids, list) else [ids]:
-        if token_id in tokenizer.added_tokens_decoder:
-            return str(tokenizer.added_tokens_decoder[token_id])
-    raise ModelError(
-        f"model.base {source.name}: its tokenizer has no end token, so answers could not end: set one with "
-        "tokenizer.eos_token = '...' and tokenizer.save_pretrained(folder)."
-    )
-
-
-def _context_length(settings: PretrainedConfig) -> int:
-    return int(getattr(settings.get_text_config(), "max_position_embeddings", UNBOUNDED_CONTEXT))
 
 
 def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:

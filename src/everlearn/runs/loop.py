@@ -73,7 +73,7 @@ def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
     check_measurement(recipe, stream, template, tokenizer)
     if recipe.training.report_to:
-        from everlearn.training.stage_trainer import check_trackers
+        from everlearn.training.trackers import check_trackers
 
         check_trackers(recipe.training.report_to)
     method.check(stream)

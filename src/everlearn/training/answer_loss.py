@@ -20,7 +20,8 @@ from torch.nn.functional import cross_entropy
 
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.losses import answer_cross_entropy
-from everlearn.training.packing import Packing, pack, split_batch
+from everlearn.training.packing import Packing, pack
+from everlearn.training.prefixes import split_batch
 from everlearn.training.rows import EncodedRow
 
 if TYPE_CHECKING:

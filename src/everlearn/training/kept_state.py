@@ -1,0 +1,60 @@
+"""What the Trainer changes behind a caller's back, and how it is put back; seeding that queues no work."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from everlearn.training.answer_loss import inner_model
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from everlearn.models.loading import LoadedModel
+
+
+def seed_device(device: torch.device, seed: int) -> None:
+    """Seeds the generators that this device draws from (`torch.manual_seed` would queue work for absent ones)."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(seed)
+    elif device.type == "mps":
+        torch.mps.manual_seed(seed)
+
+
+@contextmanager
+def state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
+    """Puts back what training sets: global random generators, log level, the model's mode and settings."""
+    from transformers.utils import logging
+
+    inner = inner_model(loaded.model)
+    python, arrays = random.getstate(), np.random.get_state()
+    use_cache, verbosity = inner.config.use_cache, logging.get_verbosity()
+    try:
+        with torch.random.fork_rng():
+            _recompute(inner, recompute)
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(arrays)
+        logging.set_verbosity(verbosity)
+        inner.config.use_cache = use_cache
+        _recompute(inner, False)
+        loaded.model.zero_grad(set_to_none=True)
+        loaded.model.eval()
+
+
+def _recompute(model: PreTrainedModel, is_on: bool) -> None:
+    """Switches the recomputation of activations in the backward pass."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # the name that all Transformers 5 releases have is old in some
+        if is_on:
+            model.gradient_checkpointing_enable({"use_reentrant": False})
+        elif model.is_gradient_checkpointing:
+            model.gradient_checkpointing_disable()
