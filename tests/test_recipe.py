@@ -42,6 +42,13 @@ def test_all_faults_are_named_at_once() -> None:
         make_recipe({"training": {"epoch": 1, "batchsize": 2}})
 
 
+def test_another_method_drops_the_options_of_the_one_before(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text("method: {name: ssr, preset: faithful}\n")
+    assert load_recipe(path, {"method.name": "ewc", "method.strength": 1}).method.options == {"strength": 1}
+    assert load_recipe(path, {"method.name": "ssr"}).method.options == {"preset": "faithful"}
+
+
 def test_a_method_is_a_name_or_a_mapping() -> None:
     assert make_recipe({"method": "ewc"}).method.options == {}
     assert make_recipe({"method": {"name": "ewc", "strength": 1}}).method.options == {"strength": 1}

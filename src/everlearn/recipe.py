@@ -261,6 +261,8 @@ def quickstart_path() -> Path:
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
     """Sets a dotted key (`training.epochs`) of an unchecked recipe, making sections as needed.
 
+    Another `method.name` drops the options of the method that was there: they are that method's own.
+
     Raises:
         RecipeError: a part of the key is no section.
     """
@@ -272,6 +274,8 @@ def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
         if not isinstance(inner, dict):
             raise RecipeError(f"cannot set {key!r}: {name!r} is not a section of the recipe.")
         tree = inner
+    if key == "method.name" and tree.get(last, MethodConfig().name) != value:
+        tree.clear()
     tree[last] = value
 
 
