@@ -168,10 +168,10 @@ def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> d
             return torch.from_numpy(blocks.read(range(step * shape["rows"], (step + 1) * shape["rows"])))
 
         stretch = Stretch(Schedule("cosine", length=steps, floor=0.0), 1e-3, steps, 0, read, 0, steps + 1)
-        optimizer = trainer.optimizer(1e-3)
+        optimizers = [trainer.optimizer(1e-3)]
         began, processor = time.perf_counter(), time.process_time()
         trainer.train(
-            stretch, optimizer, log=lambda rows: losses.extend(row["loss"] for row in rows), checkpoint=lambda _: None
+            stretch, optimizers, log=lambda rows: losses.extend(row["loss"] for row in rows), checkpoint=lambda _: None
         )
         return _speed(shape, steps, began, processor, sum(losses) / len(losses))
 

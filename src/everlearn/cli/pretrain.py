@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains and says where the model is."""
     from everlearn.cli.options import make_display
-    from everlearn.training.pretraining import pretrain
+    from everlearn.updates.base_model import pretrain
 
     out = Path(args.out)
     display = make_display(args, out)

@@ -160,7 +160,7 @@ class _Run:
                     segment.start,
                     self.recipe.training.checkpoint_every,
                 ),
-                optimizer,
+                [optimizer],
                 log=log,
                 checkpoint=checkpoint,
             )

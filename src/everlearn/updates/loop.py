@@ -26,12 +26,13 @@ from transformers import PreTrainedModel
 from everlearn.errors import RunError
 from everlearn.seeds import derive
 from everlearn.training.precision import autocast_format
-from everlearn.training.schedules import Schedule
 from everlearn.updates.config import UpdateTraining
 from everlearn.updates.processes import Processes, spread, without_exchange
 
 FLUSH_STEPS = 20
 """Optimizer steps between two writes of the log."""
+IGNORED = -100
+"""Label of a token without loss, as Transformers has it."""
 SHORT_BLOCK = 512
 """Longest block for which plain attention was faster than the fused one on a CPU in bfloat16."""
 
@@ -43,22 +44,24 @@ class Stretch:
     """What a call of `Trainer.train` does.
 
     Attributes:
-        schedule: Factor of the rate at each step.
+        schedule: Factor of the rate at each step, such as a `Schedule`.
         peak: The rate that it multiplies.
         steps: Steps of the whole segment.
         done: Steps finished already.
         read: Ids of the blocks of a step: (blocks of this process, block_tokens).
         first_position: Of the segment in the data, for the stream of dropout.
         checkpoint_every: Steps between calls of `checkpoint`.
+        padding: Id that has no loss, where blocks are padded; None: they are not.
     """
 
-    schedule: Schedule
+    schedule: Callable[[int], float]
     peak: float
     steps: int
     done: int
     read: Callable[[int], Tensor]
     first_position: int
     checkpoint_every: int
+    padding: int | None = None
 
 
 class Trainer:
@@ -98,7 +101,7 @@ class Trainer:
     def train(
         self,
         stretch: Stretch,
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         *,
         log: Callable[[list[Row]], None],
         checkpoint: Callable[[int], None],
@@ -107,22 +110,24 @@ class Trainer:
 
         Args:
             stretch: What to do.
-            optimizer: With the moments that belong to the model's present weights.
+            optimizers: Of parts of the parameters that make up all of them (most often one), with the moments that
+                belong to the model's present weights; all run at the stretch's rate.
             log: Receives the rows of finished steps, in every process.
             checkpoint: Called with the number of finished steps, after their rows were logged.
 
         Raises:
             RunError: the loss is no longer a finite number.
         """
-        scheduler = _scheduler(optimizer, stretch)
+        schedulers = [_scheduler(optimizer, stretch) for optimizer in optimizers]
         losses: list[Tensor] = []
         rates: list[float] = []
         began = time.perf_counter()
         for step, ids in self._batches(stretch):
-            rates.append(float(scheduler.get_last_lr()[0]))
+            rates.append(float(schedulers[0].get_last_lr()[0]))
             self._seed_dropout(stretch.first_position + step)
-            losses.append(self._update(ids, optimizer))
-            scheduler.step()
+            losses.append(self._update(ids, optimizers, stretch.padding))
+            for scheduler in schedulers:
+                scheduler.step()
             finished = step + 1
             saves = finished % stretch.checkpoint_every == 0 and finished < stretch.steps
             if len(losses) == FLUSH_STEPS or saves or finished == stretch.steps:
@@ -132,23 +137,25 @@ class Trainer:
             if saves:
                 checkpoint(finished)
 
-    def _update(self, ids: Tensor, optimizer: torch.optim.Optimizer) -> Tensor:
+    def _update(self, ids: Tensor, optimizers: Sequence[torch.optim.Optimizer], padding: int | None) -> Tensor:
         """One optimizer step; returns the mean loss of this process's blocks."""
         size = self.settings.micro_batch_blocks or len(ids)
         total = torch.zeros((), device=ids.device)
         for at in range(0, len(ids), size):
             part = ids[at : at + size]
+            labels = part if padding is None else part.masked_fill(part == padding, IGNORED)
             is_last = at + size >= len(ids)
             exchange: AbstractContextManager[object] = nullcontext() if is_last else without_exchange(self._module)
             with exchange:
                 with torch.autocast(ids.device.type, self._format, enabled=self._format is not None):
-                    loss = self._module(input_ids=part, labels=part, use_cache=False).loss
+                    loss = self._module(input_ids=part, labels=labels, use_cache=False).loss
                 loss = loss * (len(part) / len(ids))
                 loss.backward()
             total += loss.detach()
         nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.max_grad_norm)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         return total
 
     def _rows(self, first: int, losses: Sequence[Tensor], rates: Sequence[float], seconds: float) -> list[Row]:

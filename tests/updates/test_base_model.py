@@ -14,13 +14,13 @@ torch = pytest.importorskip("torch")
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch):
     """The pre-training module, shrunk to seconds."""
-    from everlearn.training import pretraining
+    from everlearn.updates import base_model
 
-    monkeypatch.setattr(pretraining, "TOKENIZER_DOCUMENTS", 500)
-    monkeypatch.setattr(pretraining, "VOCABULARY_SIZE", 700)
-    monkeypatch.setattr(pretraining, "BLOCK_TOKENS", 64)
-    monkeypatch.setattr(pretraining, "BATCH_BLOCKS", 2)
-    return pretraining
+    monkeypatch.setattr(base_model, "TOKENIZER_DOCUMENTS", 500)
+    monkeypatch.setattr(base_model, "VOCABULARY_SIZE", 700)
+    monkeypatch.setattr(base_model, "BLOCK_TOKENS", 64)
+    monkeypatch.setattr(base_model, "BATCH_BLOCKS", 2)
+    return base_model
 
 
 def test_the_same_seed_gives_the_same_weights_and_the_folder_loads(recipe, tmp_path) -> None:
@@ -41,7 +41,6 @@ def test_pretraining_lowers_the_loss_and_reports_progress(recipe, tmp_path) -> N
     seen: list[dict[str, float]] = []
     recipe.pretrain(tmp_path, steps=60, progress=seen.append)
     assert [state["step"] for state in seen] == [20, 40, 60]
-    assert seen[-1]["fraction"] == 1.0
     assert {state["steps"] for state in seen} == {60}
     assert seen[-1]["loss"] < seen[0]["loss"] - 0.3
 
@@ -53,14 +52,28 @@ def test_the_global_generator_is_left_alone(recipe, tmp_path) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_a_budget_in_minutes_ends_by_the_clock(recipe, tmp_path) -> None:
-    report = recipe.pretrain(tmp_path, minutes=0.02)
-    assert 1.0 < report["seconds"] < 60
+def test_it_is_trained_by_the_loop_of_version_updates(recipe, tmp_path, monkeypatch) -> None:
+    steps = []
+    train = recipe.Trainer.train
+    monkeypatch.setattr(
+        recipe.Trainer,
+        "train",
+        lambda self, stretch, *rest, **named: steps.append(stretch.steps) or train(self, stretch, *rest, **named),
+    )
+    recipe.pretrain(tmp_path, steps=2)
+    assert steps == [2]
+
+
+def test_the_rate_rises_from_above_zero_and_falls_to_its_rest(recipe) -> None:
+    rates = [recipe.rate_factor(step, length=1000) for step in range(1001)]
+    assert rates[0] == pytest.approx(0.01)
+    assert max(rates) == pytest.approx(rates[99])
+    assert rates[-1] == pytest.approx(recipe.FINAL_RATE_RATIO)
 
 
 def test_two_budgets_or_a_negative_one_are_refused(recipe, tmp_path) -> None:
-    with pytest.raises(UserError, match="one budget, but got tokens and minutes"):
-        recipe.pretrain(tmp_path, tokens=10, minutes=1)
+    with pytest.raises(UserError, match="one budget, but got tokens and steps"):
+        recipe.pretrain(tmp_path, tokens=10, steps=1)
     with pytest.raises(UserError, match="steps must be positive"):
         recipe.pretrain(tmp_path, steps=0)
     assert not list(tmp_path.iterdir())
@@ -88,7 +101,7 @@ def test_the_answer_of_a_zero_shot_document_is_tokenized_as_in_fine_tuning(recip
 
 
 def test_the_shipped_weights_are_small_and_made_by_the_default_recipe() -> None:
-    from everlearn.training.pretraining import BATCH_BLOCKS, BLOCK_TOKENS, DEFAULT_TOKENS
+    from everlearn.updates.base_model import BATCH_BLOCKS, BLOCK_TOKENS, DEFAULT_TOKENS
 
     folder = embedded_base_path()
     assert sum(file.stat().st_size for file in folder.iterdir()) < 16 * 2**20

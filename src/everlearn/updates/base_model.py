@@ -1,8 +1,9 @@
 """How the embedded base model is made: tokenizer, packed corpus and training, all from one seed.
 
-The model is a Llama of two million parameters that learns to read demonstrations of small text tasks. The
-default settings of `pretrain` are the recipe of the shipped weights: the same seed and token budget repeat it
-up to the rounding of the machine. Weights are fp32 under bf16 autocast, saved in bf16.
+The model is a Llama of two million parameters that learns to read demonstrations of small text tasks. It is trained
+by the loop of version updates (`updates.loop`) with an endless generated corpus for a version's blocks. The default
+settings of `pretrain` are the recipe of the shipped weights: the same seed and token budget repeat it up to the
+rounding of the machine. Weights are fp32 under bf16 autocast, saved in bf16.
 
 Matrices inside the blocks are trained with Muon (arXiv 2502.16982: update scaled to the RMS of AdamW),
 embeddings and norms with AdamW. Chosen here by a pilot of 0.6 million tokens, same batches: training loss
@@ -14,9 +15,9 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,6 +29,10 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 from everlearn.data.corpus import Document, documents
 from everlearn.errors import UserError
 from everlearn.models.embedded_tokenizer import BLANK_LINE, train_tokenizer
+from everlearn.training.schedules import cosine, warm_up_factor
+from everlearn.updates.config import UpdateTraining
+from everlearn.updates.loop import Row, Stretch, Trainer
+from everlearn.updates.processes import Processes
 
 DEFAULT_TOKENS = 17_000_000  # about an hour on one core
 BLOCK_TOKENS = 256
@@ -38,7 +43,6 @@ WARM_UP_STEPS = 100
 VOCABULARY_SIZE = 2432  # the least multiple of 128 at which every word of the pools is one token
 TOKENIZER_DOCUMENTS = 60_000
 OPEN_BLOCKS = 64  # blocks filled side by side, so that whole documents fit with 0.3 % padding
-REPORT_EVERY_STEPS = 20
 LOSS_WINDOW_STEPS = 50
 
 ProgressCallback = Callable[[dict[str, float]], None]
@@ -50,9 +54,7 @@ def pretrain(
     seed: int = 0,
     tokens: int | None = None,
     steps: int | None = None,
-    minutes: float | None = None,
     threads: int = 1,
-    checkpoint_minutes: float | None = None,
     progress: ProgressCallback | None = None,
 ) -> dict[str, float]:
     """Train tokenizer and model from nothing and write them to a folder that Transformers loads.
@@ -62,48 +64,63 @@ def pretrain(
         seed: Root of corpus, tokenizer and initial weights.
         tokens: Token budget; the default repeats the shipped model.
         steps: Budget in steps instead.
-        minutes: Budget in minutes instead; the schedule then follows the clock and does not repeat exactly.
         threads: Processor threads; more than one changes the rounding.
-        checkpoint_minutes: Also write the model this often on the way.
-        progress: Called now and then with step, steps (expected in all), fraction, tokens, loss (mean of the
-            last 50 steps) and seconds.
+        progress: Called every 20 steps with step, steps (in all), tokens, loss (mean of the last 50 steps), seconds.
 
     Returns:
         What was done: seed, tokens, steps, loss, seconds, threads, parameters.
 
     Raises:
-        UserError: More than one budget is given, or one that is not positive.
+        UserError: Both budgets are given, or one that is not positive; or the loss is no longer finite.
     """
-    total_steps = _budget_steps(tokens, steps, minutes)
+    total_steps = _budget_steps(tokens, steps)
     torch.set_num_threads(threads)
     out = Path(out_dir)
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer(seed)
     tokenizer.save_pretrained(str(out))
+    losses: list[float] = []
+    began = time.monotonic()
+
+    def log(rows: list[Row]) -> None:
+        losses.extend(row["loss"] for row in rows)
+        if progress:
+            progress(_state(total_steps, losses, time.monotonic() - began))
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(model_config(tokenizer))
-    optimizers = _optimizers(model)
-    blocks = packed_blocks(tokenizer, seed)
-    started = saved = time.monotonic()
-    losses: list[float] = []
-    step, fraction = 0, 0.0
-    while fraction < 1.0:
-        _set_rate(optimizers, step, fraction)
-        losses.append(_train_step(model, optimizers, list(islice(blocks, BATCH_BLOCKS))))
-        step += 1
-        now = time.monotonic()
-        fraction = step / total_steps if minutes is None else (now - started) / (60 * minutes)
-        if progress and (step % REPORT_EVERY_STEPS == 0 or fraction >= 1.0):
-            progress(_state(step, fraction, losses, now - started))
-        if checkpoint_minutes and now - saved > 60 * checkpoint_minutes:
-            save(model, tokenizer, out)
-            saved = now
+        settings = UpdateTraining(
+            block_tokens=BLOCK_TOKENS,
+            batch_blocks=BATCH_BLOCKS,
+            max_grad_norm=1.0,
+            precision="bfloat16",
+            attention="sdpa",
+            device="cpu",
+        )
+        blocks = packed_blocks(tokenizer, seed)
+        stretch = Stretch(
+            partial(rate_factor, length=total_steps),
+            PEAK_RATE,
+            total_steps,
+            0,
+            lambda _: torch.from_numpy(np.stack(list(islice(blocks, BATCH_BLOCKS))).astype(np.int64)),
+            0,
+            total_steps,
+            padding=tokenizer.pad_token_id,
+        )
+        trainer = Trainer(model, settings, Processes(torch.device("cpu")), seed)
+        trainer.train(stretch, _optimizers(model), log=log, checkpoint=lambda _: None)
     save(model, tokenizer, out)
-    report = _state(step, 1.0, losses, time.monotonic() - started)
+    report = _state(total_steps, losses, time.monotonic() - began)
     report |= {"seed": seed, "threads": threads, "parameters": sum(p.numel() for p in model.parameters())}
     (out / "pretraining.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def rate_factor(step: int, *, length: int) -> float:
+    """Linear warm-up, not from 0, times a cosine that has begun with it and ends at a small rest."""
+    return warm_up_factor(step + 1, WARM_UP_STEPS) * cosine(step, length=length, floor=FINAL_RATE_RATIO)
 
 
 def build_tokenizer(seed: int) -> PreTrainedTokenizerBase:
@@ -164,29 +181,13 @@ def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path)
     tokenizer.save_pretrained(str(out))
 
 
-def _budget_steps(tokens: int | None, steps: int | None, minutes: float | None) -> int:
-    given = {"tokens": tokens, "steps": steps, "minutes": minutes}
-    named = [name for name, value in given.items() if value is not None]
-    if len(named) > 1:
-        raise UserError(f"pretrain takes one budget, but got {' and '.join(named)}: keep one of them.")
-    if any(value is not None and value <= 0 for value in given.values()):
-        raise UserError(f"pretrain: {named[0]} must be positive, not {given[named[0]]}.")
+def _budget_steps(tokens: int | None, steps: int | None) -> int:
+    if tokens is not None and steps is not None:
+        raise UserError("pretrain takes one budget, but got tokens and steps: keep one of them.")
+    for name, value in {"tokens": tokens, "steps": steps}.items():
+        if value is not None and value <= 0:
+            raise UserError(f"pretrain: {name} must be positive, not {value}.")
     return steps or max(1, (tokens or DEFAULT_TOKENS) // (BATCH_BLOCKS * BLOCK_TOKENS))
-
-
-def _train_step(
-    model: LlamaForCausalLM, optimizers: list[torch.optim.Optimizer], blocks: list[NDArray[np.uint16]]
-) -> float:
-    ids = torch.from_numpy(np.stack(blocks).astype(np.int64))  # (batch, block)
-    labels = ids.masked_fill(ids == model.config.pad_token_id, -100)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = model(input_ids=ids, labels=labels).loss
-    loss.backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-    return float(loss.item())
 
 
 def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
@@ -198,21 +199,11 @@ def _optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
     ]
 
 
-def _set_rate(optimizers: list[torch.optim.Optimizer], step: int, fraction: float) -> None:
-    """Linear warm-up, then cosine down to a small rest."""
-    cosine = 0.5 * (1 + math.cos(math.pi * fraction))
-    scale = min(1.0, (step + 1) / WARM_UP_STEPS) * (FINAL_RATE_RATIO + (1 - FINAL_RATE_RATIO) * cosine)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = PEAK_RATE * scale
-
-
-def _state(step: int, fraction: float, losses: list[float], seconds: float) -> dict[str, float]:
+def _state(steps: int, losses: Sequence[float], seconds: float) -> dict[str, float]:
     return {
-        "step": step,
-        "steps": max(step, round(step / fraction)),
-        "fraction": fraction,
-        "tokens": step * BATCH_BLOCKS * BLOCK_TOKENS,
+        "step": len(losses),
+        "steps": steps,
+        "tokens": len(losses) * BATCH_BLOCKS * BLOCK_TOKENS,
         "loss": float(np.mean(losses[-LOSS_WINDOW_STEPS:])),
         "seconds": round(seconds, 1),
     }
