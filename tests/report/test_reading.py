@@ -28,16 +28,6 @@ def test_a_run_is_read_as_it_was_written(single: Path):
     assert {step.kind for step in run.steps} == {"predictions", "general", "training", "synthesis"}
 
 
-def test_time_of_steps_within_a_method_state_counts_once(copy: Path):
-    manifest = json.loads((copy / "manifest.json").read_text())
-    place = "stages/01-sentiment/"
-    made = sum(step["seconds"] for name, step in manifest["steps"].items() if name.startswith(f"{place}synthesis"))
-    manifest["steps"][f"{place}state"] = {"fingerprint": "x", "seconds": made + 0.5, "reused": False}
-    (copy / "manifest.json").write_text(json.dumps(manifest))
-    (state,) = [step for step in read_run(copy).steps if step.kind == "state"]
-    assert state.seconds == pytest.approx(0.5)
-
-
 def test_a_folder_without_a_manifest_is_no_run_folder(tmp_path: Path):
     with pytest.raises(RunError, match="is no run folder"):
         write_report(tmp_path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,21 @@ def test_a_full_disk_is_one_sentence_and_earlier_steps_stand(store: RunStore) ->
     with pytest.raises(RunError, match="disk is full"):
         store.step("b", "b", {}, make)
     assert store.step("a", "a", {}, Maker()) == kept
+
+
+def test_the_seconds_of_a_step_are_its_own(store: RunStore) -> None:
+    def inner(folder: Path) -> None:
+        time.sleep(0.2)
+
+    def outer(folder: Path) -> None:
+        time.sleep(0.05)
+        store.step("inner", "inner", {}, inner)
+        store.step("inner", "inner", {}, inner)
+
+    store.step("outer", "outer", {}, outer)
+    steps = store.manifest["steps"]
+    assert steps["inner"]["seconds"] >= 0.2  # type: ignore[index]
+    assert 0.05 <= steps["outer"]["seconds"] < 0.2  # type: ignore[index]
 
 
 def test_a_second_process_is_kept_out(store: RunStore) -> None:

@@ -8,7 +8,7 @@ here: sections that show them read them when they need them.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from everlearn.files import read_json
@@ -176,7 +176,7 @@ def read_run(folder: Path) -> Run:
         )
         name = str(method.get("name", ""))
         seed = whole(manifest.get("seed"))
-        steps = _without_nested([_step(str(place), entry) for place, entry in mapping(manifest.get("steps")).items()])
+        steps = tuple(_step(str(place), entry) for place, entry in mapping(manifest.get("steps")).items())
     metrics, definitions = _metrics(folder / "metrics.json")
     return Run(
         folder=folder,
@@ -254,19 +254,6 @@ def _general_scores(value: Mapping[str, object]) -> General:
 def _measured(entry: Mapping[str, object]) -> Estimate:
     ends = [number(end) for end in items(entry.get("interval") or [None, None])]
     return Estimate(number(entry.get("value")), *ends)
-
-
-def _without_nested(steps: Sequence[Step]) -> tuple[Step, ...]:
-    """The steps, each moment counted once: a method's state is made around the steps that its hook runs."""
-    outside = {"training", "predictions", "general", "state"}
-    nested: dict[str, float] = {}
-    for step in steps:
-        if step.kind not in outside and not step.reused:
-            nested[step.stage] = nested.get(step.stage, 0.0) + step.seconds
-    return tuple(
-        replace(step, seconds=max(0.0, step.seconds - nested.get(step.stage, 0.0))) if step.kind == "state" else step
-        for step in steps
-    )
 
 
 def _step(place: str, entry: object) -> Step:

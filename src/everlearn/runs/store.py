@@ -5,6 +5,7 @@ A step's fingerprint hashes its name and all that its result depends on. Its fil
 into the shared cache with their sizes and SHA-256 sums in `artifact.json`, then hard-linked into the run folder.
 So a finished artifact is never made twice, in this run or in another one that shares the cache, and a kill at any
 moment leaves either no artifact or a whole one. `manifest.json` names what this run has finished.
+The seconds of a step are its own: those of the steps that it runs itself are theirs.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ class RunStore:
     Args:
         folder: The run folder; made if absent.
         cache: Folder of artifacts shared by runs.
-        on_step: Called with (step name, whether it was reused, seconds).
     """
 
-    def __init__(self, folder: Path, cache: Path, on_step: Callable[[str, bool, float], None] | None = None) -> None:
+    def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
         self.cache = cache
-        self._on_step = on_step
         self._verified: set[Path] = set()
+        self._inner_seconds = 0.0  # of the steps that the step now being made has run itself
         try:
             folder.mkdir(parents=True, exist_ok=True)
             cache.mkdir(parents=True, exist_ok=True)
@@ -96,26 +96,33 @@ class RunStore:
             RunError: a stored artifact is corrupt, or the disk is full.
         """
         fingerprint = fingerprint_of({"kind": kind, "version": version, "inputs": dict(inputs)})
-        target = self.folder / place
-        if self._holds(target, fingerprint):
-            self._note(place, fingerprint, target, 0.0, reused=True)
-            return Artifact(target, fingerprint)
-        stored = self._cached(fingerprint) if shared else self.folder / ".own" / fingerprint
-        seconds = 0.0
-        reused = (stored / RECORD).exists()
-        if not reused:
-            began = time.monotonic()
-            self._make(fingerprint, kind, make, stored)
-            seconds = time.monotonic() - began
-        _verify(stored, self._verified)
-        link_tree(stored, target)
-        self._note(place, fingerprint, target, seconds, reused=reused)
-        return Artifact(target, fingerprint)
+        began, outer_seconds = time.monotonic(), self._inner_seconds
+        self._inner_seconds = 0.0
+        try:
+            return self._find_or_make(place, fingerprint, kind, make, shared=shared)
+        finally:
+            self._inner_seconds = outer_seconds + time.monotonic() - began
 
     def has(self, place: str) -> bool:
         """Whether the manifest names a finished artifact there."""
         steps = self.manifest.get("steps", {})
         return isinstance(steps, dict) and place in steps and (self.folder / place / RECORD).exists()
+
+    def _find_or_make(
+        self, place: str, fingerprint: str, kind: str, make: Callable[[Path], None], *, shared: bool
+    ) -> Artifact:
+        target = self.folder / place
+        if self._holds(target, fingerprint):
+            self._note(place, fingerprint, target, reused=True)
+            return Artifact(target, fingerprint)
+        stored = self._cached(fingerprint) if shared else self.folder / ".own" / fingerprint
+        reused = (stored / RECORD).exists()
+        if not reused:
+            self._make(fingerprint, kind, make, stored)
+        _verify(stored, self._verified)
+        link_tree(stored, target)
+        self._note(place, fingerprint, target, reused=reused)
+        return Artifact(target, fingerprint)
 
     def _cached(self, fingerprint: str) -> Path:
         return self.cache / fingerprint[:2] / fingerprint
@@ -146,7 +153,7 @@ class RunStore:
                 {
                     "fingerprint": fingerprint,
                     "kind": kind,
-                    "seconds": round(time.monotonic() - began, 3),
+                    "seconds": round(time.monotonic() - began - self._inner_seconds, 3),
                     "files": files,
                 },
             )
@@ -158,7 +165,7 @@ class RunStore:
         except OSError as error:
             raise disk_error(partial, error) from None
 
-    def _note(self, place: str, fingerprint: str, target: Path, seconds: float, *, reused: bool) -> None:
+    def _note(self, place: str, fingerprint: str, target: Path, *, reused: bool) -> None:
         steps = self.manifest.setdefault("steps", {})
         assert isinstance(steps, dict), "the manifest's steps are a mapping"
         known = steps.get(place)
@@ -173,8 +180,6 @@ class RunStore:
                 "files": {name: entry["bytes"] for name, entry in record["files"].items()},
             }
             write_json(self.manifest_path, self.manifest)
-        if self._on_step:
-            self._on_step(place, reused, seconds)
 
     @contextmanager
     def locked(self) -> Iterator[None]:
