@@ -42,6 +42,7 @@ def refused(folder: Path, tree: dict[str, Any], capsys: pytest.CaptureFixture[st
         ({"path": {"branch_fraction": 0}}, "path.branch_fraction: input should be greater than 0"),
         ({"path": {"branch_fraction": 1.2}}, "path.branch_fraction: input should be less than or equal to 1"),
         ({"schedule": {"maximal_rate": 0}}, "schedule.maximal_rate: input should be greater than 0"),
+        ({"schedule": {"maximal_rate": float("inf")}}, "schedule.maximal_rate: input should be a finite number"),
         ({"schedule": {"warm_up_steps": 4}}, "the branch of version 1 would start at step 2, inside the warm-up of 4"),
         ({"schedule": {"warmup_steps": 4}}, "unknown key 'schedule.warmup_steps' (did you mean 'warm_up_steps'?)"),
         ({"paradigm": "ptsf"}, "paradigm: input should be 'ptfs', 'cpt' or 'path_switching'"),

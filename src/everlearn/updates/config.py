@@ -80,7 +80,7 @@ class ScheduleConfig(Section):
 
     name: Literal["cosine", "knee", "multistep", "constant"] = "cosine"
     """Decay of a whole run; a branch takes the fast form of the same kind unless `path.branch_schedule` differs."""
-    maximal_rate: Annotated[float, Field(gt=0)] = 3e-4
+    maximal_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
     """The rate after the warm-up, and of the main path for ever."""
     minimal_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Minimal rate as a share of the maximal. Nothing: 0.1 for cosine, 0 for knee; multistep has its own
@@ -163,7 +163,7 @@ class UpdateTraining(Section):
     """Blocks of one optimizer step, over all processes."""
     micro_batch_blocks: Annotated[int, Field(ge=1)] | None = None
     """Blocks computed at once by a process; nothing: all of its share."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
     """AdamW's decoupled decay, on matrices only."""
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
     """AdamW's moment decays."""
