@@ -37,6 +37,18 @@ def test_a_fault_is_named_with_its_key_and_remedy(tree: dict[str, object], words
     assert "\n" not in str(caught.value)
 
 
+def test_a_fault_within_a_task_hides_the_other_forms_of_the_list() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"stream": {"tasks": [{"name": "a", "train": "x", "trian": "y"}]}})
+    assert str(caught.value) == "recipe: unknown key 'stream.tasks.0.trian' (did you mean 'train'?)."
+
+
+def test_a_long_wrong_value_is_shown_by_its_beginning() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_recipe({"seed": "x" * 500})
+    assert len(str(caught.value)) < 250
+
+
 def test_all_faults_are_named_at_once() -> None:
     with pytest.raises(RecipeError, match=r"epoch'.*batchsize"):
         make_recipe({"training": {"epoch": 1, "batchsize": 2}})

@@ -37,6 +37,18 @@ def write_text(path: Path, text: str) -> None:
         raise disk_error(path, error) from None
 
 
+def make_folder(path: Path) -> None:
+    """Makes a folder and its parents where they are absent.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be made there.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
 def disk_error(path: Path, error: OSError) -> RunError:
     """The user's sentence for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -14,6 +14,8 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from everlearn.files import disk_error
+
 Tick = Callable[..., None]
 """`tick(done, total=None, note="")`: how far the step is; `note` is a short figure such as `loss 1.23`."""
 
@@ -53,10 +55,17 @@ class LineProgress:
             self._write(line)
 
     def log(self, line: str) -> None:
-        """Logs one line without showing it."""
+        """Logs one line without showing it.
+
+        Raises:
+            RunError: the disk is full or the file cannot be written to.
+        """
         if self._log:
-            with self._log.open("a", encoding="utf-8") as file:
-                file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            try:
+                with self._log.open("a", encoding="utf-8") as file:
+                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+            except OSError as error:
+                raise disk_error(self._log, error) from None
 
     @contextmanager
     def step(self, what: str, total: int | None = None) -> Iterator[Tick]:

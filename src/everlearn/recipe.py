@@ -15,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from everlearn.errors import RecipeError, nearest
 
 EMBEDDED = "embedded"
+_SHOWN_CHARACTERS = 80  # of a wrong value in a message
 
 
 class Section(BaseModel):
@@ -309,8 +310,10 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
 def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
     """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
     lines = []
-    for fault in error.errors():
-        location = [part for part in fault["loc"] if not _is_union_branch(part)]
+    faults = [([part for part in fault["loc"] if not _is_union_branch(part)], fault) for fault in error.errors()]
+    for location, fault in faults:
+        if any(len(other) > len(location) and other[: len(location)] == location for other, _ in faults):
+            continue  # the other form of a key whose given form has a fault further in
         key = ".".join(str(part) for part in location)
         if fault["type"] == "extra_forbidden":
             known = _fields_at(kind, location[:-1])
@@ -320,8 +323,13 @@ def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
         elif fault["type"] == "missing":
             lines.append(f"key {key!r} is missing")
         else:
-            lines.append(f"{key}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (given: {fault['input']!r})")
+            lines.append(f"{key}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (given: {_shortened(fault['input'])})")
     return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _is_union_branch(part: object) -> bool:

@@ -44,6 +44,8 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["report", "nowhere"], "no run folder"),
         (["resume", "nowhere"], "no run folder"),
         (["doctor", "--cache", "nowhere"], "no folder nowhere"),
+        (["run", "embedded", "--runs-dir", "/dev/null/runs"], "cannot write /dev/null/runs/quickstart"),
+        (["run", "embedded", "--cache-dir", "/dev/null/cache", "--runs-dir", "."], "cannot write /dev/null/cache"),
     ],
 )
 def test_a_mistake_is_one_sentence_and_exit_code_2(

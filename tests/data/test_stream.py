@@ -105,7 +105,7 @@ def test_tolerant_streams_set_bad_rows_aside_and_say_so(files):
         },
     ]
     assert len(stream.notes) == 1
-    assert stream.notes[0].startswith(f"2 bad rows were set aside in {aside}, the first: ")
+    assert stream.notes[0].startswith(f"2 of 22 rows cannot be used and are set aside in {aside}, the first: ")
 
 
 def test_bad_rows_leave_no_file_when_there_are_none(files):

@@ -14,6 +14,7 @@ import pytest
 
 from everlearn.errors import RunError, UserError
 from everlearn.files import read_json
+from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, Recipe, make_recipe
 from everlearn.runs.compare import compare, labels_of
 from everlearn.runs.loop import execute, recipe_of
@@ -189,6 +190,47 @@ def test_a_prompt_longer_than_the_context_is_refused_before_training(tmp_path: P
     with pytest.raises(UserError, match=r"'places'.*'giant'.*context"):
         execute(recipe)
     assert not (Path(recipe.runs_dir) / "tiny" / "stages").exists()
+
+
+def test_a_training_row_longer_than_the_context_is_refused_before_the_first_stage(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    path = tmp_path / "data" / "places.train.jsonl"
+    with path.open("a") as file:
+        file.write(json.dumps({"instruction": "Say.", "input": "long " * 2000, "output": "x", "id": "giant"}) + "\n")
+    for act in (lambda: execute(recipe), lambda: compare(recipe, [MethodConfig(name="sequential")])):
+        with pytest.raises(UserError, match=r"'places', training row giant.*context.*max_prompt_tokens"):
+            act()
+    assert not list(tmp_path.rglob("stages"))
+
+
+def test_an_unknown_metric_is_refused_with_its_task(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    tasks = [{**task.model_dump(), "metric": "rouge"} for task in recipe.stream.tasks]  # type: ignore[union-attr]
+    with pytest.raises(UserError, match="task colours: unknown metric 'rouge': did you mean 'rouge_l'"):
+        execute(tiny_recipe(tmp_path, tiny_model, stream={"tasks": tasks}))
+
+
+def test_prompts_of_a_compared_method_are_checked_before_any_training(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    rows = [{"instruction": "Say.", "input": f"long {i} " * 100, "output": "x"} for i in range(12)]
+    (tmp_path / "data" / "colours.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    methods = [MethodConfig(name="sequential"), MethodConfig.model_validate({"name": "ssr", "preset": "improved"})]
+    with pytest.raises(UserError, match=r"task colours: even the shortest synthesis prompt.*`demonstrations`"):
+        compare(recipe, methods)
+    assert not list(tmp_path.rglob("stages"))
+
+
+def test_what_a_tolerant_stream_sets_aside_is_said(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    with (tmp_path / "data" / "colours.train.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "Say.", "input": "nothing"}) + "\n")
+    tasks = [task.model_dump() for task in recipe.stream.tasks]  # type: ignore[union-attr]
+    recipe = tiny_recipe(tmp_path / "b", tiny_model, stream={"tasks": tasks[:1], "bad_rows": "tolerant"})
+    lines: list[str] = []
+    execute(recipe, progress=LineProgress(lines.append))
+    assert any("rows cannot be used and are set aside in" in line for line in lines)
 
 
 def test_methods_are_labelled_by_what_tells_them_apart() -> None:

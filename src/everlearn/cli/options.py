@@ -69,12 +69,13 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
 
 def make_display(args: argparse.Namespace, folder: Path | None = None) -> LineProgress:
     """The progress display, with a log file in the run folder."""
+    from everlearn.files import make_folder
     from everlearn.progress import make_progress
 
     quiet_libraries()
     log = None
     if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_folder(folder)
         log = folder / "run.log"
     return make_progress(quiet=args.quiet, log=log)
 

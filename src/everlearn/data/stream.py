@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.bad_rows import BadRow, refusal
+from everlearn.data.bad_rows import refusal
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.prompts import plain_ids
 from everlearn.data.tasks import Account, build_task
@@ -60,7 +60,7 @@ def load_stream(
         _check_order(config.order, stream.names)
         stream = stream.ordered(config.order)
     if account.bad:
-        account.notes.append(_set_aside(account.bad, bad_rows_file))
+        account.notes.append(_set_aside(account, bad_rows_file))
     if tokenizer is not None:
         account.notes += [note for task in stream for note in _unwritable(task, tokenizer)]
     return replace(stream, notes=(*stream.notes, *account.notes))
@@ -123,11 +123,14 @@ def _check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
         raise RecipeError("stream.order: name at least one task, and each one once.")
 
 
-def _set_aside(bad: Sequence[BadRow], file: Path | None) -> str:
+def _set_aside(account: Account, file: Path | None) -> str:
+    bad = account.bad
+    told = f"{len(bad)} of {account.total} rows cannot be used and are"
+    first = f"the first: {bad[0].file}, {bad[0]}."
     if file is None:
-        return f"{len(bad)} bad rows were left out, the first: {bad[0].file}, {bad[0]}."
+        return f"{told} left out, {first}"
     write_jsonl(file, [row.to_json() for row in bad])
-    return f"{len(bad)} bad rows were set aside in {file}, the first: {bad[0].file}, {bad[0]}."
+    return f"{told} set aside in {file}, {first}"
 
 
 def _unwritable(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:

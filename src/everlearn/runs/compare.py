@@ -86,9 +86,13 @@ def compare(
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
     cache = recipe.cache_dir or str(Path(recipe.runs_dir) / ".cache")
-    checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder)
-    for method in methods:
-        make_method(method.name, method.options).check(checked.stream)
+    checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
+    for other in methods[1:]:
+        made = make_method(other.name, other.options)
+        made.check(checked.stream)
+        made.check_prompts(checked.stream, checked.tokenizer, checked.context_length)
+    for note in checked.stream.notes:
+        progress.say(note)
     plan = {
         "recipe": recipe.model_dump(mode="json", exclude={"compare", "runs_dir"}),
         "methods": [{"name": method.name, **method.options} for method in methods],

@@ -24,6 +24,8 @@ from everlearn.runs.store import RunStore, link_tree
 from everlearn.seeds import derive
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
 
@@ -47,16 +49,23 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known and checked before any training: method, stream, template, tokenizer."""
+    """What is known and checked before any training."""
 
     method: Method
     stream: TaskStream
     template: PromptTemplate
     base_fingerprint: str
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
 
 
-def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
+def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False) -> Prepared:
     """Checks all that can be checked before training.
+
+    Args:
+        recipe: To be used.
+        folder: Gets the bad rows of a tolerant stream.
+        trains: Whether the training rows are to be trained on, so that they must fit into the context.
 
     Raises:
         UserError: recipe, data, model or method cannot be used as asked.
@@ -71,14 +80,20 @@ def prepare(recipe: Recipe, folder: Path | None = None) -> Prepared:
     template = get_template(recipe.model.template, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
-    check_measurement(recipe, stream, template, tokenizer)
+    context = loading.context_length(recipe.model)
+    check_measurement(recipe, stream, template, tokenizer, context)
     if recipe.training.report_to:
         from everlearn.training.trackers import check_trackers
 
         check_trackers(recipe.training.report_to)
+    if trains:
+        from everlearn.training.rows import check_rows
+
+        for task in stream:
+            check_rows(task.train, template, tokenizer, recipe.training, context)
     method.check(stream)
-    method.check_prompts(stream, tokenizer, loading.context_length(recipe.model))
-    return Prepared(method, stream, template, loading.base_fingerprint(recipe.model))
+    method.check_prompts(stream, tokenizer, context)
+    return Prepared(method, stream, template, loading.base_fingerprint(recipe.model), tokenizer, context)
 
 
 def execute(
@@ -97,8 +112,11 @@ def execute(
     """
     folder = folder or Path(recipe.runs_dir) / recipe.name
     progress = progress or LineProgress()
-    prepared = prepare(recipe, folder)
+    prepared = prepare(recipe, folder, trains=True)
     claim(folder, recipe)
+    if label is None:  # a comparison has said them once for all its runs
+        for note in prepared.stream.notes:
+            progress.say(note)
     store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
     with store.locked():
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()

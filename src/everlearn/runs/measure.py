@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task, TaskStream, fingerprint_of
+from everlearn.errors import RecipeError, unknown
 from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
@@ -29,7 +30,7 @@ METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1"
 
 
 def check_measurement(
-    recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase
+    recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, context: int
 ) -> None:
     """Refuses what could not be measured, before any training.
 
@@ -40,12 +41,11 @@ def check_measurement(
     """
     from everlearn.data.general import general_passages
     from everlearn.evaluation.tasks import check_lengths
-    from everlearn.evaluation.text_metrics import get_metric
-    from everlearn.models import loading
+    from everlearn.evaluation.text_metrics import METRICS
 
-    context = loading.context_length(recipe.model)
     for task in stream:
-        get_metric(task.metric)
+        if task.metric not in METRICS:
+            raise RecipeError(f"task {task.name}: {unknown('metric', task.metric, METRICS)}")
         check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context)
     if recipe.evaluation.general_text:
         general_passages(recipe.evaluation.general_text)

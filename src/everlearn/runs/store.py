@@ -21,7 +21,7 @@ from pathlib import Path
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import disk_error, read_json, write_json
+from everlearn.files import disk_error, make_folder, read_json, write_json
 from everlearn.methods.base import Artifact, StepRunner
 
 RECORD = "artifact.json"
@@ -40,11 +40,8 @@ class RunStore:
         self.cache = cache
         self._verified: set[Path] = set()
         self._inner_seconds = 0.0  # of the steps that the step now being made has run itself
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            cache.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(folder, error) from None
+        make_folder(folder)
+        make_folder(cache)
         self.manifest: dict[str, object] = {}
         if self.manifest_path.exists():
             loaded = read_json(self.manifest_path)
@@ -102,11 +99,6 @@ class RunStore:
             return self._find_or_make(place, fingerprint, kind, make, shared=shared)
         finally:
             self._inner_seconds = outer_seconds + time.monotonic() - began
-
-    def has(self, place: str) -> bool:
-        """Whether the manifest names a finished artifact there."""
-        steps = self.manifest.get("steps", {})
-        return isinstance(steps, dict) and place in steps and (self.folder / place / RECORD).exists()
 
     def _find_or_make(
         self, place: str, fingerprint: str, kind: str, make: Callable[[Path], None], *, shared: bool

@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from everlearn.data.prompts import PromptTemplate
     from everlearn.recipe import TrainingConfig
 
+_CONTROL_TOKENS = 16
+"""More than any template adds to a turn's text: BOS, EOS, the marks of a chat."""
+
 
 @dataclass(frozen=True, slots=True)
 class EncodedRow:
@@ -53,18 +56,50 @@ def encode_rows(
     """
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
-    encoded = []
+    return [_encode(row, number, template, tokenizer, config, context_length) for number, row in enumerate(rows, 1)]
+
+
+def check_rows(
+    rows: Sequence[Instance],
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainingConfig,
+    context_length: int,
+) -> None:
+    """Refuses rows that are longer than the context, without tokenizing those that cannot be.
+
+    A text has no more tokens than UTF-8 bytes (but for normalizers that lengthen a text; such a row is refused when
+    its stage begins), and no row more than the two cuts together.
+
+    Raises:
+        DataError: as `encode_rows`.
+    """
+    if config.max_prompt_tokens + config.max_target_tokens <= context_length:
+        return
     for number, row in enumerate(rows, 1):
-        prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
-        answer = template.target_ids(row, tokenizer, config.max_target_tokens)
-        one = EncodedRow((*prompt, *answer), len(prompt))
-        where = f"task {row.task!r}, training row {row.id or number}"
-        if not answer or one.answer_count < 1:
-            raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
-        if len(one.ids) > context_length:
-            raise DataError(
-                f"{where}: prompt and answer have {len(one.ids)} tokens, the model's context is {context_length}: "
-                "lower training.max_prompt_tokens or training.max_target_tokens, or remove the row."
-            )
-        encoded.append(one)
-    return encoded
+        text = template.text(row) + row.output
+        controls = _CONTROL_TOKENS * (1 + len(row.history))
+        if len(text.encode("utf-8", "replace")) + controls > context_length:
+            _encode(row, number, template, tokenizer, config, context_length)
+
+
+def _encode(
+    row: Instance,
+    number: int,
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    config: TrainingConfig,
+    context_length: int,
+) -> EncodedRow:
+    prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
+    answer = template.target_ids(row, tokenizer, config.max_target_tokens)
+    one = EncodedRow((*prompt, *answer), len(prompt))
+    where = f"task {row.task!r}, training row {row.id or number}"
+    if not answer or one.answer_count < 1:
+        raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
+    if len(one.ids) > context_length:
+        raise DataError(
+            f"{where}: prompt and answer have {len(one.ids)} tokens, the model's context is {context_length}: "
+            "lower training.max_prompt_tokens or training.max_target_tokens, or remove the row."
+        )
+    return one

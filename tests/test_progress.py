@@ -1,0 +1,54 @@
+"""Progress: what is shown where, and what is logged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from everlearn.errors import RunError
+from everlearn.progress import LineProgress, make_progress
+
+
+def work(progress: LineProgress, steps: int = 3) -> None:
+    with progress.step("training 01-a", steps) as tick:
+        for done in range(1, steps + 1):
+            tick(done, steps, "loss 1.234")
+    progress.say("after 01-a: a 50.0")
+
+
+def test_a_line_says_what_how_far_and_how_long_still(tmp_path: Path) -> None:
+    lines: list[str] = []
+    work(LineProgress(lines.append, interval_s=0.0))
+    assert lines[0].startswith("  training 01-a: 1/3, loss 1.234, ")
+    assert lines[0].endswith(" s left")
+    assert lines[-1] == "after 01-a: a 50.0"
+
+
+def test_lines_of_one_step_keep_their_distance() -> None:
+    lines: list[str] = []
+    work(LineProgress(lines.append, interval_s=60.0), steps=50)
+    assert lines == ["after 01-a: a 50.0"]
+
+
+def test_quiet_shows_nothing_and_logs_all(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    work(make_progress(quiet=True, log=tmp_path / "run.log"))
+    shown = capsys.readouterr()
+    assert shown.out + shown.err == ""
+    log = (tmp_path / "run.log").read_text()
+    assert "training 01-a: done in" in log
+    assert "after 01-a: a 50.0" in log
+
+
+def test_without_a_terminal_lines_go_to_standard_error(capsys: pytest.CaptureFixture[str]) -> None:
+    work(make_progress())
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err == "after 01-a: a 50.0\n"
+
+
+def test_a_log_that_cannot_be_written_is_one_sentence() -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("this system has no /dev/full")
+    with pytest.raises(RunError, match="the disk is full while writing /dev/full"):
+        LineProgress(None, Path("/dev/full")).say("x")

@@ -1,0 +1,54 @@
+"""Training rows are checked before training, tokenizing only those that may be too long."""
+
+from __future__ import annotations
+
+import pytest
+
+from everlearn.data.instance import Instance, Turn
+from everlearn.data.prompts import get_template
+from everlearn.errors import DataError
+from everlearn.recipe import TrainingConfig
+from everlearn.training.rows import check_rows
+from tests.tiny_models import make_tokenizer
+
+
+def row(words: int, **others: object) -> Instance:
+    return Instance("", "cat " * words, "yes", "animals", id=f"of-{words}", **others)  # type: ignore[arg-type]
+
+
+class Counting:
+    """A template that counts the prompts it tokenizes."""
+
+    def __init__(self, tokenizer) -> None:  # type: ignore[no-untyped-def]
+        self.inner = get_template("vanilla", tokenizer)
+        self.count = 0
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.inner, name)
+
+    def prompt_ids(self, *arguments: object) -> list[int]:
+        self.count += 1
+        return self.inner.prompt_ids(*arguments)  # type: ignore[arg-type]
+
+
+def test_only_rows_that_may_be_too_long_are_tokenized() -> None:
+    tokenizer = make_tokenizer()
+    template = Counting(tokenizer)
+    check_rows([row(2), row(40), row(3)], template, tokenizer, TrainingConfig(), 100)  # type: ignore[arg-type]
+    assert template.count == 1
+
+
+def test_no_row_is_looked_at_where_the_cuts_fit_into_the_context() -> None:
+    tokenizer = make_tokenizer()
+    template = Counting(tokenizer)
+    config = TrainingConfig(max_prompt_tokens=60, max_target_tokens=40)
+    check_rows([row(500)], template, tokenizer, config, 100)  # type: ignore[arg-type]
+    assert template.count == 0
+
+
+@pytest.mark.parametrize("long", [row(99), row(10, history=(Turn("user", "dog " * 95), Turn("assistant", "no")))])
+def test_a_row_longer_than_the_context_is_named(long: Instance) -> None:
+    tokenizer = make_tokenizer()
+    template = get_template("vanilla", tokenizer)
+    with pytest.raises(DataError, match=rf"'animals', training row {long.id}: .* tokens, the model's context is 100"):
+        check_rows([row(2), long], template, tokenizer, TrainingConfig(), 100)
