@@ -16,8 +16,8 @@ from everlearn.errors import RunError, UserError
 from everlearn.files import read_json
 from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, Recipe, make_recipe
-from everlearn.runs.compare import compare, labels_of
-from everlearn.runs.loop import execute, recipe_of
+from everlearn.runs.compare import compare, labels_of, planned
+from everlearn.runs.loop import claim, execute, recipe_of
 
 TASKS = ("colours", "animals", "places")
 
@@ -181,6 +181,33 @@ def test_the_folder_of_another_recipe_is_refused_with_the_keys_that_differ(tmp_p
     other = tiny_recipe(tmp_path, tiny_model, training={"epochs": 2, "batch_size": 4, "learning_rate": 1e-2})
     with pytest.raises(RunError, match=r"another recipe \(it differs in training\.epochs\).*--name"):
         execute(other)
+
+
+@pytest.mark.parametrize("content", [b"name: [", b"", b"\xff\xfe\x00"])
+def test_a_corrupt_recipe_of_a_run_is_refused_with_the_remedy(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "recipe.yaml").write_bytes(content)
+    for read in (lambda: recipe_of(tmp_path), lambda: claim(tmp_path, make_recipe({}))):
+        with pytest.raises(RunError, match=r"recipe\.yaml is corrupt .*delete this file.*finished steps are kept"):
+            read()
+
+
+@pytest.mark.parametrize("content", ["{", "[]", '{"recipe": {}}'])
+def test_a_corrupt_plan_of_a_comparison_is_refused_with_the_remedy(tmp_path: Path, content: str) -> None:
+    (tmp_path / "plan.json").write_text(content)
+    with pytest.raises(RunError, match=r"plan\.json is corrupt: give the comparison's own command again"):
+        planned(tmp_path)
+
+
+def test_a_comparison_of_another_recipe_is_refused_and_its_plan_kept(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    folder = Path(recipe.runs_dir) / recipe.name
+    claim(folder / "l2-s42", recipe.model_copy(update={"name": "l2-s42", "method": MethodConfig(name="l2")}))
+    (folder / "plan.json").write_text("{}")
+    other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 2})})
+    with pytest.raises(RunError, match=r"l2-s42 holds a run of another recipe \(it differs in training\.epochs\)"):
+        compare(other, [MethodConfig(name="sequential"), MethodConfig(name="l2")])
+    assert (folder / "plan.json").read_text() == "{}"
+    assert not list(folder.rglob("stages"))
 
 
 def test_a_prompt_longer_than_the_context_is_refused_before_training(tmp_path: Path, tiny_model: Path) -> None:

@@ -85,16 +85,50 @@ def test_a_failed_step_leaves_no_artifact_and_goes_on_with_its_partial_files(sto
     assert sorted(path.name for path in artifact.path.iterdir()) == ["artifact.json", "part-1.txt", "part-2.txt"]
 
 
-def test_a_corrupt_artifact_is_named_with_the_remedy_and_can_be_removed(tmp_path: Path) -> None:
-    RunStore(tmp_path / "run", tmp_path / "cache").step("a", "a", {}, Maker())
-    (tmp_path / "run" / "a" / "inner" / "result.txt").write_text("tamper")
-    fresh = RunStore(tmp_path / "run", tmp_path / "cache")
-    with pytest.raises(RunError, match=r"result\.txt is corrupt.*everlearn resume"):
-        fresh.step("a", "a", {}, Maker())
-    removed = remove_corrupt(tmp_path)
-    assert tmp_path / "run" / "a" in removed
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("inner/result.txt", "resul"),
+        ("inner/result.txt", "tamper"),
+        ("inner/result.txt", None),
+        ("artifact.json", '{"fingerprint": "'),
+        ("artifact.json", "[]"),
+        ("artifact.json", '{"fingerprint": "x", "seconds": 1, "files": [1]}'),
+    ],
+)
+def test_a_corrupt_artifact_is_named_with_the_remedy_and_made_again(
+    tmp_path: Path, file: str, content: str | None
+) -> None:
+    run, cache = tmp_path / "run", tmp_path / "cache"
+    RunStore(run, cache).step("kept", "kept", {}, Maker())
+    RunStore(run, cache).step("a", "a", {}, Maker())
+    RunStore(run, cache).update_manifest()
+    if content is None:
+        (run / "a" / file).unlink()
+    else:
+        (run / "a" / file).write_text(content)
+    with pytest.raises(RunError, match=rf"{file} is (corrupt|missing).*doctor --cache {run}.*everlearn resume"):
+        RunStore(run, cache).step("a", "a", {}, Maker())
+    removed = remove_corrupt(run)
+    assert run / "a" in removed
+    assert all(path.name != "kept" for path in removed)
     make = Maker()
-    RunStore(tmp_path / "run", tmp_path / "cache").step("a", "a", {}, make)
+    artifact = RunStore(run, cache).step("a", "a", {}, make)
+    assert make.calls == (content is not None)  # a file that is gone from the run still stands in the cache
+    assert (artifact.path / "inner" / "result.txt").read_text() == "result"
+
+
+def test_a_corrupt_cache_is_not_used_by_another_run(tmp_path: Path) -> None:
+    RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, Maker())
+    (stored,) = (tmp_path / "cache").rglob("result.txt")
+    stored.write_text("tamper")
+    other = RunStore(tmp_path / "two", tmp_path / "cache")
+    with pytest.raises(RunError, match=r"result\.txt is corrupt"):
+        other.step("a", "a", {}, Maker())
+    other.update_manifest()
+    remove_corrupt(tmp_path / "two")
+    make = Maker()
+    RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, make)
     assert make.calls == 1
 
 
@@ -144,10 +178,11 @@ def test_the_manifest_is_written_after_the_artifact(store: RunStore) -> None:
     assert list(manifest["steps"]) == ["a"]  # type: ignore[index, call-overload]
 
 
-def test_a_corrupt_manifest_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("content", ["{", "[]", '{"steps": []}'])
+def test_a_corrupt_manifest_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / "run").mkdir()
-    (tmp_path / "run" / "manifest.json").write_text("{")
-    with pytest.raises(RunError, match=r"manifest\.json is corrupt"):
+    (tmp_path / "run" / "manifest.json").write_text(content)
+    with pytest.raises(RunError, match=r"manifest\.json is corrupt.*delete it and run 'everlearn resume'"):
         RunStore(tmp_path / "run", tmp_path / "cache")
 
 

@@ -18,7 +18,9 @@ OPTIONAL = {
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
     parser = commands.add_parser("doctor", help="show versions and devices, and say what is missing")
-    parser.add_argument("--cache", metavar="FOLDER", help="remove the corrupt artifacts of a cache or run folder")
+    parser.add_argument(
+        "--cache", metavar="FOLDER", help="remove the corrupt artifacts of a cache, or of a run folder and its cache"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -5,9 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.errors import ModelError
-from everlearn.files import read_json
-from everlearn.runs.store import RECORD, sha256_of
+from everlearn.errors import ModelError, RunError
+from everlearn.runs.store import RECORD, fault_of, fingerprint_in, sha256_of
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
@@ -15,12 +14,13 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
 
     Raises:
         ModelError: the folder holds no weights.
+        RunError: it is a corrupt artifact of a run.
     """
-    record = checkpoint / RECORD
-    if record.exists():
-        value = read_json(record)
-        assert isinstance(value, dict), "an artifact record is a mapping"
-        return str(value["fingerprint"])
+    if (checkpoint / RECORD).exists():
+        fault = fault_of(checkpoint)
+        if fault:
+            raise RunError(f"{fault}: run 'everlearn doctor --cache' and 'everlearn resume' on its run folder.")
+        return fingerprint_in(checkpoint)
     weights = sorted(checkpoint.glob("*/*.safetensors"))
     if not weights:
         raise ModelError(

@@ -6,16 +6,17 @@ once, the base model evaluated once and asked to synthesize once. `comparison.js
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from everlearn.errors import RecipeError
-from everlearn.files import read_json, write_json
+from everlearn.errors import RecipeError, RunError
+from everlearn.files import write_json
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import MethodConfig, Recipe, make_recipe
-from everlearn.runs.loop import RunResult, execute, prepare
+from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -98,36 +99,53 @@ def compare(
         "methods": [{"name": method.name, **method.options} for method in methods],
         "seeds": seeds,
     }
-    write_json(folder / "plan.json", plan)
-    results: dict[str, list[RunResult]] = {label: [] for label in labels}
-    entries: list[dict[str, object]] = []
+    runs = []
     for seed in seeds:
         for label, method in zip(labels, methods, strict=True):
             name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
-            progress.say(f"{label}, seed {seed}")
-            one = recipe.model_copy(
-                update={"name": name, "seed": seed, "method": method, "compare": [], "cache_dir": cache}
-            )
-            results[label].append(execute(one, folder=folder / name, label=label, progress=progress))
-            entries.append(
-                {"label": label, "method": method.name, "options": method.options, "seed": seed, "folder": name}
-            )
-            write_json(
-                folder / "comparison.json",
-                {"name": recipe.name, "runs": entries, "summary": _summary(results, recipe.evaluation.confidence)},
-            )
+            own = {"name": name, "seed": seed, "method": method, "compare": [], "cache_dir": cache}
+            runs.append((label, recipe.model_copy(update=own)))
+            refuse_foreign(folder / name, runs[-1][1])
+    write_json(folder / "plan.json", plan)
+    results: dict[str, list[RunResult]] = {label: [] for label in labels}
+    entries: list[dict[str, object]] = []
+    for label, one in runs:
+        progress.say(f"{label}, seed {one.seed}")
+        results[label].append(execute(one, folder=folder / one.name, label=label, progress=progress))
+        entries.append(
+            {
+                "label": label,
+                "method": one.method.name,
+                "options": one.method.options,
+                "seed": one.seed,
+                "folder": one.name,
+            }
+        )
+        write_json(
+            folder / "comparison.json",
+            {"name": recipe.name, "runs": entries, "summary": _summary(results, recipe.evaluation.confidence)},
+        )
     return results
 
 
 def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None:
-    """Recipe, methods and seeds of a comparison's folder; None when the folder is no comparison."""
+    """Recipe, methods and seeds of a comparison's folder; None when the folder is no comparison.
+
+    Raises:
+        RunError: the plan is corrupt.
+    """
     path = folder / "plan.json"
     if not path.exists():
         return None
-    plan = read_json(path)
-    assert isinstance(plan, dict), "a plan is a mapping"
-    recipe = make_recipe({**plan["recipe"], "runs_dir": str(folder.parent)}, where=str(path))
-    return recipe, [MethodConfig.model_validate(method) for method in plan["methods"]], list(plan["seeds"])
+    try:
+        plan = json.loads(path.read_text(encoding="utf-8"))
+        recipe = make_recipe({**plan["recipe"], "runs_dir": str(folder.parent)}, where=str(path))
+        return recipe, [MethodConfig.model_validate(method) for method in plan["methods"]], list(plan["seeds"])
+    except (OSError, ValueError, TypeError, KeyError):
+        raise RunError(
+            f"{path} is corrupt: give the comparison's own command again, which writes it anew; finished steps are "
+            "kept."
+        ) from None
 
 
 def _summary(results: dict[str, list[RunResult]], confidence: float) -> dict[str, object]:

@@ -128,13 +128,11 @@ def recipe_of(folder: Path) -> Recipe:
     Raises:
         RunError: the folder is no run folder.
     """
-    import yaml
-
     path = folder / "recipe.yaml"
     manifest = folder / "manifest.json"
     if not path.exists():
         raise RunError(f"{folder} is no run folder (it has no recipe.yaml): give the folder of a run.")
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+    tree = _stored_recipe(path)
     stored = read_json(manifest) if manifest.exists() else {}
     cache = stored.get("cache_dir") if isinstance(stored, dict) else None
     return make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
@@ -148,21 +146,46 @@ def claim(folder: Path, recipe: Recipe) -> None:
     """
     import yaml
 
+    refuse_foreign(folder, recipe)
     path = folder / "recipe.yaml"
-    mine = recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
-    if path.exists():
-        try:
-            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise RunError(f"{path} is corrupt ({error}): choose another --name.") from None
-        differing = sorted(_differences(theirs, mine))
-        if differing:
-            raise RunError(
-                f"{folder} holds a run of another recipe (it differs in {', '.join(differing)}): choose another "
-                "--name, or delete the folder to start afresh; cached artifacts are reused either way."
-            )
-    else:
-        write_text(path, yaml.safe_dump(mine, sort_keys=False, allow_unicode=True))
+    if not path.exists():
+        write_text(path, yaml.safe_dump(_kept(recipe), sort_keys=False, allow_unicode=True))
+
+
+def refuse_foreign(folder: Path, recipe: Recipe) -> None:
+    """Refuses a run folder that another recipe has made.
+
+    Raises:
+        RunError: names the keys that differ.
+    """
+    path = folder / "recipe.yaml"
+    differing = sorted(_differences(_stored_recipe(path), _kept(recipe))) if path.exists() else []
+    if differing:
+        raise RunError(
+            f"{folder} holds a run of another recipe (it differs in {', '.join(differing)}): choose another "
+            "--name, or delete the folder to start afresh; cached artifacts are reused either way."
+        )
+
+
+def _kept(recipe: Recipe) -> dict[str, object]:
+    """What of a recipe belongs to its run."""
+    return recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
+
+
+def _stored_recipe(path: Path) -> dict[str, object]:
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(tree, dict):
+            return tree
+        fault = "it holds no keys"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        fault = " ".join(str(error).split())
+    raise RunError(
+        f"{path} is corrupt ({fault}): delete this file and give the run's recipe to 'everlearn run' again; "
+        "finished steps are kept."
+    )
 
 
 def _differences(theirs: object, mine: object, at: str = "") -> list[str]:
@@ -325,7 +348,6 @@ class _Run:
             "machine": machine(),
             "method": {"name": self.method.name, "options": self.method.options.model_dump(mode="json")},
             "label": self.label,
-            "cache_dir": str(self.store.cache.resolve()),
             "seed": self.recipe.seed,
             "model": {
                 "base": self.recipe.model.base,

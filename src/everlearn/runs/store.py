@@ -11,6 +11,7 @@ The seconds of a step are its own: those of the steps that it runs itself are th
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import shutil
 import time
@@ -45,9 +46,10 @@ class RunStore:
         self.manifest: dict[str, object] = {}
         if self.manifest_path.exists():
             loaded = read_json(self.manifest_path)
-            if not isinstance(loaded, dict):
+            if not isinstance(loaded, dict) or not isinstance(loaded.get("steps", {}), dict):
                 raise RunError(f"{self.manifest_path} is corrupt: delete it and run 'everlearn resume'.")
             self.manifest = loaded
+        self.manifest["cache_dir"] = str(cache.resolve())
 
     @property
     def manifest_path(self) -> Path:
@@ -111,7 +113,7 @@ class RunStore:
         reused = (stored / RECORD).exists()
         if not reused:
             self._make(fingerprint, kind, make, stored)
-        _verify(stored, self._verified)
+        self._check(stored)
         link_tree(stored, target)
         self._note(place, fingerprint, target, reused=reused)
         return Artifact(target, fingerprint)
@@ -120,14 +122,22 @@ class RunStore:
         return self.cache / fingerprint[:2] / fingerprint
 
     def _holds(self, target: Path, fingerprint: str) -> bool:
-        record = target / RECORD
-        if not record.exists():
+        if not (target / RECORD).exists():
             return False
-        stored = read_json(record)
-        if not isinstance(stored, dict) or stored.get("fingerprint") != fingerprint:
-            return False
-        _verify(target, self._verified)
-        return True
+        self._check(target)
+        return fingerprint_in(target) == fingerprint
+
+    def _check(self, folder: Path) -> None:
+        """Compares an artifact's files with its record, once per process."""
+        if folder in self._verified:
+            return
+        fault = fault_of(folder)
+        if fault:
+            raise RunError(
+                f"{fault}: run 'everlearn doctor --cache {self.folder}', which removes what is corrupt, and then the "
+                "same command or 'everlearn resume', which makes it again and keeps everything else."
+            )
+        self._verified.add(folder)
 
     def _make(self, fingerprint: str, kind: str, make: Callable[[Path], None], stored: Path) -> None:
         partial = self.folder / ".partial" / fingerprint
@@ -196,33 +206,55 @@ class RunStore:
             shutil.rmtree(self.folder / ".partial")
 
 
-def _verify(folder: Path, verified: set[Path]) -> None:
-    """Checks an artifact's files against its record, once per process."""
-    if folder in verified:
-        return
-    record = read_json(folder / RECORD)
-    files = record.get("files", {}) if isinstance(record, dict) else {}
-    for name, entry in files.items():
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with an artifact: the first file that is not as its record says; None when it is whole."""
+    try:
+        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in record["files"].items()}
+        is_record = isinstance(record["fingerprint"], str) and isinstance(record["seconds"], float | int)
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        is_record = False
+    if not is_record:
+        return f"{folder / RECORD} is corrupt"
+    for name, (size, digest) in files.items():
         path = folder / name
-        if not path.exists() or path.stat().st_size != entry["bytes"] or sha256_of(path) != entry["sha256"]:
-            raise RunError(
-                f"{path} is corrupt or missing (its checksum differs from {folder / RECORD}): delete the folder "
-                f"{folder} and the same one in the cache if it is linked there (everlearn doctor --cache FOLDER "
-                "removes all corrupt ones), then run 'everlearn resume' to make it again."
-            )
-    verified.add(folder)
+        if not path.is_file():
+            return f"{path} is missing"
+        if path.stat().st_size != size or sha256_of(path) != digest:
+            return f"{path} is corrupt (it is not what {RECORD} beside it records)"
+    return None
 
 
-def remove_corrupt(cache: Path) -> list[Path]:
-    """Deletes the corrupt artifacts of a cache or run folder and returns their folders."""
+def fingerprint_in(folder: Path) -> str:
+    """The fingerprint of a whole artifact."""
+    record = read_json(folder / RECORD)
+    assert isinstance(record, dict), "an artifact record is a mapping"
+    return str(record["fingerprint"])
+
+
+def remove_corrupt(folder: Path) -> list[Path]:
+    """Deletes the corrupt artifacts of a cache, or of run folders and the caches that they name.
+
+    Returns:
+        Their folders.
+    """
     removed = []
-    for record in sorted(cache.rglob(RECORD)):
-        try:
-            _verify(record.parent, set())
-        except RunError:
-            shutil.rmtree(record.parent)
-            removed.append(record.parent)
+    for place in [folder, *sorted(_caches_of(folder))]:
+        for record in sorted(place.rglob(RECORD)):
+            if fault_of(record.parent):
+                shutil.rmtree(record.parent)
+                removed.append(record.parent)
     return removed
+
+
+def _caches_of(folder: Path) -> set[Path]:
+    found = set()
+    for path in folder.rglob("manifest.json"):
+        with suppress(RunError):
+            manifest = read_json(path)
+            if isinstance(manifest, dict) and "cache_dir" in manifest:
+                found.add(Path(str(manifest["cache_dir"])))
+    return {cache for cache in found if cache.is_dir() and not cache.is_relative_to(folder.resolve())}
 
 
 def link_tree(source: Path, target: Path) -> None:
