@@ -2,6 +2,7 @@
 
     python benchmarks/pretraining.py                 # loop and tokenising, a few minutes on 2 quiet cores
     python benchmarks/pretraining.py --gigabyte      # memory too, over 1 GB of generated text (deleted afterwards)
+    python benchmarks/pretraining.py --pairs 1 --scale 0.1 --gigabyte --out smaller.json        # to try it
 
 Loop: the same random Llama, the same packed blocks in the same order, the same precision (bfloat16 autocast where
 the processor has it, and float32), AdamW with gradient clipping and a cosine schedule in both. The Trainer gets ready
@@ -48,7 +49,8 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--child", help=argparse.SUPPRESS)
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--parts", default="loop,tokenising")
+    parser.add_argument("--parts", default="loop,tokenising", help="of loop and tokenising; an empty text for neither")
+    parser.add_argument("--scale", type=float, default=1.0, help="share of the tokens and bytes")
     parser.add_argument("--gigabyte", action="store_true", help="measure memory over 1 GB of text as well")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
@@ -61,11 +63,11 @@ def main() -> None:
 
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     if "loop" in args.parts:
-        found["loop"] = compare_loops(args.pairs)
+        found["loop"] = compare_loops(args.pairs, args.scale)
     if "tokenising" in args.parts:
-        found["tokenising"] = compare_tokenising(args.pairs)
+        found["tokenising"] = compare_tokenising(args.pairs, args.scale)
     if args.gigabyte:
-        found["memory"] = measure_memory()
+        found["memory"] = measure_memory(args.scale)
     found |= {"machine": machine(), "versions": versions()}
     write_json(args.out, found)
     print(json.dumps({key: found[key] for key in ("loop", "tokenising", "memory") if key in found}, indent=2))
@@ -79,10 +81,10 @@ def child(**task: Any) -> dict[str, Any]:
     return json.loads(done.stdout.strip().splitlines()[-1])
 
 
-def compare_loops(pairs: int) -> list[dict[str, Any]]:
+def compare_loops(pairs: int, scale: float) -> list[dict[str, Any]]:
     rows = []
     for name, shape in SHAPES.items():
-        steps = TOKENS[name] // (shape["rows"] * shape["block"])
+        steps = max(10, int(scale * TOKENS[name]) // (shape["rows"] * shape["block"]))
         for precision in ("bfloat16", "float32"):
             runs = []
             for _ in range(pairs):
@@ -234,11 +236,12 @@ def make_tokenizer(path: Path, folder: Path) -> Path:
     return folder / "tokenizer"
 
 
-def compare_tokenising(pairs: int) -> dict[str, Any]:
+def compare_tokenising(pairs: int, scale: float) -> dict[str, Any]:
+    size = int(scale * 40_000_000)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         path = folder / "text.txt"
-        write_text(path, 40_000_000)
+        write_text(path, size)
         tokenizer = str(make_tokenizer(path, folder))
         runs = []
         for _ in range(pairs):
@@ -247,7 +250,7 @@ def compare_tokenising(pairs: int) -> dict[str, Any]:
             runs.append((ours, theirs))
     assert runs[0][0]["tokens"] == runs[0][1]["tokens"], "both must make the same tokens"
     found = {
-        "bytes": 40_000_000,
+        "bytes": size,
         "tokens": runs[0][0]["tokens"],
         "everlearn_s": round(median(ours["seconds"] for ours, _ in runs), 2),
         "datasets_map_s": round(median(theirs["seconds"] for _, theirs in runs), 2),
@@ -298,11 +301,11 @@ def tokenise_with_datasets(path: str, tokenizer: str) -> dict[str, float]:
         return {"seconds": seconds, "tokens": sum(len(ids) for ids in encoded["input_ids"])}
 
 
-def measure_memory() -> dict[str, Any]:
+def measure_memory(scale: float) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         rows = []
-        for size in (50_000_000, 1_000_000_000):
+        for size in (int(scale * 50_000_000), int(scale * 1_000_000_000)):
             path = folder / "text.txt"
             write_text(path, size)
             tokenizer = folder / "tokenizer"

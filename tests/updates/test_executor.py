@@ -157,6 +157,16 @@ def test_states_that_nothing_starts_from_are_removed(tmp_path: Path) -> None:
     }
 
 
+def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> None:
+    execute(tiny_recipe(tmp_path))
+    run = tmp_path / "runs" / "tiny"
+    for name in ("segments/b1/.checkpoint.123", "releases/.v1.45", ".tokenizer", "states/.m3a.6"):
+        (run / name).mkdir(parents=True)
+    execute(tiny_recipe(tmp_path))
+    assert not [path for path in run.rglob(".*") if path.is_dir()]
+    assert sorted(path.name for path in (run / "releases").iterdir()) == ["v1", "v2", "v3"]
+
+
 def test_a_branch_inherits_the_moments_of_the_main_path_or_starts_with_none(tmp_path: Path) -> None:
     losses = {}
     for choice in ("inherit", "reset"):

@@ -121,6 +121,7 @@ class _Run:
     def _begin(self) -> None:
         """The folder's plan, tokenizer, held-out blocks and manifest."""
         store, prepared = self.store, self.prepared
+        store.remove_partial()
         if not (store.path / "tokenizer").exists():
             partial = store.path / ".tokenizer"
             prepared.tokenizer.save_pretrained(str(partial))

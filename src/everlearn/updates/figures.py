@@ -54,12 +54,12 @@ def rates_figure(title: str, segments: Sequence[Mapping[str, Any]], rates: Mappi
 
 
 def perplexity_matrix(title: str, quality: Mapping[str, Any], scale: tuple[float, float]) -> Html:
-    """Releases by held-out versions as a heat map; darker is better.
+    """Releases by held-out versions as a heat map; stronger is better. Versions still to come have no colour.
 
     Args:
         title: Of the figure.
         quality: With `versions`, `releases`, `perplexity` and, where known, `intervals`.
-        scale: Lowest and highest perplexity of all maps shown together.
+        scale: Lowest and highest perplexity on versions that were learnt, of all maps shown together.
     """
     versions = quality["versions"]
     heads: list[Child] = [el("th", "release", scope="col")]
@@ -71,12 +71,13 @@ def perplexity_matrix(title: str, quality: Mapping[str, Any], scale: tuple[float
             ends = quality["intervals"][at][place] if quality.get("intervals") else None
             note = f"{ends[0]:.2f}\u2013{ends[1]:.2f}" if ends else None
             own = " learnt" if versions[place] == release else ""
+            colour = f"h{level_of(value, scale)}" if place <= at else "missing"
             cells.append(
                 el(
                     "td",
                     f"{value:.2f}",
                     el("span", note, class_="ends") if note else None,
-                    class_=f"h{level_of(value, scale)}{own}",
+                    class_=f"{colour}{own}",
                 )
             )
         rows.append(el("tr", el("th", name_of(release), scope="row"), *cells))

@@ -15,6 +15,8 @@ segment still to come may start from (the main path's newest branch point or end
 
 from __future__ import annotations
 
+import re
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ from everlearn.recipe import checked
 from everlearn.updates.config import UpdateRecipe
 
 KIND = "update"
+_PARTIAL = re.compile(r"\..+\.\d+|\.tokenizer")  # as they are named with the number of the process
 _OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
 
 
@@ -80,6 +83,13 @@ class UpdateFolder:
     def heldout(self, version: str) -> Path:
         """Held-out blocks of a version."""
         return self.path / "heldout" / f"{version}.npy"
+
+    def remove_partial(self) -> None:
+        """Deletes folders that a killed process had begun to write; call it with the folder locked."""
+        for place in (*(self.path / "segments").glob("*"), self.path / "releases", self.path):
+            for found in place.glob(".*"):
+                if found.is_dir() and _PARTIAL.fullmatch(found.name):
+                    shutil.rmtree(found, ignore_errors=True)
 
     @contextmanager
     def locked(self) -> Iterator[None]:

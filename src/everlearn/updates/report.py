@@ -150,16 +150,16 @@ def _page(name: str, title: str, lead: str, sections: Sequence[tuple[str, Html |
 
 
 def _matrices(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Html:
-    values = [value for _, quality in found for row in quality["perplexity"] for value in row]
+    values = [value for _, quality in found for at, row in enumerate(quality["perplexity"]) for value in row[: at + 1]]
     scale = (min(values), max(values))
     maps = [perplexity_matrix(title, quality, scale) for title, quality in found]
     return el(
         "div",
         el(
             "p",
-            "Rows: releases; columns: on whose held-out text; lower is better and darker. Outlined: the release's own "
-            "version; left of it: what is kept of older versions; right of it: versions still to come. Small figures: "
-            "bootstrap interval over blocks.",
+            "Rows: releases; columns: on whose held-out text; lower is better, and the stronger in colour. Outlined: "
+            "the release's own version; left of it: what is kept of older versions; right of it, grey: versions still "
+            "to come. Small figures: bootstrap interval over blocks.",
             class_="soft",
         ),
         el("div", *maps, class_="maps" if len(maps) > 1 else "maps one"),
@@ -171,20 +171,20 @@ def _costs(ledger: Mapping[str, Any]) -> Html:
     rows: list[Sequence[Child]] = [
         (
             f"{NAMES[cost['paradigm']]}, planned",
+            f"{100 * cost['ratio_to_ptfs']:.0f} %",
             count(cost["steps"]),
             count(cost["tokens"]),
             f"{cost['flops']:.3g}",
-            f"{100 * cost['ratio_to_ptfs']:.0f} %",
         )
         for cost in ledger["costs"]
     ]
     rows.append(
         (
             f"{NAMES[done['paradigm']]}, executed",
+            f"{100 * done['ratio_to_ptfs']:.0f} %",
             count(done["steps"]),
             count(done["tokens"]),
             f"{done['flops']:.3g}",
-            f"{100 * done['ratio_to_ptfs']:.0f} %",
         )
     )
     segments = [
@@ -200,7 +200,7 @@ def _costs(ledger: Mapping[str, Any]) -> Html:
     ]
     return el(
         "div",
-        _table(("Paradigm", "steps", "tokens", "FLOPs", "of from scratch"), rows),
+        _table(("Paradigm", "of from scratch", "steps", "tokens", "FLOPs"), rows),
         el(
             "details",
             el("summary", "Every segment"),
@@ -242,10 +242,6 @@ def _summary(comparison: Mapping[str, Any]) -> Html:
         "time",
     )
     return _table(heads, rows)
-
-
-def _mebibytes(size: int) -> str:
-    return f"{size / 2**20:.1f} MiB"
 
 
 def _with_interval(entry: Mapping[str, Any]) -> str:
