@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,16 @@ def test_a_comparison_shows_methods_side_by_side(compared: Path):
     assert text.count("after ") >= 4
     assert "upper bound" in text
     assert max(map(len, text.splitlines())) <= 90
+
+
+def test_a_comparison_says_which_method_is_unfinished(compared: Path, tmp_path: Path):
+    folder = tmp_path / "compared"
+    shutil.copytree(compared, folder)
+    for run in folder.glob("ssr*"):
+        manifest = json.loads((run / "manifest.json").read_text())
+        (run / "manifest.json").write_text(json.dumps({**manifest, "status": "running"}))
+    assert "unfinished:" in printed(folder, 120)
+    assert "unfinished:" not in printed(compared, 120)
 
 
 def test_names_cannot_inject_terminal_codes_or_markup(tmp_path: Path):

@@ -192,3 +192,9 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"a": object()})
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_files_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:
+    (tmp_path / "plain.txt").write_text("x")
+    write_text(tmp_path / "ours.txt", "x")
+    assert (tmp_path / "ours.txt").stat().st_mode == (tmp_path / "plain.txt").stat().st_mode

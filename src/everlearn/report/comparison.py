@@ -72,11 +72,7 @@ def _table(study: Study) -> Html:
 
 
 def _method_head(method: MethodRuns, style: int) -> Html:
-    remarks = []
-    if method.remark:
-        remarks.append(method.remark)
-    if not method.first.complete:
-        remarks.append(f"unfinished: {method.finished} of {len(method.first.stages)} stages")
+    remarks = [remark for remark in (method.remark, method.shortfall) if remark]
     return el(
         "th",
         key_of(style, hollow=method.is_reference),

@@ -29,6 +29,7 @@ def provenance(study: Study) -> Html:
         "div",
         _times(study),
         *(_steps(method, study) for method in study.methods),
+        _notes(run),
         el("h3", "Versions and machine"),
         _facts(run),
         *(_recipe(method.first, study) for method in study.methods),
@@ -169,6 +170,14 @@ def _steps(method: MethodRuns, study: Study) -> Html | None:
             aria_label="Steps",
         ),
     )
+
+
+def _notes(run: Run) -> Html | None:
+    """What the user was told about the data."""
+    notes = run.manifest.get("notes")
+    if not isinstance(notes, list) or not notes:
+        return None
+    return el("div", el("h3", "Notes on the data"), el("ul", *(el("li", name_of(str(note))) for note in notes)))
 
 
 def _facts(run: Run) -> Html:

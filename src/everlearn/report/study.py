@@ -60,6 +60,11 @@ class MethodRuns:
         return "upper bound: all tasks at once" if self.is_joint else "each task alone" if self.is_reference else ""
 
     @property
+    def shortfall(self) -> str:
+        """How far an unfinished method is; empty for a finished one."""
+        return "" if self.first.complete else f"unfinished: {self.finished} of {len(self.first.stages)} stages"
+
+    @property
     def finished(self) -> int:
         """Stages that every seed has finished."""
         return min(run.finished for run in self.runs)

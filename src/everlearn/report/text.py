@@ -120,9 +120,9 @@ def _comparison(study: Study) -> Table:
     table.add_column("")
     for method in study.methods:
         name = _plain(method.title)
+        remarks = [remark for remark in (method.remark.split(":")[0], method.shortfall) if remark]
         table.add_column(
-            name.append(f"\n{method.remark.split(':')[0]}", style="not bold dim") if method.remark else name,
-            justify="right",
+            name.append("".join(f"\n{remark}" for remark in remarks), style="not bold dim"), justify="right"
         )
     for meaning in study.meanings:
         best = best_of(study, meaning)

@@ -106,7 +106,7 @@ class Measurement:
             artifact = step(
                 f"predictions/{task.name}",
                 self._prediction_inputs(task, model_fingerprint),
-                lambda folder, task=task: self._predict(folder, task, name, model(), generator),  # type: ignore[misc]
+                lambda folder, task=task: self._predict(folder, task, model(), generator),  # type: ignore[misc]
             )
             self._rows[index][task.name] = list(read_jsonl(artifact.path / "predictions.jsonl"))
             self._scores[index][task.name] = _mapping(artifact.path / "scores.json")
@@ -157,7 +157,6 @@ class Measurement:
         self,
         folder: Path,
         task: Task,
-        stage_name: str,
         loaded: LoadedModel,
         generator: Callable[[LoadedModel], Generator],
     ) -> None:

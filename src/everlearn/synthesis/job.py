@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 REMEDY = (
     "raise oversampling, samples_per_prompt or max_prompts, lower ratio or minimum, or give more and shorter "
-    "demonstrations; what was generated is kept"
+    "demonstrations; under another --name, what was generated is found again"
 )
 
 
