@@ -10,7 +10,7 @@ steps, and whether path switching came within the margin of pre-training from sc
 
     python benchmarks/updates.py --figure docs/updates.svg     # draws the results file, trains nothing
 
-draws the planned rates of the three paradigms and quality against cost.
+draws the planned rates of the three paradigms and quality against cost, and prints the table of docs/updates.md.
 """
 
 from __future__ import annotations
@@ -47,8 +47,11 @@ def main() -> None:
     args = parser.parse_args()
     changes = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.set)}
     recipe = load_update_recipe(args.recipe, {"name": args.name, **changes})
+    found: Any
     if args.figure:
-        write_text(args.figure, draw(recipe, read_json(args.out)))
+        found = read_json(args.out)
+        write_text(args.figure, draw(recipe, found))
+        print(table(found))
         return
     began = time.perf_counter()
     found = compare(recipe, [int(seed) for seed in args.seeds.split(",")], make_progress())
@@ -87,6 +90,33 @@ def draw(recipe: UpdateRecipe, found: Any) -> str:
     heading = "Perplexity over all versions so far"
     panels.append((heading, quality_against_cost(found["arms"], "seen", heading)))
     return figure_file("Learning rates of three update paradigms, and their quality against cost", panels)
+
+
+def table(found: Any) -> str:
+    """The last releases in Markdown: perplexities with intervals over seeds, differences, executed cost."""
+    lines = [
+        "| | perplexity over all versions | v1 | v2 | v3 | v4 (own) | against `ptfs` | steps | of `ptfs` |",
+        "| --- " * 9 + "|",
+    ]
+    for arm in found["arms"]:
+        last = arm["versions"][-1]
+        rows = [entry["perplexity"][-1] for entry in found["matrices"] if entry["label"] == arm["label"]]
+        means = [f"{sum(column) / len(column):.2f}" for column in zip(*rows, strict=True)]
+        seen, against = arm["seen"][last], arm.get("difference", {}).get("seen", {}).get(last)
+        cells = [
+            f"`{arm['label']}`",
+            f"{seen['mean']:.3f} {_ends(seen['interval'], '.3f')}",
+            *means,
+            f"{against['percent']:+.1f} % {_ends(against['interval'], '+.1f')}" if against else "",
+            f"{arm['executed']['steps']:,}",
+            f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
+        ]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _ends(interval: Any, form: str) -> str:
+    return f"({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
 
 
 def _perplexity(run: Path) -> Any:
