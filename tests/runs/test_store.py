@@ -143,6 +143,18 @@ def test_a_full_disk_is_one_sentence_and_earlier_steps_stand(store: RunStore) ->
     assert store.step("a", "a", {}, Maker()) == kept
 
 
+def test_what_a_killed_write_left_does_not_enter_the_artifact(store: RunStore) -> None:
+    def killed(folder: Path) -> None:
+        write_text(folder / "inner" / "part.txt", "1")
+        (folder / "inner" / ".result.txt.abc").write_text("half")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        store.step("a", "a", {}, killed)
+    artifact = store.step("a", "a", {}, Maker())
+    assert sorted(path.name for path in (artifact.path / "inner").iterdir()) == ["part.txt", "result.txt"]
+
+
 def test_the_seconds_of_a_step_are_its_own(store: RunStore) -> None:
     def inner(folder: Path) -> None:
         time.sleep(0.2)

@@ -144,6 +144,8 @@ class RunStore:
         began = time.monotonic()
         try:
             partial.mkdir(parents=True, exist_ok=True)
+            for unfinished in [path for path in partial.rglob(".*") if path.is_file()]:
+                unfinished.unlink()  # a write that was killed before its rename
             make(partial)
             files = {
                 path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
