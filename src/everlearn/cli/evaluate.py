@@ -13,7 +13,9 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser = commands.add_parser("evaluate", help="score a model on the tasks of a recipe, without training")
     add_recipe(parser)
     parser.add_argument(
-        "--checkpoint", metavar="FOLDER", help="a stage's training folder; nothing: the base model of the recipe"
+        "--checkpoint",
+        metavar="FOLDER",
+        help="a stage's training folder or a run's model folder; nothing: the recipe's base",
     )
     add_display(parser)
 

@@ -110,7 +110,7 @@ def load_model(
 
     Args:
         config: Which base and how it is tuned.
-        checkpoint: Folder with a stage's `adapter/` or `model/`; None: the base alone.
+        checkpoint: Folder with a stage's `adapter/` or `model/`, or that inner folder; None: the base alone.
         trainable: Prepares training: the adapter trainable (a fresh one where there is none), or all weights.
         seed: Of a fresh adapter's first matrices.
 
@@ -122,8 +122,8 @@ def load_model(
     device = choose_device(config.device)
     base_hash = base_fingerprint(config)
     fingerprint = base_hash
-    inner = checkpoint and checkpoint / ("adapter" if config.tuning == "lora" else "model")
-    if inner is not None:
+    inner = checkpoint and _weights_in(checkpoint, config)
+    if checkpoint is not None and inner is not None:
         if not inner.is_dir():
             raise ModelError(
                 f"{checkpoint} has no {inner.name}/ folder: it is no checkpoint of a model tuned with "
@@ -139,6 +139,12 @@ def load_model(
         model = adapters.attach_adapter(model, config.lora, seed=seed)
     context = context_of(read_config(source))
     return LoadedModel(model.eval(), tokenizer, fingerprint, base_hash, context, device)
+
+
+def _weights_in(checkpoint: Path, config: ModelConfig) -> Path:
+    """The inner folder of a checkpoint, which is the checkpoint itself for a run's final model."""
+    name, settings = ("adapter", "adapter_config.json") if config.tuning == "lora" else ("model", "config.json")
+    return checkpoint if (checkpoint / settings).is_file() else checkpoint / name
 
 
 @contextmanager

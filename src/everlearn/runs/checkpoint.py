@@ -21,9 +21,9 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
         if fault:
             raise RunError(f"{fault}: run 'everlearn doctor --cache' and 'everlearn resume' on its run folder.")
         return fingerprint_in(checkpoint)
-    weights = sorted(checkpoint.glob("*/*.safetensors"))
+    weights = sorted([*checkpoint.glob("*/*.safetensors"), *checkpoint.glob("*.safetensors")])
     if not weights:
         raise ModelError(
-            f"{checkpoint} holds no adapter/ or model/ folder with safetensors: give a stage's 'training' folder."
+            f"{checkpoint} holds no safetensors: give a stage's 'training' folder, or the 'model' folder of a run."
         )
     return fingerprint_of([sha256_of(path) for path in weights])
