@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -76,6 +77,15 @@ def read_base(folder: Path) -> float:
 
 def test_overlapping_intervals_are_called_undecided(compared: Path, tmp_path: Path):
     assert "do not tell the two apart" in section(compared, "comparison").text
+
+
+def test_equal_averages_have_no_winner(compared: Path, tmp_path: Path):
+    shutil.copytree(compared, tmp_path / "tie")
+    comparison = json.loads((tmp_path / "tie" / "comparison.json").read_text())
+    for label in comparison["summary"]:
+        comparison["summary"][label] = comparison["summary"]["ssr"]
+    (tmp_path / "tie" / "comparison.json").write_text(json.dumps(comparison))
+    assert "reach the same AR, which no other method exceeds" in section(tmp_path / "tie", "comparison").text
 
 
 def test_dot_plots_have_a_row_per_method_and_describe_themselves(compared: Path):
