@@ -10,7 +10,8 @@ instance for synthesis, the gold answer for evaluation). Both engines get the sa
 StoppingCriteria that ends each row by itself, with prompts sorted by length and its best batch size of several.
 Where decoding is greedy, the two outputs are compared token by token.
 
-    python benchmarks/generation.py          # writes benchmarks/results/generation.json, about five minutes
+    python benchmarks/generation.py          # writes benchmarks/results/generation.json, about 40 minutes on one core
+    python benchmarks/generation.py --only evaluation          # measures these again, keeps the others
 """
 
 from __future__ import annotations
@@ -239,22 +240,24 @@ def main() -> None:
     workloads.append(unshared(mixed, tokenizer, arguments.evaluations))
     model = make_model(len(tokenizer))
     model.generation_config.eos_token_id = None
-    results = []
-    for work in workloads:
-        if arguments.only in work.name:
-            results.append(compare(model, tokenizer, work, arguments.repeats, arguments.batch_sizes))
-            print(json.dumps(results[-1]), flush=True)
+    found = json.loads(arguments.out.read_text())["results"] if arguments.out.exists() else []
+    results = {result["workload"]: result for result in found}
     parameters = sum(parameter.numel() for parameter in model.parameters())
-    write_json(
-        arguments.out,
-        {
-            "what": __doc__.split("\n")[0] if __doc__ else "",
-            "machine": machine(),
-            "versions": versions(),
-            "model": {**SHAPE, "parameters": parameters, "vocabulary": len(tokenizer)},
-            "results": results,
-        },
-    )
+    for work in workloads:
+        if arguments.only not in work.name:
+            continue
+        results[work.name] = compare(model, tokenizer, work, arguments.repeats, arguments.batch_sizes)
+        print(json.dumps(results[work.name]), flush=True)
+        write_json(
+            arguments.out,
+            {
+                "what": __doc__.split("\n")[0] if __doc__ else "",
+                "machine": machine(),
+                "versions": versions(),
+                "model": {**SHAPE, "parameters": parameters, "vocabulary": len(tokenizer)},
+                "results": [results[work.name] for work in workloads if work.name in results],
+            },
+        )
 
 
 def _rows(path: Path) -> list[dict[str, str]]:
