@@ -67,8 +67,7 @@ def main() -> None:
     write_json(
         Path(__file__).parent / "results" / f"study_{args.tuning}.json",
         {
-            "command": f"python benchmarks/study.py {args.tuning}"
-            + (f" --methods {args.methods}" if args.methods else ""),
+            "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
             "machine": machine(),
             "versions": versions(),
             "seconds": round(time.perf_counter() - began, 1),
