@@ -275,7 +275,7 @@ def test_supervised_selection_embeds_the_training_rows_too(tmp_path: Path) -> No
 
 def test_too_few_instances_are_refused_with_counts_and_remedy(tmp_path: Path) -> None:
     workshop = make_workshop(tmp_path, write=lambda text, stream: f" {stream.random()}")
-    message = r"task numbers: only 0 valid .* at least 4 .*dropped: 90 no output.*raise oversampling.*is kept"
+    message = r"task numbers: only 0 valid .* at least 4 .*dropped: 90 no output.*raise oversampling.*is found again"
     with pytest.raises(UserError, match=message):
         run(workshop, preset="faithful")
     assert (tmp_path / "synthesis" / "raw" / "raw.jsonl").exists()
