@@ -1,6 +1,6 @@
 """The three paradigms of version updates on the embedded drifting corpus: three seeds, quality and executed cost.
 
-    python benchmarks/updates.py             # about 10 minutes on one core
+    python benchmarks/updates.py             # about 12 minutes on one core
     python benchmarks/updates.py --seeds 0 --set versions.steps=40 --out smaller.json     # to try it
 
 The same as `everlearn update embedded --compare --seeds 0,1,2`, in the run folder `runs/study-updates`, of which the
