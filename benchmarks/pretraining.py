@@ -1,6 +1,6 @@
 """The pre-training loop of version updates against Transformers' Trainer; tokenising; memory over a large text.
 
-    python benchmarks/pretraining.py                 # loop and tokenising, a few minutes on 2 quiet cores
+    python benchmarks/pretraining.py                 # loop and tokenising, 22 minutes on 2 quiet cores
     python benchmarks/pretraining.py --gigabyte      # memory too, over 1 GB of generated text (deleted afterwards)
     python benchmarks/pretraining.py --pairs 1 --scale 0.1 --gigabyte --out smaller.json        # to try it
 
