@@ -48,6 +48,7 @@ def refused(folder: Path, tree: dict[str, Any], capsys: pytest.CaptureFixture[st
         ({"paradigm": "ptsf"}, "paradigm: input should be 'ptfs', 'cpt' or 'path_switching'"),
         ({"training": {"block_tokens": 4096}}, "version v1 is shorter than one block"),
         ({"training": {"batch_blocks": 999}}, "blocks, less than one step of training.batch_blocks (999)"),
+        ({"quality": {"microtasks": True}}, "more than the model's context of 16: give model.config"),
         ({"quality": {"heldout_ratio": 1e-6}}, "its held-out text has 0 tokens"),
         ({"model": {"config": {"model_type": "lama"}}}, "did you mean 'llama'?"),
         (

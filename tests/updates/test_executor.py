@@ -14,7 +14,7 @@ from everlearn.updates import executor, loop
 from everlearn.updates.commands import add_version
 from everlearn.updates.config import UpdateRecipe
 from everlearn.updates.executor import execute
-from tests.updates.tiny_runs import tiny_recipe
+from tests.updates.tiny_runs import MODEL, tiny_recipe
 
 
 class Killed(Exception):
@@ -241,3 +241,10 @@ def test_replay_in_the_branch_leaves_the_main_path_alone(tmp_path: Path) -> None
     execute(tiny_recipe(tmp_path / "replay", path={"branch_replay_ratio": 0.5}))
     plain, replay = (histories(tmp_path / name / "runs" / "tiny") for name in ("plain", "replay"))
     assert {name for name in plain if plain[name] != replay[name]} == {"b2", "b3"}
+
+
+def test_every_release_is_asked_the_micro_tasks_where_that_is_wanted(tmp_path: Path) -> None:
+    long = {"config": {**MODEL, "max_position_embeddings": 4096}, "vocabulary_size": 320}
+    quality = execute(tiny_recipe(tmp_path, versions=2, model=long, quality={"microtasks": True}))["quality"]
+    asked = quality["microtasks"]
+    assert {name: found["rows"] for name, found in asked.items()} == {"v1": 200, "v2": 200}

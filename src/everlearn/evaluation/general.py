@@ -100,6 +100,12 @@ def microtask_accuracy(
     return {**_share([score for values in scores.values() for score in values]), "families": families}
 
 
+def longest_microtask(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> int:
+    """Tokens that the longest prompt and the longest answer take together: the context that the items need."""
+    prompts = max(len([*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)]) for item in items)
+    return prompts + max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items) + SPARE_TOKENS
+
+
 def _share(scores: Sequence[float]) -> dict[str, object]:
     return {
         "value": sum(scores) / len(scores),

@@ -14,7 +14,7 @@ from everlearn.seeds import derive
 from everlearn.updates.cost import ledger, planned
 from everlearn.updates.folder import KIND, UpdateFolder
 from everlearn.updates.prepare import Prepared, cache_of
-from everlearn.updates.quality import block_likelihoods, cell, matrix_of
+from everlearn.updates.quality import block_likelihoods, cell, matrix_of, microtasks
 
 if TYPE_CHECKING:
     import torch
@@ -140,14 +140,13 @@ def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> di
 
 def _microtasks(release: Path, device: torch.device, progress: Progress) -> Mapping[str, object]:
     """Few-shot micro-task accuracy of a release."""
-    from everlearn.data.corpus import held_out_microtasks
     from everlearn.evaluation.general import microtask_accuracy
     from everlearn.generation.engine import make_generator
     from everlearn.models.loading import load_model
 
     loaded = load_model(ModelConfig(base=str(release), tuning="full", device=str(device)))
     with progress.step(f"micro-tasks of {release.name}"):
-        return microtask_accuracy(make_generator(loaded), loaded.tokenizer, held_out_microtasks(200, seed=0))
+        return microtask_accuracy(make_generator(loaded), loaded.tokenizer, microtasks())
 
 
 def _size(folder: Path) -> int:

@@ -18,6 +18,7 @@ from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConf
 from everlearn.updates.cost import flops_per_token
 from everlearn.updates.folder import UpdateFolder
 from everlearn.updates.plan import VersionPlan
+from everlearn.updates.quality import microtasks
 from everlearn.updates.start import get_tokenizer, model_config, read_tokenizer, size_of, tokenizer_fingerprint
 from everlearn.updates.text import TextSource
 
@@ -76,6 +77,8 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
     versions = versions_of(recipe, cache)
     tokenizer, fingerprint = _tokenizer(recipe, versions[0], cache, folder)
     settings = model_config(recipe.model, tokenizer, recipe.training.block_tokens)
+    if recipe.quality.microtasks:
+        _check_microtasks(tokenizer, settings)
     known = {entry["id"]: entry for entry in folder.manifest.get("updates", [])} if folder else {}
     files = tuple(
         _files(recipe, version, tokenizer, fingerprint, cache, known.get(version.id), progress) for version in versions
@@ -117,6 +120,19 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
             block_tokens=recipe.training.block_tokens,
         ),
     )
+
+
+def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
+    from everlearn.evaluation.general import longest_microtask
+
+    needed = longest_microtask(tokenizer, microtasks())
+    context = getattr(settings.get_text_config(), "max_position_embeddings", None) or needed
+    if needed > context:
+        raise RecipeError(
+            f"quality.microtasks: the longest micro-task takes {needed} tokens with this tokenizer, more than the "
+            f"model's context of {context}: give model.config a max_position_embeddings of {needed} or more, or set "
+            "quality.microtasks to false."
+        )
 
 
 def cache_of(recipe: UpdateRecipe) -> Path:
