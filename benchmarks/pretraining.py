@@ -262,31 +262,40 @@ def compare_tokenising(pairs: int, scale: float) -> dict[str, Any]:
 
 
 def tokenise_with_everlearn(path: str, tokenizer: str) -> dict[str, float]:
+    with tempfile.TemporaryDirectory() as cache:
+        files, seconds = tokenised(path, loaded_tokenizer(tokenizer), cache, heldout_ratio=0.0)
+        return {"seconds": seconds, "tokens": files.train_tokens}
+
+
+def loaded_tokenizer(folder: str) -> Any:
+    from everlearn.updates.start import read_tokenizer
+
+    return read_tokenizer(folder)
+
+
+def tokenised(path: str, tokenizer: Any, cache: str, *, heldout_ratio: float) -> tuple[Any, float]:
+    """Everlearn's token files of a text, and the seconds that they took."""
     from everlearn.updates.blocks import tokenise
-    from everlearn.updates.start import read_tokenizer, tokenizer_fingerprint
+    from everlearn.updates.start import tokenizer_fingerprint
     from everlearn.updates.text import TextSource
 
-    loaded = read_tokenizer(tokenizer)
-    with tempfile.TemporaryDirectory() as cache:
-        began = time.perf_counter()
-        found = tokenise(
-            TextSource(path),
-            loaded,
-            Path(cache),
-            what="text",
-            tokenizer_fingerprint=tokenizer_fingerprint(loaded),
-            heldout_ratio=0.0,
-        )
-        return {"seconds": time.perf_counter() - began, "tokens": found.train_tokens}
+    began = time.perf_counter()
+    files = tokenise(
+        TextSource(path),
+        tokenizer,
+        Path(cache),
+        what="text",
+        tokenizer_fingerprint=tokenizer_fingerprint(tokenizer),
+        heldout_ratio=heldout_ratio,
+    )
+    return files, time.perf_counter() - began
 
 
 def tokenise_with_datasets(path: str, tokenizer: str) -> dict[str, float]:
     """`map` over all cores; the text is read before the clock starts, the tokens are not yet in blocks."""
     from datasets import load_dataset
 
-    from everlearn.updates.start import read_tokenizer
-
-    loaded = read_tokenizer(tokenizer)
+    loaded = loaded_tokenizer(tokenizer)
     end = loaded.eos_token
     with tempfile.TemporaryDirectory() as cache:
         rows = load_dataset("text", data_files=path, sample_by="paragraph", cache_dir=cache, split="train")
@@ -322,24 +331,12 @@ def peak_memory(path: str, tokenizer: str, size: int) -> dict[str, Any]:
     import numpy as np
     import torch  # noqa: F401 - part of what a training process holds anyway
 
-    from everlearn.updates.blocks import tokenise
     from everlearn.updates.sampler import BlockOrder
-    from everlearn.updates.start import read_tokenizer, tokenizer_fingerprint
-    from everlearn.updates.text import TextSource
 
-    loaded = read_tokenizer(tokenizer)
+    loaded = loaded_tokenizer(tokenizer)
     before = _peak_mib()
     with tempfile.TemporaryDirectory() as cache:
-        began = time.perf_counter()
-        files = tokenise(
-            TextSource(path),
-            loaded,
-            Path(cache),
-            what="text",
-            tokenizer_fingerprint=tokenizer_fingerprint(loaded),
-            heldout_ratio=0.01,
-        )
-        tokenising = time.perf_counter() - began
+        files, tokenising = tokenised(path, loaded, cache, heldout_ratio=0.01)
         after_tokenising = _peak_mib()
         blocks = files.train(1024)
         order = BlockOrder((len(blocks) // 32,), (len(blocks),), 32, seed=0)

@@ -11,6 +11,7 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from everlearn.errors import RunError
 
@@ -75,12 +76,37 @@ def read_json(path: Path) -> object:
     Raises:
         RunError: missing or not JSON (a corrupt artifact).
     """
+    text = read_text(path)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(text)
+    except ValueError as error:
+        raise RunError(f"{path} is corrupt ({error}): delete it and run 'everlearn resume'.") from None
+
+
+def read_text(path: Path) -> str:
+    """Reads a UTF-8 file of a run folder.
+
+    Raises:
+        RunError: the file is missing or cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RunError(f"{path} is missing: run 'everlearn resume' on its run folder to make it again.") from None
     except (OSError, ValueError) as error:
         raise RunError(f"{path} is corrupt ({error}): delete it and run 'everlearn resume'.") from None
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Reads a JSON file that holds an object.
+
+    Raises:
+        RunError: the file is missing, is not JSON, or holds something else.
+    """
+    value = read_json(path)
+    if not isinstance(value, dict):
+        raise RunError(f"{path} is corrupt (it holds no object): delete it and run 'everlearn resume'.")
+    return value
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:

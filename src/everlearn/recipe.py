@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from everlearn.errors import RecipeError, nearest
+from everlearn.errors import RecipeError, RunError, nearest
 
 EMBEDDED = "embedded"
 _SHOWN_CHARACTERS = 80  # of a wrong value in a message
@@ -230,6 +230,29 @@ def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[
     for key, value in (overrides or {}).items():
         set_dotted(tree, key, value)
     return tree
+
+
+def read_stored(path: Path, remedy: str) -> dict[str, Any]:
+    """The keys and values of the recipe in a run folder.
+
+    Raises:
+        RunError: it is not as the run wrote it; says the remedy.
+    """
+    import yaml
+
+    try:
+        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        if isinstance(tree, dict):
+            return tree
+        fault = "it holds no keys"
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        fault = " ".join(str(error).split())
+    raise RunError(f"{path} is corrupt ({fault}): {remedy}; finished steps are kept.")
+
+
+def cache_folder(runs_dir: str, cache_dir: str | None) -> Path:
+    """Where the artifacts that runs share stand."""
+    return Path(cache_dir) if cache_dir else Path(runs_dir) / ".cache"
 
 
 def make_recipe(tree: dict[str, Any], *, where: str = "recipe", base: Path | None = None) -> Recipe:

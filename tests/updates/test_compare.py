@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,18 @@ def test_a_comparison_goes_on_from_its_folder(compared, capsys: pytest.CaptureFi
     assert main(["resume", str(folder), "--quiet"]) == 0
     assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(found))
     assert main(["report", str(folder)]) == 0
+
+
+@pytest.mark.parametrize("text", ["versions: [", "", "- a list"])
+def test_a_damaged_recipe_of_a_comparison_is_named(
+    compared, tmp_path: Path, text: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(compared[0], tmp_path / "damaged")
+    (tmp_path / "damaged" / "recipe.yaml").write_text(text)
+    assert main(["resume", str(tmp_path / "damaged"), "--quiet"]) == 2
+    told = capsys.readouterr().err
+    assert "recipe.yaml is corrupt" in told
+    assert "delete this file and give the recipe to 'everlearn update' again" in told
 
 
 def test_a_difference_is_paired_over_blocks() -> None:

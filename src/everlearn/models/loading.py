@@ -127,7 +127,7 @@ def load_model(
         if not inner.is_dir():
             raise ModelError(
                 f"{checkpoint} has no {inner.name}/ folder: it is no checkpoint of a model tuned with "
-                f"tuning: {config.tuning}; delete it and run 'everlearn resume'."
+                f"tuning: {config.tuning}; set model.tuning as in the run that made it, or give another folder."
             )
         fingerprint = fingerprint_of(base_hash, content_hash(inner))
     weights = inner if inner is not None and config.tuning == "full" else source.folder

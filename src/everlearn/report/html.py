@@ -57,6 +57,26 @@ def page(study: Study) -> str:
     sections = [part for part in _sections(study) if part[2] is not None]
     links = [el("li", el("a", NAVIGATION[name], href=f"#{name}")) for name, _, _ in sections]
     main, second = headline(study)
+    header = el(
+        "header",
+        el("p", *_kicker(study), class_="kicker"),
+        _unfinished(study),
+        el(
+            "div",
+            el("div", el("h1", main), el("p", second, class_="lead") if second else None),
+            average_curve(study),
+            class_="hero",
+        ),
+        tiles(study) if study.methods else None,
+        metrics_line(study),
+        legend(study),
+        el("nav", el("ul", *links), aria_label="Sections") if links else None,
+    )
+    return document(study.name, header, el("main", *(_section(name, title, body) for name, title, body in sections)))
+
+
+def document(name: str, header: Html, main: Html) -> str:
+    """A report's whole file: head with policy and style sheet, the two parts, and the foot."""
     return "<!doctype html>\n" + el(
         "html",
         el(
@@ -66,31 +86,14 @@ def page(study: Study) -> str:
             el("meta", name="viewport", content="width=device-width, initial-scale=1"),
             el("meta", name="color-scheme", content="light dark"),
             el("meta", name="generator", content="everlearn"),
-            el("title", f"{study.name} · everlearn report"),
+            el("title", f"{name} · everlearn report"),
             stylesheet(resources.files("everlearn.report").joinpath("style.css").read_text(encoding="utf-8")),
         ),
         el(
             "body",
-            el(
-                "header",
-                el("p", *_kicker(study), class_="kicker"),
-                _unfinished(study),
-                el(
-                    "div",
-                    el("div", el("h1", main), el("p", second, class_="lead") if second else None),
-                    average_curve(study),
-                    class_="hero",
-                ),
-                tiles(study) if study.methods else None,
-                metrics_line(study),
-                legend(study),
-                el("nav", el("ul", *links), aria_label="Sections") if links else None,
-            ),
-            el("main", *(_section(name, title, body) for name, title, body in sections)),
-            el(
-                "footer",
-                el("p", "Made by everlearn from the files of the run folder alone; one file, no network."),
-            ),
+            header,
+            main,
+            el("footer", el("p", "Made by everlearn from the files of the run folder alone; one file, no network.")),
         ),
         lang="en",
     )

@@ -15,7 +15,7 @@ from everlearn.errors import RecipeError, RunError
 from everlearn.files import write_json
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import MethodConfig, Recipe, make_recipe
+from everlearn.recipe import MethodConfig, Recipe, cache_folder, make_recipe
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign
 
 
@@ -86,7 +86,7 @@ def compare(
     seeds = list(seeds or [recipe.seed])
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
-    cache = recipe.cache_dir or str(Path(recipe.runs_dir) / ".cache")
+    cache = str(cache_folder(recipe.runs_dir, recipe.cache_dir))
     checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
     for other in methods[1:]:
         made = make_method(other.name, other.options)

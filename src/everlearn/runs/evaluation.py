@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from everlearn.files import read_json
+from everlearn.files import read_mapping
 from everlearn.progress import Progress
-from everlearn.recipe import Recipe
+from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import BASE_STAGE, prepare
 from everlearn.runs.measure import Measurement
@@ -28,7 +28,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         ModelError: the checkpoint folder holds no weights.
     """
     prepared = prepare(recipe, folder)
-    store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     models = ModelsAtHand(recipe.model)
     name, fingerprint = BASE_STAGE, prepared.base_fingerprint
     if checkpoint is not None:
@@ -38,6 +38,4 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     with store.locked():
         measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
         measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
-        scores = read_json(folder / "stages" / name / "scores.json")
-    assert isinstance(scores, dict), "scores are a mapping"
-    return scores
+        return read_mapping(folder / "stages" / name / "scores.json")

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
@@ -18,7 +18,7 @@ from everlearn.files import read_json, write_json, write_jsonl, write_text
 from everlearn.methods.base import Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import Recipe, make_recipe
+from everlearn.recipe import Recipe, cache_folder, make_recipe, read_stored
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore, link_tree
 from everlearn.seeds import derive
@@ -117,7 +117,7 @@ def execute(
     if label is None:  # a comparison has said them once for all its runs
         for note in prepared.stream.notes:
             progress.say(note)
-    store = RunStore(folder, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with store.locked():
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
@@ -172,20 +172,8 @@ def _kept(recipe: Recipe) -> dict[str, object]:
     return recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
 
 
-def _stored_recipe(path: Path) -> dict[str, object]:
-    import yaml
-
-    try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
-        if isinstance(tree, dict):
-            return tree
-        fault = "it holds no keys"
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        fault = " ".join(str(error).split())
-    raise RunError(
-        f"{path} is corrupt ({fault}): delete this file and give the run's recipe to 'everlearn run' again; "
-        "finished steps are kept."
-    )
+def _stored_recipe(path: Path) -> dict[str, Any]:
+    return read_stored(path, "delete this file and give the run's recipe to 'everlearn run' again")
 
 
 def _differences(theirs: object, mine: object, at: str = "") -> list[str]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task, TaskStream, fingerprint_of
 from everlearn.errors import RecipeError, unknown
-from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
+from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, Recipe
@@ -109,14 +109,14 @@ class Measurement:
                 lambda folder, task=task: self._predict(folder, task, model(), generator),  # type: ignore[misc]
             )
             self._rows[index][task.name] = list(read_jsonl(artifact.path / "predictions.jsonl"))
-            self._scores[index][task.name] = _mapping(artifact.path / "scores.json")
+            self._scores[index][task.name] = read_mapping(artifact.path / "scores.json")
         if self.recipe.evaluation.general:
             artifact = step(
                 "general",
                 {"model": model_fingerprint, **self._general_inputs()},
                 lambda folder: self._measure_general(folder, name, model(), generator),
             )
-            self._general[index] = _mapping(artifact.path / "scores.json")
+            self._general[index] = read_mapping(artifact.path / "scores.json")
         write_json(
             self.store.folder / "stages" / name / "scores.json",
             {
@@ -223,9 +223,3 @@ class Measurement:
         write_json(self.store.folder / "matrix.json", matrix)
         write_json(self.store.folder / "metrics.json", metrics)
         return matrix, metrics
-
-
-def _mapping(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    assert isinstance(value, dict), f"{path} holds a mapping"
-    return value

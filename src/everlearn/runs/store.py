@@ -22,7 +22,7 @@ from pathlib import Path
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import disk_error, make_folder, read_json, write_json
+from everlearn.files import disk_error, make_folder, read_json, read_mapping, write_json
 from everlearn.methods.base import Artifact, StepRunner
 
 RECORD = "artifact.json"
@@ -229,9 +229,7 @@ def fault_of(folder: Path) -> str | None:
 
 def fingerprint_in(folder: Path) -> str:
     """The fingerprint of a whole artifact."""
-    record = read_json(folder / RECORD)
-    assert isinstance(record, dict), "an artifact record is a mapping"
-    return str(record["fingerprint"])
+    return str(read_mapping(folder / RECORD)["fingerprint"])
 
 
 def remove_corrupt(folder: Path) -> list[Path]:

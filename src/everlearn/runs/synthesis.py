@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import write_jsonl
 from everlearn.progress import Progress
-from everlearn.recipe import Recipe
+from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare
 from everlearn.runs.models_at_hand import ModelsAtHand, generator_for
@@ -55,7 +55,7 @@ def synthesize_stream(
     options = prepared.method.options
     if not isinstance(options, SynthesisOptions):
         raise RecipeError(f"method {recipe.method.name} synthesizes nothing: use --method ssr.")
-    store = RunStore(out, Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache")
+    store = RunStore(out, cache_folder(recipe.runs_dir, recipe.cache_dir))
     models = ModelsAtHand(recipe.model)
     if checkpoint is not None:
         models.point_to(checkpoint)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.evaluation.bootstrap import seeds_interval
-from everlearn.files import read_json, write_json, write_text
+from everlearn.files import read_mapping, write_json, write_text
 from everlearn.seeds import derive
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import KIND
@@ -99,10 +99,7 @@ def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, An
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    quality, report = read_json(folder / "quality.json"), read_json(folder / "ledger.json")
-    assert isinstance(quality, dict), "quality is a mapping"
-    assert isinstance(report, dict), "a ledger is a mapping"
-    return {**quality, "ledger": report}
+    return {**read_mapping(folder / "quality.json"), "ledger": read_mapping(folder / "ledger.json")}
 
 
 def _arm_row(recipe: UpdateRecipe, arm: Arm, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

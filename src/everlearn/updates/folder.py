@@ -24,11 +24,12 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
-from everlearn.files import disk_error, read_json, write_json, write_text
-from everlearn.recipe import checked
+from everlearn.files import disk_error, read_json, read_mapping, write_json, write_text
+from everlearn.recipe import checked, read_stored
 from everlearn.updates.config import UpdateRecipe
 
 KIND = "update"
+_REMEDY = "delete this file and give the recipe to 'everlearn update' again"
 _PARTIAL = re.compile(r"\..+\.\d+|\.tokenizer")  # as they are named with the number of the process
 _OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
 
@@ -128,15 +129,12 @@ def recipe_of(folder: Path) -> UpdateRecipe:
     Raises:
         RunError: it is no run folder of version updates.
     """
-    import yaml
-
     path = folder / "recipe.yaml"
     stored = UpdateFolder(folder).manifest
     if not path.exists() or not stored:
         raise RunError(f"{folder} is no run folder of version updates: give a recipe, or the folder of a run.")
-    tree = yaml.safe_load(path.read_text(encoding="utf-8"))
     places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": stored.get("cache_dir")}
-    return checked(UpdateRecipe, {**tree, **places}, where=str(path))
+    return checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places}, where=str(path))
 
 
 def comparison_of(folder: Path) -> tuple[UpdateRecipe, list[int]]:
@@ -145,13 +143,10 @@ def comparison_of(folder: Path) -> tuple[UpdateRecipe, list[int]]:
     Raises:
         RunError: the folder's files are corrupt.
     """
-    import yaml
-
-    begun = read_json(folder / "comparison.json")
-    assert isinstance(begun, dict), "a comparison is a mapping"
-    tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
-    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun["cache_dir"]}
-    return checked(UpdateRecipe, {**tree, **places}, where=str(folder)), begun["seeds"]
+    begun = read_mapping(folder / "comparison.json")
+    tree = read_stored(folder / "recipe.yaml", _REMEDY)
+    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun.get("cache_dir")}
+    return checked(UpdateRecipe, {**tree, **places}, where=str(folder)), begun.get("seeds", [])
 
 
 def claim(folder: Path, recipe: UpdateRecipe) -> None:
@@ -168,11 +163,7 @@ def claim(folder: Path, recipe: UpdateRecipe) -> None:
     path = folder / "recipe.yaml"
     mine = recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
     if path.exists():
-        try:
-            theirs = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, yaml.YAMLError) as error:
-            raise RunError(f"{path} is corrupt ({error}): choose another --name.") from None
-        differing = sorted(_differences(theirs, mine))
+        differing = sorted(_differences(read_stored(path, _REMEDY), mine))
         if differing:
             raise RunError(
                 f"{folder} was made with another recipe ({', '.join(differing)} differ): choose another --name, or "

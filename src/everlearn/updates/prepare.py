@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.errors import DataError, ModelError, RecipeError
 from everlearn.progress import Progress
+from everlearn.recipe import cache_folder
 from everlearn.updates.blocks import RECORD, TokenFiles, read_token_files, tokenise
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig
 from everlearn.updates.cost import flops_per_token
@@ -124,9 +125,10 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
 
 def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
     from everlearn.evaluation.general import longest_microtask
+    from everlearn.models.descriptions import context_of
 
     needed = longest_microtask(tokenizer, microtasks())
-    context = getattr(settings.get_text_config(), "max_position_embeddings", None) or needed
+    context = context_of(settings)
     if needed > context:
         raise RecipeError(
             f"quality.microtasks: the longest micro-task takes {needed} tokens with this tokenizer, more than the "
@@ -137,7 +139,7 @@ def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedCo
 
 def cache_of(recipe: UpdateRecipe) -> Path:
     """Where token files, tokenizers and generated text stand."""
-    return Path(recipe.cache_dir) if recipe.cache_dir else Path(recipe.runs_dir) / ".cache"
+    return cache_folder(recipe.runs_dir, recipe.cache_dir)
 
 
 def versions_of(recipe: UpdateRecipe, cache: Path) -> tuple[VersionConfig, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
-from everlearn.files import read_json, read_jsonl, write_text
-from everlearn.report.html import POLICY
-from everlearn.report.markup import Child, Html, el, name_of, stylesheet
+from everlearn.files import read_jsonl, read_mapping, read_text, write_text
+from everlearn.report.html import document
+from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import count, duration
 from everlearn.training.schedules import Schedule
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
@@ -53,8 +52,8 @@ def verdict(comparison: Mapping[str, Any]) -> str:
 
 
 def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
-    plan = _mapping(folder / "plan.json")
-    manifest = _mapping(folder / "manifest.json")
+    plan = read_mapping(folder / "plan.json")
+    manifest = read_mapping(folder / "manifest.json")
     names = [version["id"] for version in plan["versions"]]
     segments = _named(plan["segments"], names)
     paradigm = NAMES[plan["paradigm"]]
@@ -87,7 +86,7 @@ def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
 
 
 def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
-    comparison = _mapping(folder / "comparison.json")
+    comparison = read_mapping(folder / "comparison.json")
     if comparison.get("status") != "complete":
         raise RunError(f"{folder} is not finished: go on with 'everlearn resume {folder}', then ask for its report.")
     arms = comparison["arms"]
@@ -102,13 +101,13 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
     )
     rates = []
     for label, path in first.items():
-        plan = _mapping(path / "plan.json")
+        plan = read_mapping(path / "plan.json")
         segments = _named(plan["segments"], [version["id"] for version in plan["versions"]])
         rates.append(rates_figure(f"{label}: executed rates", segments, _executed(path, segments)))
-    matrices = [(label, _mapping(path / "quality.json")) for label, path in first.items()]
+    matrices = [(label, read_mapping(path / "quality.json")) for label, path in first.items()]
     seeds = comparison["seeds"]
     note = el("p", f"Shown: seed {seeds[0]}." if len(seeds) > 1 else "", class_="soft")
-    manifest = _mapping(next(iter(first.values())) / "manifest.json")
+    manifest = read_mapping(next(iter(first.values())) / "manifest.json")
     return (
         f"{folder.name}: {len(arms)} ways to {len(arms[0]['versions'])} versions",
         verdict(comparison),
@@ -122,31 +121,10 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
 
 
 def _page(name: str, title: str, lead: str, sections: Sequence[tuple[str, Html | None]]) -> str:
-    return "<!doctype html>\n" + el(
-        "html",
-        el(
-            "head",
-            el("meta", charset="utf-8"),
-            el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            el("meta", name="color-scheme", content="light dark"),
-            el("meta", name="generator", content="everlearn"),
-            el("title", f"{name} · everlearn report"),
-            stylesheet(resources.files("everlearn.report").joinpath("style.css").read_text(encoding="utf-8")),
-        ),
-        el(
-            "body",
-            el(
-                "header",
-                el("p", "everlearn · ", name_of(name), class_="kicker"),
-                el("h1", title),
-                el("p", lead, class_="lead"),
-            ),
-            el("main", *(el("section", el("h2", head), body) for head, body in sections if body is not None)),
-            el("footer", el("p", "Made by everlearn from the files of the run folder alone; one file, no network.")),
-        ),
-        lang="en",
-    )
+    kicker = el("p", "everlearn · ", name_of(name), class_="kicker")
+    header = el("header", kicker, el("h1", title), el("p", lead, class_="lead"))
+    shown = (el("section", el("h2", head), body) for head, body in sections if body is not None)
+    return document(name, header, el("main", *shown))
 
 
 def _matrices(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Html:
@@ -168,25 +146,17 @@ def _matrices(found: Sequence[tuple[str, Mapping[str, Any]]]) -> Html:
 
 def _costs(ledger: Mapping[str, Any]) -> Html:
     done = ledger["executed"]
-    rows: list[Sequence[Child]] = [
+    planned = [(f"{NAMES[cost['paradigm']]}, planned", cost) for cost in ledger["costs"]]
+    rows = [
         (
-            f"{NAMES[cost['paradigm']]}, planned",
+            name,
             f"{100 * cost['ratio_to_ptfs']:.0f} %",
             count(cost["steps"]),
             count(cost["tokens"]),
             f"{cost['flops']:.3g}",
         )
-        for cost in ledger["costs"]
+        for name, cost in [*planned, (f"{NAMES[done['paradigm']]}, executed", done)]
     ]
-    rows.append(
-        (
-            f"{NAMES[done['paradigm']]}, executed",
-            f"{100 * done['ratio_to_ptfs']:.0f} %",
-            count(done["steps"]),
-            count(done["tokens"]),
-            f"{done['flops']:.3g}",
-        )
-    )
     segments = [
         (
             name_of(row["id"]),
@@ -260,7 +230,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
 
 def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
     facts = {**manifest.get("versions", {}), **manifest.get("machine", {}), **manifest.get("model", {})}
-    recipe = (folder / "recipe.yaml").read_text(encoding="utf-8")
+    recipe = read_text(folder / "recipe.yaml")
     return el(
         "div",
         el(
@@ -298,12 +268,5 @@ def _named(segments: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     ]
 
 
-def _mapping(path: Path) -> dict[str, Any]:
-    value = read_json(path)
-    if not isinstance(value, dict):
-        raise RunError(f"{path} is corrupt: delete it and run the update again.")
-    return value
-
-
 def _optional(path: Path) -> dict[str, Any] | None:
-    return _mapping(path) if path.exists() else None
+    return read_mapping(path) if path.exists() else None
