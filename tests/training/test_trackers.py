@@ -8,7 +8,6 @@ import pytest
 
 
 def test_tensorboard_gets_the_losses_of_a_stage(tmp_path: Path, tiny_model: Path) -> None:
-    pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     from everlearn.data.instance import Instance
