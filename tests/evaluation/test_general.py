@@ -86,7 +86,7 @@ def test_every_token_but_the_first_is_predicted_once(width: int, length: int) ->
 
 def test_batching_changes_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     together = perplexity(loaded, TEXTS)
-    monkeypatch.setattr(general, "BATCH_TOKENS", 1)
+    monkeypatch.setattr(general, "tokens_at_once", lambda *_, **__: 1)
     assert perplexity(loaded, TEXTS)["value"] == pytest.approx(together["value"], rel=1e-6)
     assert perplexity(loaded, TEXTS) == perplexity(loaded, TEXTS)
 

@@ -11,6 +11,7 @@ import numpy as np
 from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
 from everlearn.generation.protocol import Generator, Sampling
+from everlearn.models.batching import tokens_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,8 +22,7 @@ if TYPE_CHECKING:
 WINDOW_TOKENS = 1024
 """Longest window; chosen here, so that models with different contexts see as much."""
 BATCH_TOKENS = 8192
-BATCH_LOGITS = 1 << 27
-"""Most logits computed at once (512 MiB of float32): large vocabularies get smaller batches."""
+"""Tokens computed at once on a GPU."""
 SPARE_TOKENS = 4
 """Tokens beyond the longest gold answer; an answer that needs more is wrong already."""
 SAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
@@ -146,7 +146,7 @@ def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]
 def _batches(windows: Sequence[Window], loaded: LoadedModel) -> Iterator[list[Window]]:
     """Windows of like length together, the longest first."""
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
-    most = min(BATCH_TOKENS, BATCH_LOGITS // vocabulary)
+    most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
     left = sorted(windows, key=lambda window: len(window.ids), reverse=True)
     while left:
         rows = max(1, most // len(left[0].ids))

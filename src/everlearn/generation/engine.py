@@ -21,6 +21,7 @@ from everlearn.generation.rows import Row
 from everlearn.generation.shared_cache import attending
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
+from everlearn.models.batching import tokens_at_once
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -33,7 +34,7 @@ ROWS = {"cuda": 256}
 ROWS_ELSEWHERE = 128
 
 PREFILL_TOKENS = 2048
-"""Prompt tokens computed in one forward pass."""
+"""Prompt tokens computed in one forward pass on a GPU."""
 
 JOINING_SHARE = 4
 """Prompts join a running batch once one in so many of its rows is free."""
@@ -66,6 +67,7 @@ class TransformersGenerator:
         self._max_batch_tokens = max_batch_tokens or 65536
         self.shares_prefixes: bool | None = None
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
+        self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
 
     def generate(
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
@@ -132,7 +134,7 @@ class TransformersGenerator:
             longest, columns = max(longest, length), max(columns, length + prompt.limit)
             rows = (len(batch) + 1) * copies
             full = rows > self._batch_rows() or rows * columns > self._max_batch_tokens
-            if batch and (full or (len(batch) + 1) * longest > PREFILL_TOKENS):
+            if batch and (full or (len(batch) + 1) * longest > self._prefill_tokens):
                 yield Batch(batch, node)
                 batch, longest, columns = [], length, length + prompt.limit
             batch.append(prompt)

@@ -10,10 +10,12 @@ attended together; for others that would mean reading the columns of the longest
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -214,11 +216,19 @@ class RowStore:
         if columns > width:
             width = -(-columns * 3 // 2 // GRANULE) * GRANULE
         shape = (max(rows, capacity, self._rows), like.shape[1], layers, 2, width, like.shape[-1])
-        store = torch.zeros(shape, dtype=like.dtype, device=like.device)  # finite where masked: 0 * nan is nan
+        store = _zeros(shape, like)  # finite where masked: 0 * nan is nan
         if self.count:
             used = self._longest()
             store[: self.count, :, :, :, :used] = self._store[: self.count, :, :, :, :used]
         self._store = store
+
+
+def _zeros(shape: tuple[int, ...], like: Tensor) -> Tensor:
+    """As `torch.zeros`, which writes all of it at once (40 ms for 50 MB); numpy's is zero where it is first read."""
+    if like.device.type != "cpu":
+        return torch.zeros(shape, dtype=like.dtype, device=like.device)
+    memory = np.zeros(math.prod(shape) * like.element_size(), dtype=np.uint8)
+    return torch.from_numpy(memory).view(like.dtype).view(shape)
 
 
 def _stack(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -19,6 +19,7 @@ import numpy as np
 
 from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.errors import MissingExtraError, ModelError
+from everlearn.models.batching import tokens_at_once
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -27,19 +28,20 @@ if TYPE_CHECKING:
     from everlearn.progress import Tick
 
 BATCH_TOKENS = 8192
+"""Tokens computed at once on a GPU, padding included."""
 LONGEST_TEXT = 512
 """Texts are cut to that many tokens, as published."""
 
 
 def embed_texts(
-    loaded: LoadedModel, texts: Sequence[str], *, batch_tokens: int = BATCH_TOKENS, tick: Tick | None = None
+    loaded: LoadedModel, texts: Sequence[str], *, batch_tokens: int | None = None, tick: Tick | None = None
 ) -> np.ndarray:
     """Mean-pooled last hidden states of a language model.
 
     Args:
         loaded: The model; adapters count as they are switched.
         texts: To embed; an empty one is represented by the end token.
-        batch_tokens: Most tokens of a batch, padding included.
+        batch_tokens: Most tokens of a batch, padding included; None: by the device.
         tick: Called with (texts done, texts in all).
 
     Returns:
@@ -55,7 +57,8 @@ def embed_texts(
     rows: list[np.ndarray | None] = [None] * len(texts)
     done = 0
     with torch.inference_mode():
-        for batch in _batches([len(bos) + len(one) for one in ids], batch_tokens):
+        most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
+        for batch in _batches([len(bos) + len(one) for one in ids], most_tokens):
             width = max(len(bos) + len(ids[at]) for at in batch)
             tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
             mask = torch.zeros((len(batch), width), dtype=torch.long)

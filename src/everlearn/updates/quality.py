@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.evaluation.bootstrap import percentile_interval, resampled_means
+from everlearn.models.batching import tokens_at_once
 from everlearn.updates.blocks import Blocks
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 Likelihoods = NDArray[np.float64]
 _BATCH_TOKENS = 16_384
+"""Tokens computed at once on a GPU."""
 
 
 def microtasks() -> list[dict[str, str]]:
@@ -55,7 +57,8 @@ def block_likelihoods(model: PreTrainedModel, blocks: NDArray[np.int32]) -> Like
     import torch
     from torch.nn.functional import cross_entropy
 
-    rows = max(1, _BATCH_TOKENS // blocks.shape[1])
+    most = tokens_at_once(model.device.type, _BATCH_TOKENS, vocabulary=model.config.get_text_config().vocab_size)
+    rows = max(1, most // blocks.shape[1])
     found = []
     model.eval()
     with torch.inference_mode():
