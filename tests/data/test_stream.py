@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.cli.main import main
 from everlearn.data.stream import load_stream
 from everlearn.errors import DataError, RecipeError
 from everlearn.files import read_jsonl
@@ -68,8 +69,27 @@ def test_a_stream_without_tasks_is_refused():
         load_stream(StreamConfig(tasks=[]), seed=1)
 
 
-def test_a_missing_file_is_refused(files):
-    with pytest.raises(DataError, match=r"no file or folder .*three.jsonl"):
+@pytest.mark.parametrize("part", ["train", "evaluation", "demonstrations"])
+def test_a_missing_file_is_refused_with_its_task_and_key(files, part):
+    tasks = [{"name": name, "train": str(files / "one.jsonl")} for name in ("one", "billing")]
+    tasks[1][part] = str(files / "three.jsonl")
+    with pytest.raises(
+        DataError, match=r"^stream.tasks\[1\] 'billing' " + part + ": no file or folder .*three.jsonl: "
+    ):
+        load_stream(StreamConfig(tasks=tasks, order=["billing"]), seed=1)
+
+
+def test_a_missing_file_ends_the_command_with_its_task_and_key(files, capsys):
+    (files / "recipe.yaml").write_text("stream: {tasks: [{name: billing, train: tow.jsonl}]}", encoding="utf-8")
+    assert main(["run", str(files / "recipe.yaml"), "--runs-dir", str(files / "runs"), "--quiet"]) == 2
+    assert capsys.readouterr().err == (
+        "everlearn: stream.tasks[0] 'billing' train: no file or folder tow.jsonl: mend the path in the recipe.\n"
+    )
+
+
+def test_a_file_that_cannot_be_used_is_named_with_its_task_and_key(files):
+    (files / "three.jsonl").write_text("", encoding="utf-8")
+    with pytest.raises(DataError, match=r"^stream.tasks\[1\] 'three' train: .*three.jsonl "):
         load_stream(config(files, "one", "three"), seed=1)
 
 

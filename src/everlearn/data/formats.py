@@ -76,21 +76,19 @@ def read_rows(
     """
     columns = dict(columns or {})
     if columns and format not in ("auto", "columns"):
-        raise DataError(
-            f"task {task}: columns are given, but format is {format}: leave format out, or set it to columns."
-        )
+        raise DataError(f"columns are given, but format is {format}: leave format out, or set it to columns.")
     account, first_shape = _Account(), ""
     for raw in read_source(source):
         if positive_examples and raw.document and isinstance(raw.document.get("Positive Examples"), list):
             examples = raw.document["Positive Examples"]
             assert isinstance(examples, list), "just looked"
             raw = replace(raw, rows=list(enumerate(examples, 1)), bad=[])
-        shape, parse = _parser(raw, format, columns, task)
+        shape, parse = _parser(raw, format, columns)
         first_shape = first_shape or shape
         definition = _definition(raw.document) or instruction or ""
         _parse_file(raw, parse, account, task, definition, columns.get("id", "id"), frozenset(labels), id_prefix)
     if not account.total:
-        raise DataError(f"task {task}: {source} holds no rows: give it some, or take the task out.")
+        raise DataError(f"{source} holds no rows: give it some, or take the task out.")
     return ReadResult(tuple(account.rows), tuple(account.bad), account.total, first_shape)
 
 
@@ -124,7 +122,7 @@ def _parse_file(
     account.bad += sorted(bad, key=lambda row: row.line)
 
 
-def _parser(raw: RawRows, format: str, columns: dict[str, str], task: str) -> tuple[str, Parser]:
+def _parser(raw: RawRows, format: str, columns: dict[str, str]) -> tuple[str, Parser]:
     """Name and parser of the shape of a file's rows."""
     if raw.document and "Instances" in raw.document:
         return "superni", _stripped
@@ -136,7 +134,7 @@ def _parser(raw: RawRows, format: str, columns: dict[str, str], task: str) -> tu
         return format, PARSERS[format]
     shape = next((name for name in map(detect_shape, objects) if name), None)
     if shape is None and objects:
-        raise DataError(_unknown_shape(raw.file, list(objects[0]), task))
+        raise DataError(_unknown_shape(raw.file, list(objects[0])))
     return (shape, PARSERS[shape]) if shape else ("columns", parse_columns)
 
 
@@ -188,11 +186,11 @@ def _check_columns(file: str, columns: dict[str, str], objects: list[dict[str, o
             )
 
 
-def _unknown_shape(file: str, keys: list[str], task: str) -> str:
+def _unknown_shape(file: str, keys: list[str]) -> str:
     guess = guess_columns(keys) or {"input": "QUESTION", "output": "ANSWER"}
     example = ", ".join(f"{key}: {name}" for key, name in guess.items())
     return (
-        f"{file}: rows with the keys {', '.join(keys[:12])} have no known format: say which columns task {task} uses, "
+        f"{file}: rows with the keys {', '.join(keys[:12])} have no known format: say which columns the task uses, "
         f"such as columns: {{{example}}}, or set format."
     )
 

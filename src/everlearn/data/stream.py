@@ -68,7 +68,7 @@ def load_stream(
 
 def _tasks(config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account: Account) -> list[Task]:
     built, first_fault = [], None
-    for task in tasks:
+    for at, task in enumerate(tasks):
         if config.order and task.name not in config.order:
             continue
         try:
@@ -77,6 +77,7 @@ def _tasks(config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account
                     task,
                     account,
                     seed=seed,
+                    at=at,
                     train_limit=config.train_limit,
                     evaluation_limit=config.evaluation_limit,
                 )

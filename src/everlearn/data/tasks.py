@@ -47,6 +47,7 @@ def build_task(
     account: Account,
     *,
     seed: int,
+    at: int = 0,
     train_limit: int | None = None,
     evaluation_limit: int | None = None,
 ) -> Task:
@@ -56,6 +57,7 @@ def build_task(
         config: Its part of the recipe.
         account: Takes the bad rows and the notes.
         seed: Of the run; decides which rows are held out.
+        at: Its place under `stream.tasks`, which errors name.
         train_limit: Most training rows.
         evaluation_limit: Most evaluation rows.
 
@@ -63,11 +65,11 @@ def build_task(
         DataError: a source is missing or unreadable, no usable row is left, or the demonstrations do not belong to
             the task.
     """
-    train = _read(config, config.train, "train", account)
+    train = _read(config, at, config.train, "train", account)
     if config.evaluation is None:
         train, evaluation = held_out(train, config, seed)
     else:
-        evaluation = _read(config, config.evaluation, "evaluation", account)
+        evaluation = _read(config, at, config.evaluation, "evaluation", account)
         _note_overlap(config.name, train, evaluation, account)
     labels = tuple(config.labels) or find_labels(train, evaluation)
     train = first_rows(train, train_limit, labels) if train_limit else train
@@ -75,7 +77,7 @@ def build_task(
     metric = config.metric
     if metric == "auto":
         metric = "accuracy" if labels else "rouge_l"
-    demonstrations = _demonstrations(config, train, evaluation, labels, account)
+    demonstrations = _demonstrations(config, at, train, evaluation, labels, account)
     return Task(config.name, train, evaluation, demonstrations, metric, labels)
 
 
@@ -118,17 +120,20 @@ def _question(row: Instance) -> object:
     return (row.query, row.history) if row.history else row.query
 
 
-def _read(config: TaskConfig, source: str, part: str, account: Account) -> Rows:
-    result = read_rows(
-        source,
-        config.format,
-        {str(key): name for key, name in config.columns.items()},
-        task=config.name,
-        instruction=config.instruction,
-        labels=config.labels if part != "demonstrations" else (),
-        id_prefix=part,
-        positive_examples=part == "demonstrations",
-    )
+def _read(config: TaskConfig, at: int, source: str, part: str, account: Account) -> Rows:
+    try:
+        result = read_rows(
+            source,
+            config.format,
+            {str(key): name for key, name in config.columns.items()},
+            task=config.name,
+            instruction=config.instruction,
+            labels=config.labels if part != "demonstrations" else (),
+            id_prefix=part,
+            positive_examples=part == "demonstrations",
+        )
+    except DataError as error:
+        raise DataError(f"stream.tasks[{at}] {config.name!r} {part}: {error}") from None
     account.bad += result.bad
     account.total += result.total
     if not result.rows:
@@ -151,11 +156,11 @@ def _note_overlap(name: str, train: Rows, evaluation: Rows, account: Account) ->
 
 
 def _demonstrations(
-    config: TaskConfig, train: Rows, evaluation: Rows, labels: Sequence[str], account: Account
+    config: TaskConfig, at: int, train: Rows, evaluation: Rows, labels: Sequence[str], account: Account
 ) -> Rows:
     evaluated = set(map(_question, evaluation))
     if isinstance(config.demonstrations, str):
-        rows = _read(config, config.demonstrations, "demonstrations", account)
+        rows = _read(config, at, config.demonstrations, "demonstrations", account)
         _check_demonstrations(config.name, rows, train, [row for row in rows if _question(row) in evaluated])
         return rows
     if config.demonstrations < 0:
