@@ -275,7 +275,10 @@ def test_supervised_selection_embeds_the_training_rows_too(tmp_path: Path) -> No
 
 def test_too_few_instances_are_refused_with_counts_and_remedy(tmp_path: Path) -> None:
     workshop = make_workshop(tmp_path, write=lambda text, stream: f" {stream.random()}")
-    message = r"task numbers: only 0 valid .* at least 4 .*dropped: 90 no output.*raise oversampling.*is found again"
+    message = (
+        r"task numbers: only 0 valid .* at least 4 .*dropped: 90 no output.*: raise the method's samples_per_prompt, "
+        r"lower its clusters, and ratio or minimum, .*needs another --name, under which finished steps are found again"
+    )
     with pytest.raises(UserError, match=message):
         run(workshop, preset="faithful")
     assert (tmp_path / "synthesis" / "raw" / "raw.jsonl").exists()
@@ -283,8 +286,42 @@ def test_too_few_instances_are_refused_with_counts_and_remedy(tmp_path: Path) ->
 
 def test_fewer_rows_than_clusters_are_refused_when_faithful(tmp_path: Path) -> None:
     workshop = make_workshop(tmp_path, write=lambda text, stream: " number 8\nOutput: even")
-    with pytest.raises(UserError, match="only 6 valid synthetic instances, at least 20"):
+    with pytest.raises(UserError, match=r"only 6 valid synthetic instances, at least 20 .*, lower its clusters, or"):
         run(workshop, number_task(demonstrations=3), preset="faithful", clusters=20, minimum=0)
+
+
+@pytest.mark.parametrize(
+    ("values", "remedy"),
+    [
+        ({"preset": "faithful", "max_prompts": 1}, "samples_per_prompt or max_prompts"),
+        ({"max_prompts": 1}, "oversampling"),
+        ({"samples_per_prompt": 2}, "oversampling"),
+        ({"samples_per_prompt": 2, "max_prompts": 1}, "samples_per_prompt or max_prompts"),
+    ],
+)
+def test_the_remedy_for_too_few_candidates_makes_more_samples(
+    tmp_path: Path, values: dict[str, object], remedy: str
+) -> None:
+    workshop = make_workshop(tmp_path, write=lambda text, stream: f" {stream.random()}")
+    with pytest.raises(UserError, match=f"raise the method's {remedy}, lower"):
+        run(workshop, **values)
+    counts = tmp_path / "synthesis" / "raw" / "counts.json"
+    before = json.loads(counts.read_text())["raw"]
+    for name in remedy.split(" or "):
+        with pytest.raises(UserError):
+            run(workshop, **{**values, name: 3 * int(values.get(name) or 5)})
+        assert json.loads(counts.read_text())["raw"] > before
+
+
+def test_answers_that_are_lost_are_told_from_too_few_candidates(tmp_path: Path) -> None:
+    workshop = make_workshop(tmp_path)
+    workshop.latest.write = lambda text, stream: " neither"
+    message = (
+        r"only 0 valid .*dropped: .*8 unknown label.*train longer \(training.epochs\).* or set its refine to false"
+    )
+    with pytest.raises(UserError, match=message):
+        run(workshop, number_task(labels=True))
+    assert len(run(workshop, number_task(labels=True), refine=False).rows) == 4
 
 
 def test_fewer_rows_than_asked_for_are_said_when_improved(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from everlearn.data.instance import Instance, Task
 from everlearn.files import read_jsonl, write_jsonl
 from everlearn.synthesis.candidate_steps import filtered_step, parsed_step, raw_step
 from everlearn.synthesis.demonstrations import system_turns
-from everlearn.synthesis.job import Job, Tools, dropped_in, make_job, reasons, refuse_too_few
+from everlearn.synthesis.job import Tools, dropped_in, make_job, reasons, refuse_few_answers, refuse_few_candidates
 from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import as_instances
@@ -65,7 +65,7 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
     found = filtered_step(job, parsed) if settings.is_improved else parsed
     dropped = dropped_in(parsed, *([found] if found is not parsed else []))
     candidates = [Candidate.from_json(row) for row in read_jsonl(found.path / "kept.jsonl")]
-    refuse_too_few(job, len(candidates), _least_candidates(job), dropped)
+    refuse_few_candidates(job, len(candidates), dropped)
     rows: list[dict[str, object]] = []
     if candidates:
         embedded = embedded_step(job, found, candidates) if settings.is_clustered else None
@@ -76,7 +76,7 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
             rows = list(read_jsonl(refined.path / "refined.jsonl"))
             dropped += dropped_in(refined)
     if settings.is_improved:
-        refuse_too_few(job, len(rows), settings.least, dropped)
+        refuse_few_answers(job, len(rows), dropped)
         if len(rows) < settings.count:
             tools.progress.say(
                 f"task {task.name}: {len(rows)} synthetic instances rather than {settings.count} (dropped: "
@@ -84,9 +84,3 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
             )
     instances = as_instances(rows, task.name, system_turns(job.pool))
     return Synthesis(tuple(instances), settings.count, raw.path.parent, dict(dropped))
-
-
-def _least_candidates(job: Job) -> int:
-    """Fewest candidates to select from; published K-means cannot make more clusters than there are rows."""
-    needs_clusters = job.settings.is_clustered and job.options.selection == "kmeans" and not job.settings.is_improved
-    return max(job.settings.least, job.settings.clusters if needs_clusters else 0)
