@@ -29,6 +29,7 @@ from everlearn.updates.compare import compare
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, load_update_recipe
 from everlearn.updates.figure_file import figure_file
 from everlearn.updates.figures import quality_against_cost, rates_figure
+from everlearn.updates.last_release import last_releases
 from everlearn.updates.plan import PARADIGMS
 from everlearn.updates.report import NAMES, verdict, write_report
 
@@ -98,25 +99,18 @@ def table(found: Any) -> str:
         "| | perplexity over all versions | v1 | v2 | v3 | v4 (own) | against `ptfs` | steps | of `ptfs` |",
         "| --- " * 9 + "|",
     ]
-    for arm in found["arms"]:
-        last = arm["versions"][-1]
-        rows = [entry["perplexity"][-1] for entry in found["matrices"] if entry["label"] == arm["label"]]
-        means = [f"{sum(column) / len(column):.2f}" for column in zip(*rows, strict=True)]
-        seen, against = arm["seen"][last], arm.get("difference", {}).get("seen", {}).get(last)
+    for last in last_releases(found["arms"]):
+        rows = [entry["perplexity"][-1] for entry in found["matrices"] if entry["label"] == last.label]
         cells = [
-            f"`{arm['label']}`",
-            f"{seen['mean']:.3f} {_ends(seen['interval'], '.3f')}",
-            *means,
-            f"{against['percent']:+.1f} % {_ends(against['interval'], '+.1f')}" if against else "",
-            f"{arm['executed']['steps']:,}",
-            f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
+            f"`{last.label}`",
+            last.seen.text(".3f"),
+            *(f"{sum(column) / len(column):.2f}" for column in zip(*rows, strict=True)),
+            last.difference.text("+.1f", " %") if last.difference else "",
+            f"{last.steps:,}",
+            f"{100 * last.ratio_to_ptfs:.0f} %",
         ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-def _ends(interval: Any, form: str) -> str:
-    return f"({interval[0]:{form}} to {interval[1]:{form}})" if interval else ""
 
 
 def _perplexity(run: Path) -> Any:

@@ -10,9 +10,10 @@ from everlearn.errors import RunError
 from everlearn.files import read_jsonl, read_mapping, read_text, write_text
 from everlearn.report.html import document
 from everlearn.report.markup import Child, Html, el, name_of
-from everlearn.report.numbers import count, duration
+from everlearn.report.numbers import NONE, count, duration
 from everlearn.training.schedules import Schedule
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
+from everlearn.updates.last_release import last_releases
 
 NAMES = {"ptfs": "Pre-training from scratch", "cpt": "Continual pre-training", "path_switching": "Path switching"}
 
@@ -184,24 +185,18 @@ def _costs(ledger: Mapping[str, Any]) -> Html:
 
 
 def _summary(comparison: Mapping[str, Any]) -> Html:
-    rows = []
-    for arm in comparison["arms"]:
-        last = arm["versions"][-1]
-        entry = arm.get("difference", {}).get("seen", {}).get(last)
-        against = (
-            f"{entry['percent']:+.1f} % ({entry['interval'][0]:+.1f} to {entry['interval'][1]:+.1f})" if entry else "–"
+    rows = [
+        (
+            name_of(last.label),
+            last.seen.text(".3f"),
+            last.own.text(".3f"),
+            last.difference.text("+.1f", " %") if last.difference else NONE,
+            count(last.steps),
+            f"{100 * last.ratio_to_ptfs:.0f} %",
+            duration(last.seconds),
         )
-        rows.append(
-            (
-                name_of(arm["label"]),
-                _with_interval(arm["seen"][last]),
-                _with_interval(arm["own"][last]),
-                against,
-                count(arm["executed"]["steps"]),
-                f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
-                duration(sum(arm["seconds"]) / len(arm["seconds"])),
-            )
-        )
+        for last in last_releases(comparison["arms"])
+    ]
     heads = (
         "Last release",
         "all versions",
@@ -212,11 +207,6 @@ def _summary(comparison: Mapping[str, Any]) -> Html:
         "time",
     )
     return _table(heads, rows)
-
-
-def _with_interval(entry: Mapping[str, Any]) -> str:
-    text = f"{entry['mean']:.3f}"
-    return text + (f" ({entry['interval'][0]:.3f} to {entry['interval'][1]:.3f})" if entry["interval"] else "")
 
 
 def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
