@@ -12,6 +12,7 @@ from everlearn.report.panels import Dot, dot_panel, key_of
 from everlearn.report.reading import Estimate
 from everlearn.report.study import MethodRuns, Study
 from everlearn.report.svg import Rule
+from everlearn.report.tables import scrolling_table
 from everlearn.report.tiles import direction_of
 
 
@@ -36,7 +37,7 @@ def base_average(study: Study) -> float | None:
 def _table(study: Study) -> Html:
     columns = study.meanings
     general = next((meaning for meaning in (MICROTASKS, PERPLEXITY) if _any_general(study, meaning)), None)
-    heads: list[Child] = [el("th", "Method", scope="col")]
+    heads: list[Child] = ["Method"]
     for meaning in [*columns, *([general] if general else [])]:
         heads.append(
             el(
@@ -61,14 +62,7 @@ def _table(study: Study) -> Html:
         time = method.seconds
         cells.append(el("td", duration(time.value), class_="num"))
         rows.append(el("tr", *cells, class_="bound" if method.is_reference else None))
-    return el(
-        "div",
-        el("table", el("thead", el("tr", *heads)), el("tbody", *rows), class_="numbers"),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label="Comparison of methods",
-    )
+    return scrolling_table("Comparison of methods", heads, rows, css="numbers")
 
 
 def _method_head(method: MethodRuns, style: int) -> Html:

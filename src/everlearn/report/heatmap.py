@@ -6,6 +6,7 @@ from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import interval, score
 from everlearn.report.study import MethodRuns, Study
 from everlearn.report.svg import short
+from everlearn.report.tables import scrolling_table
 
 STEPS = 10
 WIDE = 7  # more tasks than that: one map a row, heads upright
@@ -51,7 +52,7 @@ def level_of(value: float) -> int:
 def _figure(method: MethodRuns, study: Study) -> Html:
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
     tag = el("span", f" {method.remark}", class_="tag") if method.remark else None
-    heads: list[Child] = [el("th", "after", scope="col")]
+    heads: list[Child] = ["after"]
     heads += [el("th", el("span", name_of(short(task, 22))), scope="col", title=task) for task in study.tasks]
     rows = []
     for stage in range(method.finished + 1):
@@ -63,19 +64,12 @@ def _figure(method: MethodRuns, study: Study) -> Html:
     return el(
         "figure",
         el("figcaption", el("strong", name_of(method.title)), seeds, tag),
-        el(
-            "div",
-            el(
-                "table",
-                el("thead", el("tr", *heads)),
-                el("tbody", *rows),
-                class_=f"heat{' many' if len(study.tasks) > WIDE else ''}",
-                style=f"--columns:{len(study.tasks)}",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label=f"Accuracy matrix of {method.title}",
+        scrolling_table(
+            f"Accuracy matrix of {method.title}",
+            heads,
+            rows,
+            css=f"heat{' many' if len(study.tasks) > WIDE else ''}",
+            style=f"--columns:{len(study.tasks)}",
         ),
         class_="map",
     )

@@ -10,6 +10,7 @@ from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, THIN, count, duration
 from everlearn.report.reading import Run, Step
 from everlearn.report.study import MethodRuns, Study
+from everlearn.report.tables import scrolling_table
 
 KINDS = {
     "training": "training",
@@ -66,24 +67,17 @@ def _times(study: Study) -> Html | None:
                 el("td", _stacked(found, kinds, most), class_="bars"),
             )
         )
-    heads = [el("th", first, scope="col")]
+    heads: list[Child] = [first]
     heads += [
         el("th", el("span", class_=f"swatch k{place % 5}"), f" {kind}", scope="col")
         for place, kind in enumerate(kinds)
     ]
-    heads += [el("th", "all", scope="col"), el("th", el("span", "share", class_="hidden"), scope="col")]
+    heads += ["all", el("th", el("span", "share", class_="hidden"), scope="col")]
     return el(
         "div",
         el("h3", "Time of each step"),
         el("p", _reuse(study), class_="soft"),
-        el(
-            "div",
-            el("table", el("thead", el("tr", *heads)), el("tbody", *body), class_="numbers times"),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Time of each step",
-        ),
+        scrolling_table("Time of each step", heads, body, css="numbers times"),
     )
 
 
@@ -156,19 +150,7 @@ def _steps(method: MethodRuns, study: Study) -> Html | None:
     return el(
         "details",
         el("summary", *title),
-        el(
-            "div",
-            el(
-                "table",
-                el("thead", el("tr", *(el("th", head, scope="col") for head in heads))),
-                el("tbody", *rows),
-                class_="numbers steps",
-            ),
-            class_="scroll",
-            tabindex="0",
-            role="region",
-            aria_label="Steps",
-        ),
+        scrolling_table("Steps", heads, rows, css="numbers steps"),
     )
 
 

@@ -10,6 +10,7 @@ from everlearn.report.parsing import rows_of
 from everlearn.report.reading import Run
 from everlearn.report.study import MethodRuns, Study
 from everlearn.report.synthetic import Fate, Synthesis, read_synthesis, reason_in_words, sample
+from everlearn.report.tables import scrolling_table
 
 SHOWN_INSTANCES = 30
 SHOWN_DEMONSTRATIONS = 20
@@ -69,19 +70,7 @@ def _mix(run: Run) -> Html | None:
     if not any_rehearsed:
         return None
     heads = ("Stage", "New rows", "Rehearsed", "Of which task")
-    return el(
-        "div",
-        el(
-            "table",
-            el("thead", el("tr", *(el("th", head, scope="col") for head in heads))),
-            el("tbody", *rows),
-            class_="numbers mix",
-        ),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label="Rows of each stage",
-    )
+    return scrolling_table("Rows of each stage", heads, rows, css="numbers mix")
 
 
 def _of_stage(task: str, stage: int, found: Synthesis, run: Run, *, is_open: bool) -> Html:
@@ -154,20 +143,12 @@ def _labels(task: str, found: Synthesis, run: Run) -> Html | None:
                 el("td", percent(100 * share / len(answers)), _bar(share / len(answers), "bar small"), class_="num")
             )
         rows.append(el("tr", *cells))
-    heads = [el("th", "Answer", scope="col"), *(el("th", title, scope="col") for title, _ in columns)]
-    return el(
-        "div",
-        el(
-            "table",
-            el("caption", "How often each label occurs"),
-            el("thead", el("tr", *heads)),
-            el("tbody", *rows),
-            class_="numbers labels",
-        ),
-        class_="scroll",
-        tabindex="0",
-        role="region",
-        aria_label="Distribution of labels",
+    return scrolling_table(
+        "Distribution of labels",
+        ["Answer", *(title for title, _ in columns)],
+        rows,
+        css="numbers labels",
+        caption="How often each label occurs",
     )
 
 

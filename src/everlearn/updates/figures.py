@@ -10,6 +10,7 @@ from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import count
 from everlearn.report.panels import Series, line_panel
 from everlearn.report.svg import Axis, nice_axis
+from everlearn.report.tables import scrolling_table
 
 MOST_POINTS = 120
 MAIN_STYLE = 7
@@ -62,7 +63,7 @@ def perplexity_matrix(title: str, quality: Mapping[str, Any], scale: tuple[float
         scale: Lowest and highest perplexity on versions that were learnt, of all maps shown together.
     """
     versions = quality["versions"]
-    heads: list[Child] = [el("th", "release", scope="col")]
+    heads: list[Child] = ["release"]
     heads += [el("th", el("span", name_of(version)), scope="col") for version in versions]
     rows = []
     for at, release in enumerate(quality["releases"]):
@@ -81,17 +82,16 @@ def perplexity_matrix(title: str, quality: Mapping[str, Any], scale: tuple[float
                 )
             )
         rows.append(el("tr", el("th", name_of(release), scope="row"), *cells))
-    table = el(
-        "table",
-        el("thead", el("tr", *heads)),
-        el("tbody", *rows),
-        class_=f"heat{' many' if len(versions) > 7 else ''}",
-        style=f"--columns:{len(versions)}",
-    )
     return el(
         "figure",
         el("figcaption", el("strong", name_of(title))),
-        el("div", table, class_="scroll", tabindex="0", role="region", aria_label=f"Perplexity matrix of {title}"),
+        scrolling_table(
+            f"Perplexity matrix of {title}",
+            heads,
+            rows,
+            css=f"heat{' many' if len(versions) > 7 else ''}",
+            style=f"--columns:{len(versions)}",
+        ),
         class_="map",
     )
 
