@@ -27,6 +27,12 @@ def test_the_defaults_are_the_published_settings() -> None:
         ({"stream": {"tasks": [{"name": "a", "train": "x", "evalution": "y"}]}}, ["evalution", "'evaluation'"]),
         ({"stream": {"tasks": [{"name": "a/b", "train": "x"}]}}, ["stream.tasks.0.name"]),
         ({"model": {"tuning": "qlora"}}, ["model.tuning", "'lora' or 'full'"]),
+        ({"synthesize": {"task": ["a"]}}, ["'synthesize.task'", "'tasks'"]),
+        ({"synthesize": {"count": 0}}, ["synthesize.count", "greater than or equal to 1"]),
+        ({"synthesize": {"tasks": ["a", "b", "a"]}}, ["synthesize.tasks: 'a' stands twice"]),
+        ({"evaluate": {"checkpont": "x"}}, ["'evaluate.checkpont'", "'checkpoint'"]),
+        ({"seed s": [1]}, ["'seed s'", "'seeds'"]),
+        ({"seeds": [1, 2, 1]}, ["seeds: 1 stands twice"]),
     ],
 )
 def test_a_fault_is_named_with_its_key_and_remedy(tree: dict[str, object], words: list[str]) -> None:
@@ -80,6 +86,36 @@ def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.stream.tasks[0].train == str(tmp_path / "a.jsonl")  # type: ignore[union-attr]
     assert recipe.model.base == "org/name"
+
+
+def test_the_keys_of_other_commands_are_read_from_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "seeds: [0, 1]\nsynthesize: {tasks: [a, b], count: 7, checkpoint: stage, out: made}\n"
+        "evaluate: {checkpoint: nowhere}\n"
+    )
+    (tmp_path / "stage").mkdir()
+    recipe = load_recipe(path)
+    assert recipe.seeds == [0, 1]
+    wanted = recipe.synthesize
+    assert (wanted.tasks, wanted.count, wanted.out) == (["a", "b"], 7, "made")
+    assert wanted.checkpoint == str(tmp_path / "stage")
+    assert recipe.evaluate.checkpoint == "nowhere"
+    assert load_recipe("embedded").seeds == []
+
+
+@pytest.mark.parametrize("value", ["seeds: 0, 1", "seeds: [0, 1]", 'seeds: "0,1"'])
+def test_seeds_are_a_list_or_numbers_apart_by_commas(tmp_path: Path, value: str) -> None:
+    (tmp_path / "r.yaml").write_text(value)
+    assert load_recipe(tmp_path / "r.yaml").seeds == [0, 1]
+    assert load_recipe(tmp_path / "r.yaml", {"seeds": 7}).seeds == [7]
+
+
+def test_a_checkpoint_of_the_command_line_is_relative_to_the_working_directory(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("evaluate: {checkpoint: stage}\n")
+    (tmp_path / "stage").mkdir()
+    assert load_recipe(tmp_path / "r.yaml").evaluate.checkpoint == str(tmp_path / "stage")
+    assert load_recipe(tmp_path / "r.yaml", {"evaluate.checkpoint": "stage"}).evaluate.checkpoint == "stage"
 
 
 @pytest.mark.parametrize(("content", "words"), [("a: [", "not valid YAML"), ("- 1", "list"), (None, "no recipe")])

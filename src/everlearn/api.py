@@ -81,7 +81,9 @@ def compare(
     from everlearn.runs.compare import compare as run_all
 
     base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
-    return run_all(base, [MethodConfig.model_validate(method) for method in methods], seeds, progress=progress)
+    if seeds is not None:
+        base = make_recipe({**base.model_dump(mode="json"), "seeds": list(seeds)})
+    return run_all(base, [MethodConfig.model_validate(method) for method in methods], progress=progress)
 
 
 def _write_stream(stream: TaskStream, folder: Path) -> list[dict[str, object]]:

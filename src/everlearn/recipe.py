@@ -7,15 +7,39 @@ relative to the file. A method's own options are validated by the method (`everl
 
 from __future__ import annotations
 
+from collections.abc import Container
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
-from everlearn.errors import RecipeError, RunError, nearest
+from everlearn.checking import checked
+from everlearn.errors import RecipeError, RunError
 
 EMBEDDED = "embedded"
-_SHOWN_CHARACTERS = 80  # of a wrong value in a message
+NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
+"""Keys on which no run depends: its folder goes on whatever they say."""
+
+
+def _listed(value: object) -> object:
+    """A list, also from one number, or from text with commas as the command line gives it."""
+    if not isinstance(value, str):
+        return [value] if isinstance(value, int) else value
+    if not value.strip():
+        raise ValueError("it is empty: give values apart by commas, or leave it out")
+    return [part.strip() for part in value.split(",")]
+
+
+def _distinct(values: list[object]) -> list[object]:
+    double = next((value for value in values if values.count(value) > 1), None)
+    if double is not None:
+        raise ValueError(f"{double!r} stands twice: give each value once")
+    return values
+
+
+Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_distinct)]
+Names = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_distinct)]
+Folder = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
@@ -150,6 +174,26 @@ class EvaluationConfig(Section):
     """Level of the intervals."""
 
 
+class SynthesizeConfig(Section):
+    """What `everlearn synthesize` makes; runs do not read it."""
+
+    tasks: Names = []
+    """Tasks of the stream; nothing means all."""
+    count: Annotated[int, Field(ge=1)] | None = None
+    """Rows to make of each task; nothing means `method.ratio` of the task's."""
+    checkpoint: Folder | None = None
+    """A stage's training folder, whose model answers the inputs again; nothing: the base model's answers stay."""
+    out: Folder | None = None
+    """Where the data goes; nothing means `runs_dir/name-synthesis`."""
+
+
+class EvaluateConfig(Section):
+    """What `everlearn evaluate` scores; runs do not read it."""
+
+    checkpoint: Folder | None = None
+    """A stage's training folder or a run's model folder; nothing means the base."""
+
+
 class MethodConfig(BaseModel):
     """The method and its own options, which its file validates."""
 
@@ -180,15 +224,16 @@ class Recipe(Section):
     method: MethodConfig = MethodConfig()
     compare: list[MethodConfig] = []
     """Methods for `everlearn compare`, each with its own options."""
+    seeds: Seeds = []
+    """Seeds for `everlearn compare`; nothing means the recipe's own seed."""
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    synthesize: SynthesizeConfig = SynthesizeConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
     runs_dir: str = "runs"
     """Where run folders are made."""
     cache_dir: str | None = None
     """Artifacts shared by runs; nothing: `runs_dir/.cache`."""
-
-
-RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
 
 
 def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) -> Recipe:
@@ -196,15 +241,16 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
 
     Args:
         path: YAML file, or `embedded` for the recipe of the quickstart.
-        overrides: Dotted keys (`training.epochs`) to values, as the command line gives them.
+        overrides: Dotted keys (`training.epochs`) to values, as the command line gives them; a checkpoint among them
+            is relative to the working directory.
 
     Raises:
         RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
             of range; all faults are named at once.
     """
     source = quickstart_path() if str(path) == EMBEDDED else Path(path)
-    base = None if str(path) == EMBEDDED else source.resolve().parent
-    return make_recipe(read_tree(source, overrides), where=str(path), base=base)
+    recipe = make_recipe(read_tree(source, overrides), where=str(path))
+    return recipe if str(path) == EMBEDDED else _anchored(recipe, source.resolve().parent, overrides or {})
 
 
 def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[str, Any]:
@@ -255,26 +301,13 @@ def cache_folder(runs_dir: str, cache_dir: str | None) -> Path:
     return Path(cache_dir) if cache_dir else Path(runs_dir) / ".cache"
 
 
-def make_recipe(tree: dict[str, Any], *, where: str = "recipe", base: Path | None = None) -> Recipe:
-    """Checks a recipe given as a dictionary; `base` is the folder that relative data paths start from.
+def make_recipe(tree: dict[str, Any], *, where: str = "recipe") -> Recipe:
+    """Checks a recipe given as a dictionary.
 
     Raises:
         RecipeError: as `load_recipe`.
     """
-    recipe = checked(Recipe, tree, where=where)
-    return _anchored(recipe, base) if base is not None else recipe
-
-
-def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
-    """Checks a recipe of any kind.
-
-    Raises:
-        RecipeError: an unknown key (with the nearest valid one) or a value out of range; all faults at once.
-    """
-    try:
-        return kind.model_validate(tree)
-    except ValidationError as error:
-        raise RecipeError(_readable(error, where, kind)) from None
+    return checked(Recipe, tree, where=where)
 
 
 def quickstart_path() -> Path:
@@ -303,8 +336,8 @@ def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
     tree[last] = value
 
 
-def _anchored(recipe: Recipe, base: Path) -> Recipe:
-    """Local paths made absolute, so that a run does not depend on the working directory."""
+def _anchored(recipe: Recipe, base: Path, overridden: Container[str]) -> Recipe:
+    """Local paths of the file made absolute, so that a run does not depend on the working directory."""
 
     def anchor(value: str) -> str:
         path = base / value
@@ -327,52 +360,7 @@ def _anchored(recipe: Recipe, base: Path) -> Recipe:
     if recipe.evaluation.general_text:
         text = {"general_text": anchor(recipe.evaluation.general_text)}
         updates["evaluation"] = recipe.evaluation.model_copy(update=text)
+    for key, section in (("synthesize", recipe.synthesize), ("evaluate", recipe.evaluate)):
+        if section.checkpoint and f"{key}.checkpoint" not in overridden:
+            updates[key] = section.model_copy(update={"checkpoint": anchor(section.checkpoint)})
     return recipe.model_copy(update=updates)
-
-
-def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
-    """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
-    lines = []
-    faults = [([part for part in fault["loc"] if not _is_union_branch(part)], fault) for fault in error.errors()]
-    for location, fault in faults:
-        if any(len(other) > len(location) and other[: len(location)] == location for other, _ in faults):
-            continue  # the other form of a key whose given form has a fault further in
-        key = ".".join(str(part) for part in location)
-        if fault["type"] == "extra_forbidden":
-            known = _fields_at(kind, location[:-1])
-            guess = nearest(str(location[-1]), known)
-            hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known))}"
-            lines.append(f"unknown key {key!r} ({hint})")
-        elif fault["type"] == "missing":
-            lines.append(f"key {key!r} is missing")
-        else:
-            lines.append(f"{key}: {fault['msg'][:1].lower()}{fault['msg'][1:]} (given: {_shortened(fault['input'])})")
-    return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
-
-
-def _shortened(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
-
-
-def _is_union_branch(part: object) -> bool:
-    text = str(part)
-    return "[" in text or text in ("str", "int")
-
-
-def _fields_at(kind: type[BaseModel], location: list[Any]) -> list[str]:
-    """Field names of the section at a location; a position in a list stands for the list's kind of section."""
-    section = kind
-    for part in location:
-        if isinstance(part, int) or str(part) not in section.model_fields:
-            continue
-        inner = _section_of(section.model_fields[str(part)].annotation)
-        section = inner or section
-    return list(section.model_fields)
-
-
-def _section_of(annotation: object) -> type[BaseModel] | None:
-    """The section in an annotation such as `Section`, `Section | None` or `list[Section] | str`."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
-    return next((found for part in get_args(annotation) if (found := _section_of(part))), None)

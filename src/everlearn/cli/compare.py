@@ -11,14 +11,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     from everlearn.cli.options import add_display, add_recipe
 
     parser = commands.add_parser("compare", help="run several methods over one stream, sharing what they share")
-    add_recipe(parser)
+    add_recipe(parser, {"--seeds": ("seeds", "such as 0,1,2; nothing: the recipe's seed")})
     parser.add_argument(
         "--methods",
         metavar="LIST",
         help="such as sequential,random_rehearsal:ratio=0.01,ssr (options after a colon, apart by ';'); "
         "nothing: the recipe's 'compare'",
     )
-    parser.add_argument("--seeds", metavar="LIST", help="such as 0,1,2; nothing: the recipe's seed")
     add_display(parser)
 
 
@@ -26,16 +25,11 @@ def run(args: argparse.Namespace) -> int:
     """Runs every method with every seed."""
     from everlearn.cli.options import make_display, read_recipe
     from everlearn.cli.run import show
-    from everlearn.errors import RecipeError
     from everlearn.runs.compare import compare, parse_methods
 
     recipe = read_recipe(args)
     methods = parse_methods(args.methods, recipe) if args.methods else None
-    try:
-        seeds = [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
-    except ValueError:
-        raise RecipeError(f"--seeds {args.seeds!r}: give whole numbers apart by commas.") from None
     folder = Path(recipe.runs_dir) / recipe.name
-    compare(recipe, methods, seeds, progress=make_display(args, folder))
+    compare(recipe, methods, progress=make_display(args, folder))
     show(folder)
     return 0

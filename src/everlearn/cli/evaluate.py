@@ -11,12 +11,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     from everlearn.cli.options import add_display, add_recipe
 
     parser = commands.add_parser("evaluate", help="score a model on the tasks of a recipe, without training")
-    add_recipe(parser)
-    parser.add_argument(
-        "--checkpoint",
-        metavar="FOLDER",
-        help="a stage's training folder or a run's model folder; nothing: the recipe's base",
-    )
+    about = "a stage's training folder or a run's model folder; nothing: the recipe's base"
+    add_recipe(parser, {"--checkpoint": ("evaluate.checkpoint", about)})
     add_display(parser)
 
 
@@ -27,8 +23,8 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = read_recipe(args)
     folder = Path(recipe.runs_dir) / f"{recipe.name}-evaluation"
-    checkpoint = Path(args.checkpoint) if args.checkpoint else None
-    scores = evaluate_checkpoint(recipe, checkpoint, folder, make_display(args, folder))
+    checkpoint = recipe.evaluate.checkpoint
+    scores = evaluate_checkpoint(recipe, Path(checkpoint) if checkpoint else None, folder, make_display(args, folder))
     for name, score in scores["tasks"].items():
         low, high = score["interval"]
         values = "  ".join(f"{metric} {value:.1f}" for metric, value in score["values"].items())

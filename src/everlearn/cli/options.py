@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
     from everlearn.progress import LineProgress
     from everlearn.recipe import Recipe
 
-FLAGS: dict[str, tuple[str, str]] = {
+FLAGS = {
     "--name": ("name", "name of the run; its folder is RUNS_DIR/NAME"),
     "--seed": ("seed", "root of every random stream"),
     "--runs-dir": ("runs_dir", "where run folders are made"),
@@ -25,18 +26,25 @@ FLAGS: dict[str, tuple[str, str]] = {
     "--learning-rate": ("training.learning_rate", "peak learning rate"),
     "--bad-rows": ("stream.bad_rows", "strict or tolerant"),
 }
+"""Flag to the key that it sets and what it means."""
+LISTS = ("seeds", "synthesize.tasks")
+"""Keys whose flag takes several values, apart by commas or each with the flag again."""
 
 
-def add_recipe(parser: argparse.ArgumentParser, *, default: str | None = "embedded") -> None:
-    """The recipe argument and the flags that override its keys."""
-    parser.add_argument(
-        "recipe", nargs="?" if default else None, default=default, help="a YAML recipe, or 'embedded' (the default)"
-    )
+def add_recipe(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]] | None = None) -> None:
+    """The recipe argument, and the flags that override its keys: those of all commands and the command's own."""
+    parser.add_argument("recipe", nargs="?", default="embedded", help="a YAML recipe, or 'embedded' (the default)")
+    add_keys(parser, {**(flags or {}), **FLAGS}, example="training.epochs=5")
+
+
+def add_keys(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]], *, example: str) -> None:
+    """Flags that override recipe keys, and `--set` for any other key."""
     group = parser.add_argument_group("recipe keys")
-    for flag, (key, text) in FLAGS.items():
-        group.add_argument(flag, dest=f"key:{key}", metavar="VALUE", help=f"{text} ({key})")
+    for flag, (key, text) in flags.items():
+        action, metavar = ("append", "LIST") if key in LISTS else ("store", "VALUE")
+        group.add_argument(flag, dest=f"key:{key}", action=action, metavar=metavar, help=f"{text} ({key})")
     group.add_argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE", help="any recipe key, such as training.epochs=5"
+        "--set", action="append", default=[], metavar="KEY=VALUE", help=f"any recipe key, such as {example}"
     )
 
 
@@ -51,20 +59,32 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
     Raises:
         RecipeError: a wrong key or value.
     """
-    import yaml
-
     from everlearn.recipe import load_recipe
 
-    overrides: dict[str, object] = {}
+    return load_recipe(args.recipe, read_keys(args))
+
+
+def read_keys(args: argparse.Namespace) -> dict[str, object]:
+    """The recipe keys that the command line sets: of flags the text as it is, of `--set` the value read as YAML.
+
+    Raises:
+        RecipeError: `--set` without a key, or with a value that is not YAML.
+    """
+    import yaml
+
+    keys: dict[str, object] = {}
     for name, value in vars(args).items():
         if name.startswith("key:") and value is not None:
-            overrides[name.removeprefix("key:")] = yaml.safe_load(value)
+            keys[name.removeprefix("key:")] = ",".join(value) if isinstance(value, list) else value
     for item in args.set:
         key, equals, value = item.partition("=")
         if not equals:
-            raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set training.epochs=5.")
-        overrides[key.strip()] = yaml.safe_load(value)
-    return load_recipe(args.recipe, overrides)
+            raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set seed=7.")
+        try:
+            keys[key.strip()] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise RecipeError(f"--set {item!r}: {value!r} is not valid YAML, put it in quotes.") from None
+    return keys
 
 
 def make_display(args: argparse.Namespace, folder: Path | None = None) -> LineProgress:

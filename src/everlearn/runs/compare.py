@@ -15,7 +15,7 @@ from everlearn.errors import RecipeError, RunError
 from everlearn.files import write_json
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import MethodConfig, Recipe, cache_folder, make_recipe
+from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign
 
 
@@ -72,7 +72,7 @@ def compare(
     Args:
         recipe: What the runs have in common.
         methods: Nothing means the recipe's `compare`, or its one method.
-        seeds: Nothing means the recipe's own.
+        seeds: Nothing means the recipe's `seeds`, or its one seed.
         progress: Where to show what goes on.
 
     Returns:
@@ -83,7 +83,7 @@ def compare(
     """
     progress = progress or LineProgress()
     methods = list(methods or recipe.compare or [recipe.method])
-    seeds = list(seeds or [recipe.seed])
+    seeds = list(seeds or recipe.seeds or [recipe.seed])
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
     cache = str(cache_folder(recipe.runs_dir, recipe.cache_dir))
@@ -95,7 +95,7 @@ def compare(
     for note in checked.stream.notes:
         progress.say(note)
     plan = {
-        "recipe": recipe.model_dump(mode="json", exclude={"compare", "runs_dir"}),
+        "recipe": recipe.model_dump(mode="json", exclude=set(NOT_OF_A_RUN)),
         "methods": [{"name": method.name, **method.options} for method in methods],
         "seeds": seeds,
     }

@@ -18,7 +18,7 @@ from everlearn.files import read_json, write_json, write_jsonl, write_text
 from everlearn.methods.base import Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import Recipe, cache_folder, make_recipe, read_stored
+from everlearn.recipe import NOT_OF_A_RUN, Recipe, cache_folder, make_recipe, read_stored
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore, link_tree
 from everlearn.seeds import derive
@@ -169,7 +169,7 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
 
 def _kept(recipe: Recipe) -> dict[str, object]:
     """What of a recipe belongs to its run."""
-    return recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
+    return recipe.model_dump(mode="json", exclude={*NOT_OF_A_RUN, "cache_dir"})
 
 
 def _stored_recipe(path: Path) -> dict[str, Any]:

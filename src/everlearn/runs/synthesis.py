@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,25 +19,13 @@ if TYPE_CHECKING:
     from everlearn.synthesis.pipeline import Synthesis
 
 
-def synthesize_stream(
-    recipe: Recipe,
-    names: Sequence[str],
-    checkpoint: Path | None,
-    out: Path,
-    progress: Progress,
-    *,
-    count: int | None = None,
-) -> dict[Path, Synthesis]:
+def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Path, Synthesis]:
     """Makes synthetic rows of tasks with the base model.
 
     Args:
-        recipe: Names model, tasks and, as options of a synthesizing method, how to synthesize.
-        names: Tasks; none means all.
-        checkpoint: Folder of a model that has learnt the tasks and answers the inputs again; None: the base model's
-            answers stay.
+        recipe: Names model, tasks, what to synthesize and, as options of a synthesizing method, how.
         out: Gets `<task>.jsonl` and the folders of the steps.
         progress: Where to show what goes on.
-        count: Rows a task; None: the options' ratio.
 
     Returns:
         File to what was made, in task order.
@@ -48,8 +35,10 @@ def synthesize_stream(
     """
     from everlearn.synthesis.pipeline import Tools, synthesize_task
 
+    wanted = recipe.synthesize
+    checkpoint = Path(wanted.checkpoint) if wanted.checkpoint else None
     prepared = prepare(recipe, out)
-    for name in names:
+    for name in wanted.tasks:
         if name not in prepared.stream.names:
             raise RecipeError(unknown("task", name, prepared.stream.names))
     options = prepared.method.options
@@ -61,7 +50,7 @@ def synthesize_stream(
         models.point_to(checkpoint)
     made = {}
     with store.locked():
-        for name in names or prepared.stream.names:
+        for name in wanted.tasks or prepared.stream.names:
             tools = Tools(
                 step=store.steps_below(name),
                 base=models.base,
@@ -73,7 +62,7 @@ def synthesize_stream(
                 latest=models.latest if checkpoint is not None else None,
                 latest_fingerprint=checkpoint_fingerprint(checkpoint) if checkpoint is not None else "",
             )
-            found = synthesize_task(prepared.stream[name], options, tools, count=count)
+            found = synthesize_task(prepared.stream[name], options, tools, count=wanted.count)
             write_jsonl(out / f"{name}.jsonl", (row.to_json() for row in found.rows))
             made[out / f"{name}.jsonl"] = found
     return made

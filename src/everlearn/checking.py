@@ -1,0 +1,77 @@
+"""Checks a recipe's keys and values against its pydantic sections, and says all faults in one sentence.
+
+Each fault is named with its key, an unknown key with the nearest valid one.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from everlearn.errors import RecipeError, nearest
+
+_SHOWN_CHARACTERS = 80  # of a wrong value in a message
+
+RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
+
+
+def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
+    """Checks a recipe of any kind.
+
+    Raises:
+        RecipeError: an unknown key (with the nearest valid one) or a value out of range; all faults at once.
+    """
+    try:
+        return kind.model_validate(tree)
+    except ValidationError as error:
+        raise RecipeError(_readable(error, where, kind)) from None
+
+
+def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
+    """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
+    lines = []
+    faults = [([part for part in fault["loc"] if not _is_union_branch(part)], fault) for fault in error.errors()]
+    for location, fault in faults:
+        if any(len(other) > len(location) and other[: len(location)] == location for other, _ in faults):
+            continue  # the other form of a key whose given form has a fault further in
+        key = ".".join(str(part) for part in location)
+        if fault["type"] == "extra_forbidden":
+            known = _fields_at(kind, location[:-1])
+            guess = nearest(str(location[-1]), known)
+            hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known))}"
+            lines.append(f"unknown key {key!r} ({hint})")
+        elif fault["type"] == "missing":
+            lines.append(f"key {key!r} is missing")
+        else:
+            said = fault["msg"].removeprefix("Value error, ")
+            lines.append(f"{key}: {said[:1].lower()}{said[1:]} (given: {_shortened(fault['input'])})")
+    return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
+
+
+def _shortened(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _is_union_branch(part: object) -> bool:
+    text = str(part)
+    return "[" in text or text in ("str", "int")
+
+
+def _fields_at(kind: type[BaseModel], location: list[Any]) -> list[str]:
+    """Field names of the section at a location; a position in a list stands for the list's kind of section."""
+    section = kind
+    for part in location:
+        if isinstance(part, int) or str(part) not in section.model_fields:
+            continue
+        inner = _section_of(section.model_fields[str(part)].annotation)
+        section = inner or section
+    return list(section.model_fields)
+
+
+def _section_of(annotation: object) -> type[BaseModel] | None:
+    """The section in an annotation such as `Section`, `Section | None` or `list[Section] | str`."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    return next((found for part in get_args(annotation) if (found := _section_of(part))), None)
