@@ -124,7 +124,10 @@ def test_a_start_with_the_tokenizer_of_another_model(tmp_path: Path) -> None:
     [
         (["missing.yaml"], "no recipe at missing.yaml"),
         (["embedded", "--add-version", "text.txt"], "--add-version goes with a run folder"),
-        (["embedded", "--compare", "--seeds", "a"], "give whole numbers"),
+        (["embedded", "--compare", "--seeds", "a"], "seeds.0: input should be a valid integer"),
+        (["embedded", "--compare", "--seeds", "1,1"], "seeds: 1 stands twice"),
+        (["embedded", "--compare", "--seeds", ""], "seeds: it is empty"),
+        ([".", "--seeds", "1,2"], "leave out ['seeds']"),
         (["embedded", "--set", "seed"], "write KEY=VALUE"),
         ([".", "--seed", "3"], "is a run folder with a recipe of its own"),
         (["."], "no run folder of version updates"),

@@ -18,6 +18,7 @@ from everlearn.progress import LineProgress
 from everlearn.updates.compare import compare
 from everlearn.updates.config import QualityConfig, load_update_recipe
 from everlearn.updates.executor import execute
+from everlearn.updates.folder import claim
 from everlearn.updates.quality import difference
 from everlearn.updates.report import verdict, write_report
 from tests.updates.tiny_runs import tiny_recipe, tiny_tree
@@ -151,6 +152,33 @@ def test_arms_of_a_recipe_set_keys_and_name_their_reference(tmp_path: Path) -> N
     branches = [plan["segments"][1]["steps"] for plan in plans]
     assert branches[0] < branches[1]
     assert "2 arms" in verdict(found)
+
+
+def test_seeds_of_the_recipe_are_run_and_more_added_from_the_folder(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tiny_tree(tmp_path, versions=1, seeds=[1], compare=[{"label": "one"}])
+    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    folder = tmp_path / "runs" / "tiny"
+    assert main(["update", str(tmp_path / "recipe.yaml"), "--compare", "--quiet"]) == 0
+    assert json.loads((folder / "comparison.json").read_text())["seeds"] == [1]
+    ledger = (folder / "one-s1" / "ledger.json").read_text()
+    stored = (folder / "one-s1" / "recipe.yaml").read_text()
+    assert "seeds" not in yaml.safe_load(stored)
+    assert main(["update", str(folder), "--compare", "--seeds", "1,2", "--quiet"]) == 0
+    assert json.loads((folder / "comparison.json").read_text())["seeds"] == [1, 2]
+    assert (folder / "one-s1" / "ledger.json").read_text() == ledger
+    assert (folder / "one-s1" / "recipe.yaml").read_text() == stored
+    assert main(["update", str(folder), "--compare", "--quiet"]) == 0
+    assert json.loads((folder / "comparison.json").read_text())["seeds"] == [1, 2]
+    assert main(["update", str(folder / "one-s1"), "--compare"]) == 2
+    assert "is one run: give --compare a recipe" in capsys.readouterr().err
+
+
+def test_a_run_folder_does_not_depend_on_the_seeds_of_comparisons(tmp_path: Path) -> None:
+    claim(tmp_path / "run", tiny_recipe(tmp_path))
+    claim(tmp_path / "run", tiny_recipe(tmp_path, seeds=[1, 2]))
+    assert "seeds" not in yaml.safe_load((tmp_path / "run" / "recipe.yaml").read_text())
 
 
 def test_an_arm_with_an_unknown_key_is_refused(tmp_path: Path) -> None:

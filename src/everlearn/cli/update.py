@@ -12,11 +12,12 @@ from everlearn.errors import RecipeError, UserError
 if TYPE_CHECKING:
     from everlearn.updates.config import UpdateRecipe
 
-FLAGS: dict[str, tuple[str, str]] = {
+FLAGS = {
     "--name": ("name", "name of the run; its folder is RUNS_DIR/NAME"),
     "--seed": ("seed", "root of every random stream"),
     "--runs-dir": ("runs_dir", "where run folders are made"),
     "--cache-dir": ("cache_dir", "tokenised blocks shared by runs"),
+    "--seeds": ("seeds", "with --compare, such as 0,1,2; nothing: the recipe's seed"),
     "--paradigm": ("paradigm", "ptfs (from scratch), cpt (continued) or path_switching"),
     "--branch-fraction": ("path.branch_fraction", "length of a branch as a share of its version"),
     "--schedule": ("schedule.name", "cosine, knee, multistep or constant"),
@@ -26,7 +27,7 @@ FLAGS: dict[str, tuple[str, str]] = {
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
-    from everlearn.cli.options import add_display
+    from everlearn.cli.options import add_display, add_keys
 
     parser = commands.add_parser(
         "update",
@@ -51,17 +52,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     )
     parser.add_argument("--version-id", metavar="ID", help="name of the added version (nothing: v1, v2, ...)")
     parser.add_argument("--column", metavar="NAME", help="key of the text in the added version's rows (text)")
-    parser.add_argument("--seeds", metavar="LIST", help="with --compare, such as 0,1,2; nothing: the recipe's seed")
-    group = parser.add_argument_group("recipe keys")
-    for flag, (key, text) in FLAGS.items():
-        group.add_argument(flag, dest=f"key:{key}", metavar="VALUE", help=f"{text} ({key})")
-    group.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="KEY=VALUE",
-        help="any recipe key, such as training.batch_blocks=8",
-    )
+    add_keys(parser, FLAGS, example="training.batch_blocks=8")
     add_display(parser)
 
 
@@ -89,7 +80,7 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
         return commands.plan(recipe, make_display(args))
     display = make_display(args, folder if is_first else None)
     if args.compare:
-        return commands.compare(recipe, _seeds(args), display)
+        return commands.compare(recipe, display)
     if args.add_version:
         return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
     if Path(args.recipe).is_dir():
@@ -99,35 +90,25 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
 
 def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     """The recipe and its run folder; a run folder stands for the recipe that it was made with."""
-    import yaml
-
+    from everlearn.cli.options import read_keys
     from everlearn.updates.config import load_update_recipe
     from everlearn.updates.folder import comparison_of, recipe_of
 
-    overrides: dict[str, object] = {}
-    for name, value in vars(args).items():
-        if name.startswith("key:") and value is not None:
-            overrides[name.removeprefix("key:")] = yaml.safe_load(value)
-    for item in args.set:
-        key, equals, value = item.partition("=")
-        if not equals:
-            raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set training.batch_blocks=8.")
-        overrides[key.strip()] = yaml.safe_load(value)
+    overrides = read_keys(args)
     if Path(args.recipe).is_dir():
+        folder = Path(args.recipe)
+        seeds = overrides.pop("seeds", None) if args.compare else None
         if overrides:
             raise RecipeError(
                 f"{args.recipe} is a run folder with a recipe of its own: leave out {sorted(overrides)}."
             )
-        folder = Path(args.recipe)
-        return (comparison_of(folder)[0] if (folder / "comparison.json").exists() else recipe_of(folder)), folder
+        if (folder / "comparison.json").exists():
+            return comparison_of(folder, seeds), folder
+        recipe = recipe_of(folder)
+        if args.compare:
+            raise RecipeError(f"{folder} is one run: give --compare a recipe, or the folder of a comparison.")
+        return recipe, folder
     if args.add_version:
         raise RecipeError(f"--add-version goes with a run folder, and {args.recipe} is none: give runs/NAME.")
     recipe = load_update_recipe(args.recipe, overrides)
     return recipe, Path(recipe.runs_dir) / recipe.name
-
-
-def _seeds(args: argparse.Namespace) -> list[int] | None:
-    try:
-        return [int(seed) for seed in args.seeds.split(",")] if args.seeds else None
-    except ValueError:
-        raise RecipeError(f"--seeds {args.seeds!r}: give whole numbers apart by commas.") from None

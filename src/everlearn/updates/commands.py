@@ -52,7 +52,7 @@ def update(recipe: UpdateRecipe, progress: Progress) -> str:
 def resume(folder: Path, progress: Progress) -> str:
     """Goes on with a run or comparison from its folder alone."""
     if (folder / "comparison.json").exists():
-        return compare(*comparison_of(folder), progress)
+        return compare(comparison_of(folder), progress)
     return _finished(folder, execute(recipe_of(folder), folder=folder, progress=progress))
 
 
@@ -94,9 +94,9 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
     return _finished(folder, result)
 
 
-def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progress) -> str:
+def compare(recipe: UpdateRecipe, progress: Progress) -> str:
     """Runs the arms of a comparison; returns its table and verdict."""
-    found = run_comparison(recipe, seeds, progress)
+    found = run_comparison(recipe, None, progress)
     if not found:
         return ""  # the first of several processes tells
     folder = Path(recipe.runs_dir) / recipe.name

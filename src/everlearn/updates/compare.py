@@ -35,7 +35,7 @@ def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progres
 
     Args:
         recipe: With its arms.
-        seeds: Nothing means the recipe's own.
+        seeds: Nothing means the recipe's `seeds`, or its one seed.
         progress: Where to show it.
 
     Returns:
@@ -45,7 +45,7 @@ def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progres
         UserError: as `execute`; finished runs are kept.
     """
     folder = Path(recipe.runs_dir) / recipe.name
-    chosen = list(seeds or [recipe.seed])
+    chosen = list(seeds or recipe.seeds or [recipe.seed])
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
     if is_first:
         _begin(recipe, folder, chosen)
@@ -70,7 +70,7 @@ def _begin(recipe: UpdateRecipe, folder: Path, seeds: Sequence[int]) -> None:
 
     for arm in recipe.arms():
         recipe.with_arm(arm, seeds[0])  # refuses a wrong arm before any is run
-    tree = recipe.model_dump(mode="json", exclude={"runs_dir", "cache_dir"})
+    tree = recipe.model_dump(mode="json", exclude={"seeds", "runs_dir", "cache_dir"})
     write_text(folder / "recipe.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     begun = {"kind": KIND, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
     write_json(folder / "comparison.json", {**begun, "status": "running"})

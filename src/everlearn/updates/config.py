@@ -12,8 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from everlearn.checking import checked
 from everlearn.errors import RecipeError, unknown
-from everlearn.recipe import EMBEDDED, Section, checked, read_tree, set_dotted
+from everlearn.recipe import EMBEDDED, Section, Seeds, read_tree, set_dotted
 from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
 
@@ -229,6 +230,8 @@ class UpdateRecipe(Section):
     quality: QualityConfig = QualityConfig()
     compare: tuple[Arm, ...] = ()
     """Arms of `everlearn update --compare`; nothing: the three paradigms."""
+    seeds: Seeds = Field(default_factory=list)
+    """Seeds for `everlearn update --compare`; nothing means the recipe's own seed."""
     runs_dir: str = "runs"
     """Where run folders are made."""
     cache_dir: str | None = None
@@ -262,7 +265,7 @@ class UpdateRecipe(Section):
         Raises:
             RecipeError: the arm sets an unknown key, or a wrong value.
         """
-        tree = self.model_dump(mode="json", exclude={"compare"})
+        tree = self.model_dump(mode="json", exclude={"compare", "seeds"})
         for key, value in {**arm.set, "seed": seed}.items():
             set_dotted(tree, key, value)
         return checked(UpdateRecipe, tree, where=f"compare, arm {arm.label!r}")

@@ -23,9 +23,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from everlearn.checking import checked
 from everlearn.errors import RunError
 from everlearn.files import disk_error, read_json, read_mapping, write_json, write_text
-from everlearn.recipe import checked, read_stored
+from everlearn.recipe import read_stored
 from everlearn.updates.config import UpdateRecipe
 
 KIND = "update"
@@ -137,16 +138,22 @@ def recipe_of(folder: Path) -> UpdateRecipe:
     return checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places}, where=str(path))
 
 
-def comparison_of(folder: Path) -> tuple[UpdateRecipe, list[int]]:
-    """The recipe and the seeds that a comparison was begun with.
+def comparison_of(folder: Path, seeds: object = None) -> UpdateRecipe:
+    """The recipe that a comparison was begun with.
+
+    Args:
+        folder: Of the comparison.
+        seeds: In place of those it was begun with, as the command line gives them.
 
     Raises:
         RunError: the folder's files are corrupt.
+        RecipeError: the seeds are none.
     """
     begun = read_mapping(folder / "comparison.json")
     tree = read_stored(folder / "recipe.yaml", _REMEDY)
     places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun.get("cache_dir")}
-    return checked(UpdateRecipe, {**tree, **places}, where=str(folder)), begun.get("seeds", [])
+    chosen = begun.get("seeds", []) if seeds is None else seeds
+    return checked(UpdateRecipe, {**tree, **places, "seeds": chosen}, where=str(folder))
 
 
 def claim(folder: Path, recipe: UpdateRecipe) -> None:
@@ -161,7 +168,7 @@ def claim(folder: Path, recipe: UpdateRecipe) -> None:
     import yaml
 
     path = folder / "recipe.yaml"
-    mine = recipe.model_dump(mode="json", exclude={"compare", "runs_dir", "cache_dir"})
+    mine = recipe.model_dump(mode="json", exclude={"compare", "seeds", "runs_dir", "cache_dir"})
     if path.exists():
         differing = sorted(_differences(read_stored(path, _REMEDY), mine))
         if differing:
