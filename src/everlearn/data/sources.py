@@ -6,19 +6,24 @@ saved folder. Nothing is ever run from a dataset: `trust_remote_code` is not pas
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.containers import DATA_SUFFIXES, RawRows, data_suffix, read_container
-from everlearn.errors import DataError, nearest
+from everlearn.data.containers import DATA_SUFFIXES, RawRows, read_container
+from everlearn.data.source_names import (
+    files_in,
+    hub_parts,
+    is_saved_dataset,
+    looks_like_a_path,
+    missing,
+    one_line,
+    unreachable,
+)
+from everlearn.errors import DataError
 
 if TYPE_CHECKING:
     from datasets import Dataset
-
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.+-]+)?(@[\w.%:\[\]+-]+)?")
-_SAVED_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
 def read_source(source: str) -> list[RawRows]:
@@ -34,14 +39,14 @@ def read_source(source: str) -> list[RawRows]:
     split = None
     if not path.exists() and "@" in source and Path(source.rpartition("@")[0]).is_dir():
         path, split = Path(source.rpartition("@")[0]), source.rpartition("@")[2]
+    if is_saved_dataset(path):
+        return [_saved_dataset(path, split)]
     if path.is_dir():
-        if any((path / mark).is_file() for mark in _SAVED_MARKS):
-            return [_saved_dataset(path, split)]
         return [_file(inner) for inner in data_files(path)]
     if path.exists():
         return [_file(path)]
-    if _looks_like_a_path(source):
-        raise DataError(_missing(path))
+    if looks_like_a_path(source, DATA_SUFFIXES):
+        raise missing(path)
     return [_hub_dataset(source)]
 
 
@@ -51,17 +56,7 @@ def data_files(folder: Path) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and data_suffix(path.name) in DATA_SUFFIXES
-    ]
-    if not files:
-        raise DataError(
-            f"folder {folder} holds no data file ({', '.join(DATA_SUFFIXES)}, or one of them with .gz): "
-            "name another folder, or the files themselves."
-        )
-    return files
+    return files_in(folder, DATA_SUFFIXES, "data")
 
 
 def _file(path: Path) -> RawRows:
@@ -72,28 +67,13 @@ def _file(path: Path) -> RawRows:
     return read_container(data, str(path))
 
 
-def _looks_like_a_path(source: str) -> bool:
-    """Whether a source that is not there cannot or will not be meant as the name of a dataset on the hub."""
-    if _HUB_NAME.fullmatch(source) is None or source.endswith(".gz") or data_suffix(source) in DATA_SUFFIXES:
-        return True
-    return "/" in source and Path(source).parent.is_dir()
-
-
-def _missing(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"no file or folder {path} (there is no folder {path.parent} either): mend the path in the recipe."
-    guess = nearest(path.name, [inner.name for inner in path.parent.iterdir()])
-    hint = f"did you mean {path.parent / guess}?" if guess else "mend the path in the recipe."
-    return f"no file or folder {path}: {hint}"
-
-
 def _saved_dataset(folder: Path, split: str | None) -> RawRows:
     from datasets import DatasetDict, load_from_disk
 
     try:
         saved = load_from_disk(str(folder))
     except Exception as error:  # the library raises errors of many kinds for a damaged folder
-        raise DataError(f"{folder} is not a dataset that can be loaded ({_one_line(error)}): save it again.") from None
+        raise DataError(f"{folder} is not a dataset that can be loaded ({one_line(error)}): save it again.") from None
     if isinstance(saved, DatasetDict):
         wanted = split or "train"
         if wanted not in saved:
@@ -107,15 +87,11 @@ def _saved_dataset(folder: Path, split: str | None) -> RawRows:
 def _hub_dataset(source: str) -> RawRows:
     from datasets import load_dataset
 
-    name, _, split = source.partition("@")
-    name, _, config = name.partition(":")
+    name, config, split = hub_parts(source)
     try:
-        loaded = load_dataset(name, config or None, split=split or "train")
+        loaded = load_dataset(name, config, split=split)
     except Exception as error:  # network, hub and library errors have no common class
-        raise DataError(
-            f"{source!r} is no file or folder here, and as a dataset of the Hugging Face hub it cannot be loaded "
-            f"({_one_line(error)}): mend the path, or write name[:config][@split] and see that the hub can be reached."
-        ) from None
+        raise unreachable(source, error) from None
     return _rows_of(loaded, source)
 
 
@@ -134,7 +110,3 @@ def _rows_of(dataset: Dataset, name: str) -> RawRows:
             if isinstance(row[key], int) and 0 <= row[key] < len(classes):
                 row[key] = classes[row[key]]
     return RawRows(name, list(enumerate(rows, 1)))
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:300]

@@ -17,7 +17,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
+from everlearn.data.containers import data_suffix
 from everlearn.data.instance import fingerprint_of
+from everlearn.data.source_names import (
+    files_in,
+    hub_parts,
+    is_saved_dataset,
+    looks_like_a_path,
+    missing,
+    one_line,
+    unreachable,
+)
 from everlearn.errors import DataError, nearest
 
 if TYPE_CHECKING:
@@ -30,8 +40,6 @@ _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
-_HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.+-]+)?(@[\w.%:\[\]+-]+)?")
-_SAVED_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +74,7 @@ class TextSource:
         path = Path(self.name)
         if not path.exists():
             return fingerprint_of("hub", self.name, self.column, _hub_commit(self.name))
-        if _is_saved_dataset(path):
+        if is_saved_dataset(path):
             return fingerprint_of("saved", self.column, _saved(path)._fingerprint)
         digests = []
         for file in self._files():
@@ -76,28 +84,19 @@ class TextSource:
 
     def _raw(self) -> Iterator[str]:
         path = Path(self.name)
-        if path.exists() and _is_saved_dataset(path):
+        if is_saved_dataset(path):
             yield from self._of_dataset(_saved(path))
         elif path.exists():
             for file in self._files():
                 yield from self._of_file(file)
-        elif _looks_like_a_path(self.name):
-            raise DataError(_missing(path))
+        elif looks_like_a_path(self.name, _SUFFIXES):
+            raise missing(path)
         else:
             yield from self._of_dataset(_hub(self.name))
 
     def _files(self) -> list[Path]:
         path = Path(self.name)
-        if not path.is_dir():
-            return [path]
-        files = [
-            file
-            for file in sorted(path.iterdir())
-            if file.is_file() and not file.name.startswith(".") and _suffix(file) in _SUFFIXES
-        ]
-        if not files:
-            raise DataError(f"folder {path} holds no text file ({', '.join(_SUFFIXES)}, or with .gz): name another.")
-        return files
+        return files_in(path, _SUFFIXES, "text") if path.is_dir() else [path]
 
     def _of_file(self, file: Path) -> Iterator[str]:
         try:
@@ -107,7 +106,7 @@ class TextSource:
                 yield from self._of_parquet(file)
                 return
             with _opened(file, is_gzip=magic.startswith(_GZIP)) as data:
-                if _suffix(file) in (".jsonl", ".ndjson", ".json"):
+                if data_suffix(file.name) in (".jsonl", ".ndjson", ".json"):
                     yield from self._of_json_lines(file, data)
                 else:
                     yield from _paragraphs(file, data)
@@ -208,22 +207,13 @@ def _cut(text: str) -> int:
     return LONGEST
 
 
-def _suffix(path: Path) -> str:
-    name = Path(path.name.lower())
-    return Path(name.stem).suffix if name.suffix == ".gz" else name.suffix
-
-
-def _is_saved_dataset(path: Path) -> bool:
-    return path.is_dir() and any((path / mark).is_file() for mark in _SAVED_MARKS)
-
-
 def _saved(path: Path) -> Dataset:
     from datasets import DatasetDict, load_from_disk
 
     try:
         saved = load_from_disk(str(path))
     except Exception as error:  # the library raises errors of many kinds for a damaged folder
-        raise DataError(f"{path} is not a dataset that can be loaded ({error}): save it again.") from None
+        raise DataError(f"{path} is not a dataset that can be loaded ({one_line(error)}): save it again.") from None
     if isinstance(saved, DatasetDict):
         raise DataError(f"{path} has splits: name the folder of one of them ({', '.join(saved)}).")
     return saved
@@ -232,50 +222,22 @@ def _saved(path: Path) -> Dataset:
 def _hub(source: str) -> IterableDataset:
     from datasets import load_dataset
 
-    name, config, split = _hub_parts(source)
+    name, config, split = hub_parts(source)
     try:
         return load_dataset(name, config, split=split, streaming=True)
     except Exception as error:  # network, hub and library errors have no common class
-        raise DataError(_unreachable(source, error)) from None
+        raise unreachable(source, error) from None
 
 
 def _hub_commit(source: str) -> str:
     from huggingface_hub import HfApi
 
-    if _looks_like_a_path(source):
-        raise DataError(_missing(Path(source)))
+    if looks_like_a_path(source, _SUFFIXES):
+        raise missing(Path(source))
     try:
-        return str(HfApi().dataset_info(_hub_parts(source)[0]).sha)
+        return str(HfApi().dataset_info(hub_parts(source)[0]).sha)
     except Exception as error:  # as above
-        raise DataError(_unreachable(source, error)) from None
-
-
-def _hub_parts(source: str) -> tuple[str, str | None, str]:
-    name, _, split = source.partition("@")
-    name, _, config = name.partition(":")
-    return name, config or None, split or "train"
-
-
-def _looks_like_a_path(source: str) -> bool:
-    if _HUB_NAME.fullmatch(source) is None or source.endswith(".gz") or _suffix(Path(source)) in _SUFFIXES:
-        return True
-    return "/" in source and Path(source).parent.is_dir()
-
-
-def _missing(path: Path) -> str:
-    if not path.parent.is_dir():
-        return f"no file or folder {path} (there is no folder {path.parent} either): mend the path in the recipe."
-    guess = nearest(path.name, [inner.name for inner in path.parent.iterdir()])
-    hint = f"did you mean {path.parent / guess}?" if guess else "mend the path in the recipe."
-    return f"no file or folder {path}: {hint}"
-
-
-def _unreachable(source: str, error: Exception) -> str:
-    reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-    return (
-        f"{source!r} is no file or folder here, and as a dataset of the Hugging Face hub it cannot be loaded "
-        f"({reason}): mend the path, or write name[:config][@split] and see that the hub can be reached."
-    )
+        raise unreachable(source, error) from None
 
 
 def _no_column(where: str, column: str, names: list[str]) -> str:
