@@ -14,6 +14,7 @@ import torch
 
 from everlearn.errors import UserError
 from everlearn.generation.decoding import Batch, Decoder, KeyValueState, Prompt
+from everlearn.generation.memory import cached_tokens
 from everlearn.generation.plain_state import PlainState
 from everlearn.generation.prefix_tree import Node, plan
 from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
@@ -21,7 +22,7 @@ from everlearn.generation.rows import Row
 from everlearn.generation.shared_cache import attending
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
-from everlearn.models.batching import tokens_at_once
+from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -49,6 +50,8 @@ class TransformersGenerator:
         context_length: Most tokens of prompt and completion; None: what the model's configuration says.
         max_batch_tokens: Most tokens cached at a time; None: what fits into a share of the free memory.
         max_rows: Most completions in one batch; None: by the device.
+
+    When memory runs out, these limits are halved for good and what is not yet complete begins again.
     """
 
     def __init__(
@@ -64,7 +67,7 @@ class TransformersGenerator:
         self._tokenizer = tokenizer
         settings = model.config.get_text_config()
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
-        self._max_batch_tokens = max_batch_tokens or 65536
+        self._max_batch_tokens = max_batch_tokens
         self.shares_prefixes: bool | None = None
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
         self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
@@ -83,24 +86,62 @@ class TransformersGenerator:
         ends = end_tokens(self._model, self._tokenizer) | set(sampling.end_ids)
         stopper = Stopper(self._tokenizer, sampling.stop, ends)
         collector = _Collector(stopper, copies, first, progress)
+        with torch.inference_mode(), _evaluating(self._model):
+            while distinct:
+                cached = self._max_batch_tokens or cached_tokens(_inner(self._model))
+                try:
+                    self._complete(distinct, copies, cached, sampling, stopper, collector)
+                except RuntimeError as error:
+                    if not ran_out_of_memory(error):
+                        raise
+                    has_room = False
+                else:
+                    has_room = True
+                if not has_room:  # outside the handler, which holds what was computed
+                    self._halve(cached)
+                distinct = [prompt for prompt in distinct if collector.begins_again(prompt.index)]
+        return [collector.completions[i] * (sampling.samples_per_prompt // copies) for i in first]
+
+    def _complete(
+        self,
+        prompts: list[Prompt],
+        copies: int,
+        cached: int,
+        sampling: Sampling,
+        stopper: Stopper,
+        collector: _Collector,
+    ) -> None:
+        """Completes distinct prompts with at most so many tokens cached at a time."""
         inner = _inner(self._model)
         pad = self._tokenizer.pad_token_id or 0
-        with torch.inference_mode(), _evaluating(self._model):
-            state: KeyValueState
-            if self.shares_prefixes is None:
-                self.shares_prefixes = SharedState.fits(inner)
-            if self.shares_prefixes:
-                with attending(inner):
-                    state = SharedState(
-                        inner, pad, min(self._max_rows, len(distinct) * copies), self._max_batch_tokens
-                    )
-                    decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
-                    decoder.run(self._shared_batches(distinct, copies), copies)
-            else:
-                state = PlainState(inner, pad)
+        state: KeyValueState
+        if self.shares_prefixes is None:
+            self.shares_prefixes = SharedState.fits(inner)
+        if self.shares_prefixes:
+            with attending(inner):
+                state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
                 decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
-                decoder.run(self._batches(distinct, copies, None), copies)
-        return [collector.completions[i] * (sampling.samples_per_prompt // copies) for i in first]
+                decoder.run(self._shared_batches(prompts, copies, cached), copies)
+        else:
+            state = PlainState(inner, pad)
+            decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
+            decoder.run(self._batches(prompts, copies, cached, None), copies)
+
+    def _halve(self, cached: int) -> None:
+        """Lowers all limits after memory ran out with so many tokens cached.
+
+        Raises:
+            UserError: a single row was too much.
+        """
+        if self._max_rows == 1:
+            raise UserError(
+                f"generation ran out of memory on {self._model.device} with one row at a time: lower "
+                "evaluation.max_new_tokens, shorten the prompts, set model.dtype to bfloat16, or take a smaller model."
+            )
+        self._max_rows //= 2
+        self._max_batch_tokens = max(1, cached // 2)
+        self._prefill_tokens = max(1, self._prefill_tokens // 2)
+        release_device_memory()
 
     def _limit(self, index: int, length: int, sampling: Sampling) -> int:
         """How many tokens may be added to this prompt."""
@@ -119,12 +160,12 @@ class TransformersGenerator:
             limit = min(limit, most - length)
         return max(1, limit)
 
-    def _shared_batches(self, prompts: list[Prompt], copies: int) -> Iterator[Batch]:
+    def _shared_batches(self, prompts: list[Prompt], copies: int, cached: int) -> Iterator[Batch]:
         """Batches in the order of the prefix tree."""
         for node, members in plan([prompt.token_ids for prompt in prompts], copies):
-            yield from self._batches([prompts[i] for i in members], copies, node)
+            yield from self._batches([prompts[i] for i in members], copies, cached, node)
 
-    def _batches(self, prompts: list[Prompt], copies: int, node: Node | None) -> Iterator[Batch]:
+    def _batches(self, prompts: list[Prompt], copies: int, cached: int, node: Node | None) -> Iterator[Batch]:
         """Prompts below one node in batches of similar lengths."""
         shared = node.depth if node else 0
         batch: list[Prompt] = []
@@ -133,7 +174,7 @@ class TransformersGenerator:
             length = len(prompt.token_ids) - shared
             longest, columns = max(longest, length), max(columns, length + prompt.limit)
             rows = (len(batch) + 1) * copies
-            full = rows > self._batch_rows() or rows * columns > self._max_batch_tokens
+            full = rows > self._batch_rows() or rows * columns > cached
             if batch and (full or (len(batch) + 1) * longest > self._prefill_tokens):
                 yield Batch(batch, node)
                 batch, longest, columns = [], length, length + prompt.limit
@@ -142,7 +183,7 @@ class TransformersGenerator:
 
     def _batch_rows(self) -> int:
         """Rows that come together: all where none can join later, else a part, so that they can join soon."""
-        return self._max_rows // JOINING_SHARE if self.shares_prefixes else self._max_rows
+        return max(1, self._max_rows // JOINING_SHARE) if self.shares_prefixes else self._max_rows
 
 
 def make_generator(loaded: LoadedModel) -> Generator:
@@ -156,12 +197,19 @@ class _Collector:
     def __init__(self, stopper: Stopper, copies: int, first: list[int], progress: GenerationProgress | None) -> None:
         self._stopper = stopper
         self._progress = progress
+        self._copies = copies
         self._left = [copies] * len(first)
         self._weights = [0] * len(first)
         for index in first:
             self._weights[index] += 1
         self._finished = 0
         self.completions = [[Completion("", (), "length")] * copies for _ in first]
+
+    def begins_again(self, prompt: int) -> bool:
+        """Whether a prompt is not complete; then all its rows are awaited anew."""
+        if self._left[prompt]:
+            self._left[prompt] = self._copies
+        return self._left[prompt] > 0
 
     def add(self, row: Row, reason: str) -> None:
         """Takes a finished row."""

@@ -70,11 +70,14 @@ class RowStore:
 
     Args:
         rows: Most rows expected at a time.
+        tokens: Most columns of all rows together that are set aside beyond what is needed.
     """
 
-    def __init__(self, rows: int) -> None:
+    def __init__(self, rows: int, tokens: int) -> None:
         self.cohorts: list[Cohort] = []
         self._rows = rows
+        self._tokens = tokens
+        self._most_columns = 0
         self._pads: list[int] = []
         self._store = torch.empty(0)
         self._blocks: list[Block] = []
@@ -91,6 +94,7 @@ class RowStore:
         pads: Sequence[int],
         copies: int,
         segment: Segment | None,
+        most_columns: int,
     ) -> None:
         """Appends `copies` rows for each prompt.
 
@@ -100,7 +104,9 @@ class RowStore:
             pads: Columns of padding on the left of each prompt.
             copies: Rows of each prompt.
             segment: The prefix that these prompts share.
+            most_columns: How many any row of the store may come to fill.
         """
+        self._most_columns = most_columns
         prompts, key_heads, length, width = keys[0].shape
         first, end = self.count, self.count + prompts * copies
         self._reserve(end, length + 1, keys[0], len(keys))
@@ -209,13 +215,14 @@ class RowStore:
         return max((cohort.columns for cohort in self.cohorts), default=0)
 
     def _reserve(self, rows: int, columns: int, like: Tensor, layers: int) -> None:
-        """Makes room; more columns than needed by half, so that growing stays rare."""
+        """Makes room; more columns than needed by half, so that growing stays rare, and rows that may yet come."""
         capacity, width = (self._store.shape[0], self._store.shape[4]) if self._store.ndim > 1 else (0, 0)
         if rows <= capacity and columns <= width:
             return
         if columns > width:
-            width = -(-columns * 3 // 2 // GRANULE) * GRANULE
-        shape = (max(rows, capacity, self._rows), like.shape[1], layers, 2, width, like.shape[-1])
+            width = -(-max(columns, min(columns * 3 // 2, self._most_columns)) // GRANULE) * GRANULE
+        capacity = max(rows, min(self._rows, self._tokens // width))
+        shape = (capacity, like.shape[1], layers, 2, width, like.shape[-1])
         store = _zeros(shape, like)  # finite where masked: 0 * nan is nan
         if self.count:
             used = self._longest()

@@ -48,7 +48,7 @@ class SharedState:
         accepted = inspect.signature(model.forward).parameters
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         self._last_position = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30) - 1
-        self._store = RowStore(max_rows)
+        self._store = RowStore(max_rows, max_tokens)
         self._positions: list[int] = []  # of the next token of each row
         self._needed: list[int] = []  # most columns that each row may come to use
         self._path: list[tuple[Node, Segment]] = []  # computed nodes from the root to the last one used
@@ -70,10 +70,10 @@ class SharedState:
         pads = [length - len(tail) for tail in tails]
         ids = [[*([self._pad_token] * pad), *tail] for pad, tail in zip(pads, tails, strict=True)]
         logits, done = self._prefill(prefix, ids, pads)
-        self._store.add(done.keys, done.values, pads, copies, prefix)
         for prompt, pad in zip(batch.prompts, pads, strict=True):
             self._positions += [len(prompt.token_ids)] * copies
             self._needed += [pad + _columns(prompt, batch.node)] * copies
+        self._store.add(done.keys, done.values, pads, copies, prefix, max(self._needed))
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How many tokens a forward pass without gradients takes at once."""
+"""How many tokens a forward pass without gradients takes at once, and what to do when it was too many."""
 
 from __future__ import annotations
 
@@ -19,3 +19,17 @@ def tokens_at_once(device: str, elsewhere: int, *, vocabulary: int | None = None
     """
     tokens = CPU_TOKENS if device == "cpu" else elsewhere
     return tokens if vocabulary is None else max(1, min(tokens, MOST_LOGITS // vocabulary))
+
+
+def ran_out_of_memory(error: Exception) -> bool:
+    """Whether an error of torch says that the device has no more memory."""
+    from accelerate.utils.memory import should_reduce_batch_size
+
+    return bool(should_reduce_batch_size(error))
+
+
+def release_device_memory() -> None:
+    """Gives back what no tensor uses any more, so that a smaller batch finds room."""
+    from accelerate.utils.memory import clear_device_cache
+
+    clear_device_cache(garbage_collection=True)

@@ -1,0 +1,63 @@
+"""How much may be cached in the memory at hand.
+
+A token's keys and values of a 7-billion model take half a megabyte in bfloat16, so a batch of 256 rows and 600
+columns would need 75 GiB. The limit is a share of what is free when a call begins; a batch that does not fit all the
+same is halved (`engine.py`).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+SHARE = 0.5
+"""Of the free memory; the rest is for activations, shared prefixes and other programs. Chosen here."""
+COPIES = 2
+"""A store that grows stands beside the one before it."""
+MOST_TOKENS = {"cpu": 65536}
+"""Upper limit by type of device: more rows at a time are no faster there."""
+_CGROUP = Path("/sys/fs/cgroup")
+
+
+def cached_tokens(model: PreTrainedModel) -> int:
+    """How many tokens' keys and values may be held at once; at least 1."""
+    fitting = int(free_bytes(model.device) * SHARE / COPIES) // token_bytes(model)
+    return max(1, min(fitting, MOST_TOKENS.get(model.device.type, fitting)))
+
+
+def token_bytes(model: PreTrainedModel) -> int:
+    """Bytes of one token's keys and values in all layers."""
+    settings = model.config.get_text_config()
+    heads = getattr(settings, "num_attention_heads", None) or 1  # state spaces have none
+    key_heads = getattr(settings, "num_key_value_heads", None) or heads
+    width = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+    return int(settings.num_hidden_layers * 2 * key_heads * width * model.dtype.itemsize)
+
+
+def free_bytes(device: torch.device) -> int:
+    """Memory that can still be taken: of the GPU, or of this machine (or container) for other devices."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    import psutil
+
+    available = int(psutil.virtual_memory().available)
+    if device.type == "mps":
+        return min(available, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    return min(available, _container_room(available))
+
+
+def _container_room(otherwise: int) -> int:
+    """What the container's limit (cgroup v2) leaves; page cache counts as free, as the kernel gives it back."""
+    try:
+        limit = int((_CGROUP / "memory.max").read_text())
+        used = int((_CGROUP / "memory.current").read_text())
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return max(0, limit - used + int(statistics["file"]))
+    except (OSError, ValueError, KeyError):
+        return otherwise
