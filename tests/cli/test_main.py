@@ -71,3 +71,27 @@ def test_a_mistake_is_one_sentence_and_exit_code_2(
     shown = capsys.readouterr().err
     assert words in shown
     assert "Traceback" not in shown
+
+
+def test_a_device_without_memory_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import torch
+
+    from everlearn.cli import doctor
+
+    def exhaust(_: object) -> int:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.\nSee the documentation")
+
+    monkeypatch.setattr(doctor, "run", exhaust)
+    assert main(["doctor"]) == 2
+    shown = capsys.readouterr().err
+    assert shown.startswith("everlearn: CUDA out of memory. Tried to allocate 20.00 GiB. Finished steps are kept:")
+    assert shown.count("\n") == 1
+
+    def fail(_: object) -> int:
+        raise RuntimeError("shapes do not match")
+
+    monkeypatch.setattr(doctor, "run", fail)
+    with pytest.raises(RuntimeError, match="shapes"):
+        main(["doctor"])

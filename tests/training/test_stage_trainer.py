@@ -266,6 +266,69 @@ def test_a_loss_hook_may_run_the_model_on_the_padded_batch(folders, tmp_path) ->
         torch.testing.assert_close(weight, weights(plain)[name], rtol=0, atol=1e-4)
 
 
+class Device:
+    """Has room for so many tokens at once; stands before the model's embeddings."""
+
+    def __init__(self, loaded, room: int) -> None:
+        self.room, self.refused = room, 0
+        loaded.model.get_input_embeddings().register_forward_pre_hook(self)
+
+    def __call__(self, module, arguments) -> None:
+        if module.training and arguments[0].numel() > self.room:
+            self.refused += 1
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+
+def test_a_step_that_finds_no_memory_is_computed_in_smaller_parts(folders, tmp_path) -> None:
+    plain, tight = load(folders, dropout=0.0), load(folders, dropout=0.0)
+    train(plain, tmp_path / "plain")
+    device = Device(tight, room=60)
+    assert train(tight, tmp_path / "tight")["micro_batch_tokens"] < 120
+    assert 1 <= device.refused <= 3, "what did not fit is not tried again at every step"
+    for name, weight in weights(tight).items():
+        torch.testing.assert_close(weight, weights(plain)[name], rtol=0, atol=1e-4)
+
+
+def test_what_memory_had_room_for_outlives_a_kill(folders, tmp_path) -> None:
+    class Kill(Hooks):
+        steps = 0
+
+        def after_step(self, model, optimizer):
+            self.steps += 1
+            if self.steps == 4:
+                raise KeyboardInterrupt
+
+    config = CONFIG.model_copy(update={"checkpoint_every": 2})
+    whole, killed, resumed = (load(folders) for _ in range(3))
+    devices = [Device(loaded, room=60) for loaded in (whole, killed, resumed)]
+    train(whole, tmp_path / "whole", config=config)
+    with pytest.raises(KeyboardInterrupt):
+        train(killed, tmp_path / "killed", config=config, hooks=Kill())
+    train(resumed, tmp_path / "killed", config=config)
+    assert devices[0].refused
+    assert not devices[2].refused
+    for name, weight in weights(resumed).items():
+        assert torch.equal(weight, weights(whole)[name])
+
+
+def test_no_room_for_one_row_is_one_sentence(folders, tmp_path) -> None:
+    loaded = load(folders)
+    Device(loaded, room=5)
+    with pytest.raises(
+        UserError, match=r"out of memory on cpu with one row of up to \d+ tokens at a time: set training"
+    ):
+        train(loaded, tmp_path)
+
+
+def test_no_room_for_the_optimizer_is_one_sentence(folders, tmp_path) -> None:
+    class Full(Hooks):
+        def after_step(self, model, optimizer):
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    with pytest.raises(UserError, match=r"out of memory on cpu in the optimizer: set training\.gradient"):
+        train(load(folders), tmp_path, hooks=Full())
+
+
 def test_a_loss_that_is_no_number_is_refused_with_step_and_remedy(folders, tmp_path) -> None:
     class Break(Hooks):
         steps = 0

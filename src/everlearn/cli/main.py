@@ -27,6 +27,12 @@ COMMANDS = (
 )
 
 
+_OUT_OF_MEMORY = (
+    "Finished steps are kept: close other programs that use the device's memory and give the same command again, or "
+    "take a smaller model, tuning: lora or dtype: bfloat16 under another --name."
+)
+
+
 class _Parser(argparse.ArgumentParser):
     """Refuses unknown commands and flags with the nearest valid one."""
 
@@ -77,6 +83,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
     except UserError as error:
         print(f"everlearn: {error}", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        from everlearn.models.batching import ran_out_of_memory
+
+        if not ran_out_of_memory(error):
+            raise
+        print(f"everlearn: {str(error).splitlines()[0]} {_OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\neverlearn: interrupted; finished steps are kept. The same command goes on.", file=sys.stderr)

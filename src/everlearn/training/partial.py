@@ -38,11 +38,13 @@ class Partial:
         step: Optimizer steps done.
         seconds: Time they took.
         history: Rows of `history.jsonl` so far.
+        most_tokens: Tokens computed at once, as many as memory had room for.
     """
 
     step: int
     seconds: float
     history: list[dict[str, float]]
+    most_tokens: int
 
 
 def save_partial(
@@ -71,6 +73,7 @@ def save_partial(
                 "step": partial.step,
                 "seconds": partial.seconds,
                 "history": partial.history,
+                "most_tokens": partial.most_tokens,
                 "schedule": schedule,
             },
         )
@@ -106,7 +109,7 @@ def load_partial(
             group["lr"] = rate
         optimizer.load_state_dict({"state": moments, "param_groups": groups})
         scheduler.load_state_dict({**scheduler.state_dict(), **state["schedule"]})
-        return Partial(state["step"], state["seconds"], state["history"])
+        return Partial(state["step"], state["seconds"], state["history"], state["most_tokens"])
     return None
 
 

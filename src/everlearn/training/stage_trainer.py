@@ -7,6 +7,8 @@ optimizer steps still to do, so resuming is training on a shorter list. As publi
 5), the loss of a batch is the mean over all its answer tokens, rows have no weights, the optimizer and its schedule
 start afresh each stage.
 
+When memory runs out in a step, it is computed again in parts of half as many tokens, and so are those after it.
+
 Every step seeds its own random stream (dropout) from the stage's seed and its number. Torch's, numpy's and Python's
 global generators, the model's attention and its settings are as before when training ends.
 
@@ -32,6 +34,7 @@ from transformers import PrinterCallback, Trainer, TrainerCallback, TrainingArgu
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import UserError
 from everlearn.files import write_json, write_jsonl
+from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.seeds import derive
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.batch_order import batches
@@ -52,6 +55,10 @@ if TYPE_CHECKING:
 
 MOST_TOKENS = {"cpu": 2048}
 """Tokens computed at once, by kind of device (more is no faster on a CPU); others: 32,768."""
+_REMEDY = (
+    "set training.gradient_checkpointing to true, lower training.max_prompt_tokens, set model.tuning to lora, or take "
+    "a smaller model (a run with changed keys needs another --name)"
+)
 _LOOK_EVERY = {"cpu": 1}
 """Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
 
@@ -121,6 +128,7 @@ def train_stage(
         "tokens_per_second": tokens / max(seconds, 1e-9),
         "final_loss": history[-1]["loss"],
         "packed": is_packed,
+        "micro_batch_tokens": trainer.most_tokens,
         "precision": str(autocast or next(loaded.model.parameters()).dtype).removeprefix("torch."),
     }
     write_jsonl(folder / "history.jsonl", history)
@@ -189,11 +197,19 @@ class StageTrainer(Trainer):
         done = load_partial(self.folder, key, self.model, self.optimizer, self.lr_scheduler)
         self.first = done.step if done else 0
         self.history = done.history if done else []
+        self.most_tokens = done.most_tokens if done else self.most_tokens
         self.began = time.monotonic() - (done.seconds if done else 0.0)
         self.model.train()
         self.add_callback(_Watch(self, key, tick))
         if self.first < len(self.steps):
-            self.train()
+            try:
+                self.train()
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
+                raise UserError(
+                    f"training ran out of memory on {self.answer_loss.device} in the optimizer: {_REMEDY}."
+                ) from None
         return self.history
 
     def get_train_dataloader(self) -> DataLoader[list[EncodedRow]]:
@@ -203,7 +219,32 @@ class StageTrainer(Trainer):
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
     ) -> torch.Tensor:
-        """Forward and backward passes of one optimizer step."""
+        """Forward and backward passes of one optimizer step, with half the tokens at once until memory suffices."""
+        while True:
+            try:
+                return self._passes(inputs)
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
+            self._halve(inputs)  # outside the handler, which holds what was computed
+
+    def _halve(self, rows: list[EncodedRow]) -> None:
+        """Lowers the tokens computed at once, after memory ran out on these rows.
+
+        Raises:
+            UserError: a single row was too much.
+        """
+        longest = max(len(row.ids) for row in rows)
+        if self.most_tokens <= longest:
+            raise UserError(
+                f"training ran out of memory on {self.answer_loss.device} with one row of up to {longest} tokens at a "
+                f"time: {_REMEDY}."
+            )
+        self.most_tokens = max(longest, min(self.most_tokens, sum(len(row.ids) for row in rows)) // 2)
+        self.model.zero_grad()
+        release_device_memory()
+
+    def _passes(self, inputs: list[EncodedRow]) -> torch.Tensor:
         seed_device(self.answer_loss.device, derive(self.stage_seed, "step", self.state.global_step))
         count = sum(row.answer_count for row in inputs)
         total = torch.zeros((), device=self.answer_loss.device)
@@ -285,5 +326,5 @@ class _Watch(TrainerCallback):
             if args.report_to and (done % 10 == 0 or is_last):
                 trainer.log({name: value for name, value in row.items() if name not in ("step", "seconds")})
         if is_saved:
-            partial = Partial(done, trainer.history[-1]["seconds"], trainer.history)
+            partial = Partial(done, trainer.history[-1]["seconds"], trainer.history, trainer.most_tokens)
             save_partial(trainer.folder, self.key, partial, trainer.model, trainer.optimizer, trainer.lr_scheduler)
