@@ -2,7 +2,8 @@
 
 Most steps of a resumed or compared run find their artifact and need no model at all, so nothing is loaded until a
 step calls. With LoRA, the base model is the latest one with its adapter switched off: one copy of the weights
-serves both. `base()` and `latest()` therefore exclude each other: asking for one ends the use of the other.
+serves both, and never are there two, also where a stage's model was found and not trained just now. `base()` and
+`latest()` therefore exclude each other: asking for one ends the use of the other.
 """
 
 from __future__ import annotations
@@ -62,14 +63,15 @@ class ModelsAtHand:
         if self._checkpoint is None:
             return self._plain_base()
         if self._latest is None:
+            if self.config.tuning == "lora":
+                self._hold(None, None)  # the model to come holds the base
             self._latest = loading.load_model(self.config, checkpoint=self._checkpoint)
         return self._latest
 
     def base(self) -> LoadedModel:
         """The base model theta(0)."""
-        if self.config.tuning == "lora" and self._latest is not None:
-            self._base_view.close()
-            return self._base_view.enter_context(loading.base_of(self._latest))
+        if self.config.tuning == "lora" and self._checkpoint is not None:
+            return self._base_view.enter_context(loading.base_of(self.latest()))
         return self._plain_base()
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
