@@ -10,6 +10,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,4 +129,23 @@ def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
     except (OSError, ValueError) as error:
         raise RunError(
             f"{path} is corrupt near line {number} ({error}): delete it and run 'everlearn resume'."
+        ) from None
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Holds a folder, made where it is not there, against a second process.
+
+    Raises:
+        RunError: another process works in it, or it cannot be made.
+    """
+    from filelock import FileLock, Timeout
+
+    make_folder(folder)
+    try:
+        with FileLock(folder / ".lock", timeout=0):
+            yield
+    except Timeout:
+        raise RunError(
+            f"{folder} is in use by another everlearn process: wait for it or choose another --name."
         ) from None

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import RunError
-from everlearn.files import read_json, write_json, write_text
+from everlearn.files import held, read_json, write_json, write_text
 from everlearn.runs.store import RunStore, remove_corrupt
 
 
@@ -174,11 +174,8 @@ def test_a_second_process_is_kept_out(store: RunStore) -> None:
     import subprocess
     import sys
 
-    code = (
-        "from pathlib import Path; from everlearn.runs.store import RunStore\n"
-        f"with RunStore(Path({str(store.folder)!r}), Path({str(store.cache)!r})).locked(): pass"
-    )
-    with store.locked():
+    code = f"from pathlib import Path; from everlearn.files import held\nwith held(Path({str(store.folder)!r})): pass"
+    with held(store.folder):
         other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert other.returncode == 1
     assert "in use by another everlearn process" in other.stderr

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from everlearn.files import read_mapping
+from everlearn.files import held, read_mapping
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
@@ -35,7 +35,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         models.point_to(checkpoint)
         fingerprint = checkpoint_fingerprint(checkpoint)
         name = f"checkpoint-{fingerprint[:8]}"
-    with store.locked():
+    with held(store.folder):
         measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
         measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
         return read_mapping(folder / "stages" / name / "scores.json")

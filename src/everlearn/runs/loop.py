@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import read_json, write_json, write_jsonl, write_text
+from everlearn.files import held, read_json, write_json, write_jsonl, write_text
 from everlearn.methods.base import Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
@@ -118,7 +118,7 @@ def execute(
         for note in prepared.stream.notes:
             progress.say(note)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    with store.locked():
+    with held(store.folder):
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
 

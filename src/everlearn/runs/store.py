@@ -15,8 +15,8 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -184,23 +184,6 @@ class RunStore:
                 "files": {name: entry["bytes"] for name, entry in record["files"].items()},
             }
             write_json(self.manifest_path, self.manifest)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the run folder against a second process.
-
-        Raises:
-            RunError: another process works in the folder.
-        """
-        from filelock import FileLock, Timeout
-
-        try:
-            with FileLock(self.folder / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise RunError(
-                f"{self.folder} is in use by another everlearn process: wait for it or choose another --name."
-            ) from None
 
     def tidy(self) -> None:
         """Removes what unfinished attempts left behind; called when a run is complete."""

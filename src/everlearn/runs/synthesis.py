@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.errors import RecipeError, unknown
-from everlearn.files import write_jsonl
+from everlearn.files import held, write_jsonl
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
@@ -49,7 +49,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
     if checkpoint is not None:
         models.point_to(checkpoint)
     made = {}
-    with store.locked():
+    with held(store.folder):
         for name in wanted.tasks or prepared.stream.names:
             tools = Tools(
                 step=store.steps_below(name),

@@ -11,6 +11,7 @@ from everlearn.updates.compare import compare as run_comparison
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig, anchor
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import comparison_of, recipe_of
+from everlearn.updates.last_release import last_releases
 from everlearn.updates.outcome import costs_of
 from everlearn.updates.prepare import prepare
 from everlearn.updates.report import NAMES, verdict, write_report
@@ -100,21 +101,18 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> str:
     if not found:
         return ""  # the first of several processes tells
     folder = Path(recipe.runs_dir) / recipe.name
-    rows = []
-    for arm in found["arms"]:
-        last = arm["versions"][-1]
-        entry = arm.get("difference", {}).get("seen", {}).get(last)
-        rows.append(
-            (
-                arm["label"],
-                f"{arm['seen'][last]['mean']:.3f}",
-                f"{arm['own'][last]['mean']:.3f}",
-                f"{entry['percent']:+.1f} %" if entry else "-",
-                f"{arm['executed']['steps']:,}",
-                f"{100 * arm['executed']['ratio_to_ptfs']:.0f} %",
-                f"{sum(arm['seconds']) / len(arm['seconds']):.0f} s",
-            )
+    rows = [
+        (
+            last.label,
+            f"{last.seen.value:.3f}",
+            f"{last.own.value:.3f}",
+            f"{last.difference.value:+.1f} %" if last.difference else "-",
+            f"{last.steps:,}",
+            f"{100 * last.ratio_to_ptfs:.0f} %",
+            f"{last.seconds:.0f} s",
         )
+        for last in last_releases(found["arms"])
+    ]
     heads = ("last release", "all versions", "own version", "difference", "steps", "of ptfs", "time")
     report = write_report(folder)
     return f"{_table(heads, rows)}\n(perplexity, lower is better)\n{verdict(found)}\nReport: {report}"

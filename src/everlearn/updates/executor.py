@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from everlearn.errors import RunError
-from everlearn.files import disk_error, read_jsonl, write_json, write_jsonl
+from everlearn.files import disk_error, held, read_jsonl, write_json, write_jsonl
 from everlearn.models.loading import without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.seeds import derive
@@ -71,7 +71,7 @@ def execute(
         prepared = prepare(recipe, store, shown)
         if processes.is_first:
             claim(path, recipe)
-    lock: AbstractContextManager[object] = store.locked() if processes.is_first else nullcontext()
+    lock: AbstractContextManager[object] = held(store.path) if processes.is_first else nullcontext()
     with lock:
         return _Run(recipe, prepared, store, processes, shown).go()
 

@@ -18,14 +18,13 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from everlearn.checking import checked
 from everlearn.errors import RunError
-from everlearn.files import disk_error, read_json, read_mapping, write_json, write_text
+from everlearn.files import read_json, read_mapping, write_json, write_text
 from everlearn.recipe import read_stored
 from everlearn.updates.config import UpdateRecipe
 
@@ -92,27 +91,6 @@ class UpdateFolder:
             for found in place.glob(".*"):
                 if found.is_dir() and _PARTIAL.fullmatch(found.name):
                     shutil.rmtree(found, ignore_errors=True)
-
-    @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder against a second run.
-
-        Raises:
-            RunError: another process works in the folder.
-        """
-        from filelock import FileLock, Timeout
-
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise disk_error(self.path, error) from None
-        try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
-        except Timeout:
-            raise RunError(
-                f"{self.path} is in use by another everlearn process: wait for it or choose another --name."
-            ) from None
 
 
 def is_update(folder: Path) -> bool:
