@@ -119,6 +119,55 @@ def test_a_model_with_memory_of_another_kind_is_trained_on_the_plain_path() -> N
         assert torch.isfinite(answer_loss(ROWS[:3]))
 
 
+def hybrid_config(kind: str):
+    from transformers import AutoConfig
+
+    small = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 4, "num_key_value_heads": 2}
+    own = {
+        "lfm2": {"num_hidden_layers": 3, "layer_types": ["conv", "full_attention", "conv"]},
+        "falcon_h1": {
+            "num_hidden_layers": 2,
+            "head_dim": 8,
+            "mamba_d_ssm": 32,
+            "mamba_n_heads": 4,
+            "mamba_d_head": 8,
+            "mamba_d_state": 8,
+        },
+        "qwen3_5_text": {
+            "num_hidden_layers": 4,
+            "head_dim": 8,
+            "linear_num_value_heads": 4,
+            "linear_num_key_heads": 2,
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+        },
+    }[kind]
+    return AutoConfig.for_model(kind, vocab_size=120, **small, **own)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("kind", ["lfm2", "falcon_h1", "qwen3_5_text"])
+def test_layers_that_mix_tokens_by_other_means_than_attention_rule_packing_out(kind, dtype) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_config(hybrid_config(kind), dtype=dtype)
+    with AnswerLoss(model, pad_id=3).packed_where_equal(ROWS) as is_packed:
+        assert not is_packed
+
+
+def test_a_model_that_keeps_the_packing_from_its_attention_is_trained_on_the_plain_path() -> None:
+    """Its rows would see each other and what comes after; in bfloat16 the losses of an untrained model agree."""
+    from transformers import AutoModelForCausalLM, StableLmConfig
+
+    small = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(
+        StableLmConfig(vocab_size=120, num_key_value_heads=2, **small), dtype=torch.bfloat16
+    )
+    with AnswerLoss(model, pad_id=3).packed_where_equal(ROWS) as is_packed:
+        assert not is_packed
+
+
 def test_the_attention_is_as_before_when_training_breaks_off(tmp_path) -> None:
     model = loaded_model(tmp_path, "llama", "full")
     before = model.config._attn_implementation

@@ -3,8 +3,9 @@
 Two paths with the same value. Packed: the model's decoder runs over one sequence without padding (`packing.py`),
 and the output head only sees states that predict an answer token (`losses.py`). Plain: a padded batch through the
 model's own forward pass, and the logits of the answer tokens. The packed path is used only when it is right for the
-model: its settings scale or cap no logits and no window of attention is shorter than a row, and both paths agree on
-a few short rows computed before training.
+model: its layers mix tokens by attention alone, its settings scale or cap no logits and no window of attention is
+shorter than a row, and both paths agree on a few short rows computed before training. (Agreement alone proves little
+in bfloat16, or where a layer's share in the logits is small.)
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor
 from torch.nn import Linear
 from torch.nn.functional import cross_entropy
+from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.losses import answer_cross_entropy
@@ -121,7 +124,7 @@ class AnswerLoss:
         windows = [getattr(settings, name, None) or longest for name in _WINDOWS]
         scales = [getattr(settings, name, None) or 1.0 for name in _LOGIT_SCALES]
         is_linear = isinstance(self.inner.get_output_embeddings(), Linear)
-        if min(windows) < longest or set(scales) != {1.0} or not is_linear:
+        if min(windows) < longest or set(scales) != {1.0} or not is_linear or not self._is_attention_alone(longest):
             return False
         is_training = self.model.training
         self.model.eval()
@@ -135,6 +138,13 @@ class AnswerLoss:
             self.model.train(is_training)
         tolerance = 1e-4 if next(self.inner.parameters()).dtype == torch.float32 else 3e-2
         return bool(torch.isclose(packed.float(), plain.float(), rtol=tolerance, atol=0.0))
+
+    def _is_attention_alone(self, longest: int) -> bool:
+        """Whether no layer has convolutions, recurrent states or windows by which packed rows would see others."""
+        layers = DynamicCache(config=self.inner.config).layers
+        windows = [layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)]
+        is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
+        return is_plain and not self.inner._is_stateful and min(windows, default=longest) >= longest
 
     def _packed(self, packing: Packing) -> Tensor:
         packing = packing.to(self.device)

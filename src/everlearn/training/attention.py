@@ -58,9 +58,12 @@ def packed_attention(
         (1, tokens, heads, width), and no weights.
 
     Raises:
-        ValueError: the model's attention has terms that only its own implementation computes.
+        ValueError: the model's attention has terms that only its own implementation computes, or the model has not
+            handed the packing down.
     """
     if packing is None:
+        if attention_mask is not None and attention_mask.shape[-1] == 1 < query.shape[2]:
+            raise ValueError(f"{type(module).__name__} gets a mask that is none, and no packing")
         output, _ = sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
