@@ -22,7 +22,7 @@ from everlearn.training import trackers
 from everlearn.training.batch_order import batches
 from everlearn.training.rows import encode_rows
 from everlearn.training.stage_trainer import train_stage
-from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, save_tiny_model
+from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, save_tiny_model, save_with_eyes
 
 CONFIG = TrainingConfig(batch_size=4, epochs=2, learning_rate=1e-2, precision="float32")
 
@@ -152,6 +152,32 @@ def test_global_generators_and_settings_are_as_before(folders, tmp_path) -> None
     assert states[2] == random.getstate()
     assert loaded.model.get_base_model().config.use_cache == use_cache
     assert not any(getattr(module, "gradient_checkpointing", False) for module in loaded.model.modules())
+
+
+def test_a_model_within_one_that_also_sees_is_trained_and_its_settings_are_as_before(tmp_path) -> None:
+    """`use_cache` stands in the part of the configuration that describes the language model."""
+    config = ModelConfig(base=str(save_with_eyes(tmp_path / "base")), device="cpu")
+    loaded = loading.load_model(config, trainable=True)
+    assert not hasattr(loaded.model.config, "use_cache")
+    before = weights(loaded)
+    train(loaded, tmp_path / "stage", rows=ROWS[:4])
+    assert not hasattr(loaded.model.config, "use_cache")
+    moved = {name for name, weight in loaded.model.named_parameters() if not torch.equal(weight, before[name])}
+    assert moved == {name for name, weight in loaded.model.named_parameters() if weight.requires_grad}
+
+
+def test_no_generator_of_another_device_is_touched(folders, tmp_path, monkeypatch) -> None:
+    kept = []
+    fork = torch.random.fork_rng
+
+    def spy(devices=None, **options):
+        kept.append(devices)
+        return fork(devices, **options)
+
+    monkeypatch.setattr(torch.random, "fork_rng", spy)
+    train(load(folders), tmp_path)
+    assert [] in kept
+    assert None not in kept
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])

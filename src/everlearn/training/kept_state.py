@@ -35,16 +35,20 @@ def state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
 
     inner = inner_model(loaded.model)
     python, arrays = random.getstate(), np.random.get_state()
-    use_cache, verbosity = inner.config.use_cache, logging.get_verbosity()
+    use_cache, verbosity = getattr(inner.config, "use_cache", None), logging.get_verbosity()
+    drawn_from = [inner.device] if inner.device.type == "cuda" else []  # left out: every GPU of the machine
     try:
-        with torch.random.fork_rng():
+        with torch.random.fork_rng(drawn_from):
             _recompute(inner, recompute)
             yield
     finally:
         random.setstate(python)
         np.random.set_state(arrays)
         logging.set_verbosity(verbosity)
-        inner.config.use_cache = use_cache
+        if use_cache is not None:
+            inner.config.use_cache = use_cache
+        elif hasattr(inner.config, "use_cache"):  # the Trainer gives it to a configuration of several models as well
+            del inner.config.use_cache
         _recompute(inner, False)
         loaded.model.zero_grad(set_to_none=True)
         loaded.model.eval()
