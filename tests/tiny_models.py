@@ -73,3 +73,21 @@ def save_tiny_model(
     model.save_pretrained(folder)
     words.save_pretrained(folder)
     return folder
+
+
+def save_with_eyes(folder: Path) -> Path:
+    """A model whose vision tower has linear layers of the same names as its language model."""
+    import torch
+    from transformers import AutoModelForCausalLM, Gemma3Config
+
+    words = make_tokenizer()
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = sizes | {"vocab_size": len(words), "num_key_value_heads": 2, "head_dim": 8}
+    eyes = sizes | {"image_size": 28, "patch_size": 14}
+    ids = {"eos_token_id": 2, "bos_token_id": 1, "pad_token_id": 3}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(Gemma3Config(text_config=text | ids, vision_config=eyes, **ids))
+    model.save_pretrained(folder)
+    words.save_pretrained(folder)
+    return folder

@@ -12,7 +12,7 @@ import torch
 from everlearn.errors import ModelError
 from everlearn.models import loading
 from everlearn.recipe import LoraConfig, ModelConfig
-from tests.tiny_models import ARCHITECTURES, TARGETS, make_tokenizer, save_tiny_model
+from tests.tiny_models import ARCHITECTURES, TARGETS, make_tokenizer, save_tiny_model, save_with_eyes
 
 IDS = torch.tensor([[1, 5, 9, 12, 7]])
 
@@ -116,6 +116,57 @@ def test_all_linear_takes_every_layer_but_the_head(folders) -> None:
     assert names == {"query_key_value", "dense", "dense_h_to_4h", "dense_4h_to_h"}
 
 
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "v_proj"]])
+def test_the_adapter_is_on_the_language_model_alone(tmp_path, targets) -> None:
+    lora = LoraConfig(targets=targets)
+    config = ModelConfig(base=str(save_with_eyes(tmp_path / "base")), device="cpu", lora=lora)
+    loading.check_model(config)
+    tuned = loading.load_model(config, trainable=True)
+    names = [name for name, weight in tuned.model.named_parameters() if weight.requires_grad]
+    assert names
+    assert all("language_model" in name for name in names)
+    stir(tuned.model)
+    loading.save_checkpoint(tuned, tmp_path)
+    again = loading.load_model(config, checkpoint=tmp_path)
+    assert torch.equal(logits(again.model), logits(tuned.model))
+
+
+def test_an_adapter_that_the_model_cannot_have_is_refused_before_training(tmp_path) -> None:
+    from transformers import AutoModelForCausalLM, Qwen3MoeConfig
+
+    words = make_tokenizer()
+    sizes = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 1}
+    experts = {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 16}
+    settings = Qwen3MoeConfig(vocab_size=len(words), head_dim=16, intermediate_size=16, **sizes, **experts)
+    AutoModelForCausalLM.from_config(settings).save_pretrained(tmp_path)
+    words.save_pretrained(tmp_path)
+    for dropout, refused in ((0.1, True), (0.0, False)):
+        lora = LoraConfig(targets="all-linear", dropout=dropout)
+        config = ModelConfig(base=str(tmp_path), device="cpu", lora=lora)
+        if refused:
+            with pytest.raises(ModelError, match=r"lora\.dropout"):
+                loading.check_model(config)
+        else:
+            loading.check_model(config)
+
+
+def test_an_adapter_is_read_onto_the_models_own_device(folders, tmp_path, monkeypatch) -> None:
+    from peft.peft_model import PeftModel
+
+    seen = []
+    load = PeftModel.load_adapter
+
+    def spy(self, *arguments, **options):
+        seen.append(options["torch_device"])
+        return load(self, *arguments, **options)
+
+    config = config_of(folders["llama"])
+    loading.save_checkpoint(loading.load_model(config, trainable=True), tmp_path)
+    monkeypatch.setattr(PeftModel, "load_adapter", spy)
+    loading.load_model(config, checkpoint=tmp_path)
+    assert seen == ["cpu"]
+
+
 @pytest.mark.parametrize(("architecture", "there"), [("gpt2", "c_attn"), ("gpt_neox", "query_key_value")])
 def test_targets_that_the_model_lacks_are_refused_with_those_it_has(folders, architecture, there) -> None:
     config = config_of(folders[architecture], "llama")
@@ -161,6 +212,78 @@ def test_a_model_that_needs_its_own_code_is_refused(folders, tmp_path) -> None:
     (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="code of its own"):
         loading.check_model(config_of(folder))
+
+
+def changed(folder: Path, target: Path, **settings) -> Path:
+    """A copy whose configuration has other values."""
+    shutil.copytree(folder, target)
+    stored = json.loads((target / "config.json").read_text())
+    (target / "config.json").write_text(json.dumps(stored | settings))
+    return target
+
+
+@pytest.mark.parametrize("kind", ["gptq", "awq", "bitsandbytes", "fp8", "compressed-tensors"])
+def test_quantized_weights_are_refused_before_they_are_read(folders, tmp_path, kind) -> None:
+    folder = changed(folders["llama"], tmp_path / kind, quantization_config={"quant_method": kind, "bits": 4})
+    with pytest.raises(ModelError, match=rf"quantized \({kind}\)"):
+        loading.check_model(config_of(folder))
+
+
+def test_a_memory_that_generation_cannot_carry_on_is_refused(folders, tmp_path) -> None:
+    from transformers import MambaConfig
+
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "mamba"))
+    MambaConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2, state_size=4).save_pretrained(folder)
+    with pytest.raises(ModelError, match="past_key_values"):
+        loading.check_model(config_of(folder, tuning="full"))
+
+
+def test_tokens_without_embedding_are_refused_where_text_can_become_them(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "more"))
+    tokenizer = make_tokenizer()
+    tokenizer.add_tokens(["elephant"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="use the tokenizer"):
+        loading.check_model(config_of(folder))
+
+
+def test_a_special_token_without_embedding_does_no_harm(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "image"))
+    tokenizer = make_tokenizer(pad=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= 116
+    tokenizer.save_pretrained(folder)
+    loading.check_model(config_of(folder))
+    assert loading.load_tokenizer(config_of(folder)).pad_token == "</s>"
+
+
+def test_running_out_of_memory_is_no_fault_of_the_files(folders, monkeypatch) -> None:
+    from transformers import AutoModelForCausalLM
+
+    def fail(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
+    with pytest.raises(torch.OutOfMemoryError):
+        loading.load_model(config_of(folders["llama"]))
+
+
+def test_shards_in_float16_with_tied_embeddings_are_read_trained_and_written(folders, tmp_path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    save_tiny_model(tmp_path / "base", "qwen3", tied=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    (tmp_path / "base" / "model.safetensors").unlink()
+    model.half().save_pretrained(tmp_path / "base", max_shard_size="10KB")
+    assert len(list((tmp_path / "base").glob("*.safetensors"))) > 2
+    config = config_of(tmp_path / "base", "qwen3", tuning="full")
+    tuned = loading.load_model(config, trainable=True)
+    stir(tuned.model)
+    loading.save_checkpoint(tuned, tmp_path)
+    again = loading.load_model(config, checkpoint=tmp_path).model
+    assert again.lm_head.weight is again.model.embed_tokens.weight
+    assert again.dtype == torch.float32
+    assert torch.equal(logits(again), logits(tuned.model))
 
 
 def test_an_encoder_is_refused(folders, tmp_path) -> None:

@@ -25,15 +25,19 @@ if TYPE_CHECKING:
 
 
 def linear_modules(model: PreTrainedModel) -> dict[str, Module]:
-    """Path to module of every linear layer but the output head (GPT-2's Conv1D counts as linear)."""
+    """Path to module of every linear layer but the output head (GPT-2's Conv1D counts as linear).
+
+    Of a model that also sees or hears, those of its language model.
+    """
     from torch.nn import Linear
     from transformers.pytorch_utils import Conv1D
 
     head = model.get_output_embeddings()
+    of_language = set(model.get_decoder().modules())
     return {
         path: module
         for path, module in model.named_modules()
-        if isinstance(module, Linear | Conv1D) and module is not head
+        if isinstance(module, Linear | Conv1D) and module is not head and module in of_language
     }
 
 
@@ -48,7 +52,7 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
     paths = list(linear_modules(model))
     names = sorted({path.rpartition(".")[2] for path in paths})
     for target in config.targets:
-        if not any(path == target or path.endswith(f".{target}") for path in paths):
+        if not any(_is_named(path, target) for path in paths):
             guess = nearest(target, names)
             hint = f", perhaps {guess!r}" if guess else ""
             raise ModelError(
@@ -59,8 +63,18 @@ def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
         raise ModelError(f"model.lora.targets is empty: use some of {', '.join(names)}, or 'all-linear'.")
 
 
-def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> PeftModel:
-    """Puts a fresh trainable adapter on the model; its first matrices depend on `seed` alone."""
+def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, revision: str | None = None) -> PeftModel:
+    """Puts a fresh trainable adapter on the model; its first matrices depend on `seed` alone.
+
+    Args:
+        model: Gets the adapter in place.
+        config: Its shape.
+        seed: Of the matrices.
+        revision: The base model's commit on the hub, which the saved adapter names.
+
+    Raises:
+        ModelError: the model lacks the targets, or cannot have such an adapter on them.
+    """
     import torch
     from peft import LoraConfig as PeftLoraConfig
     from peft import TaskType, get_peft_model
@@ -72,14 +86,39 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int) -> 
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=config.targets,
+        target_modules=_targets(model, config),
+        revision=revision,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers),
         bias="none",
         task_type=TaskType.CAUSAL_LM,
     )
     with torch.random.fork_rng(devices=[]), _without_future_warnings():
         torch.default_generator.manual_seed(seed)
-        return get_peft_model(model, settings)
+        try:
+            return get_peft_model(model, settings)
+        except (ValueError, NotImplementedError) as error:
+            reason = " ".join(str(error).split())
+            raise ModelError(
+                f"model.lora: this {model.config.model_type} model cannot have such an adapter ({reason}): name other "
+                "model.lora.targets, or set model.lora.dropout to 0 if it is at fault."
+            ) from None
+
+
+def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
+    """As the recipe names them, or whole paths where a model has linear layers outside its language model as well."""
+    from torch.nn import Linear
+
+    paths = linear_modules(model)
+    head = model.get_output_embeddings()
+    if not any(isinstance(m, Linear) and m is not head and path not in paths for path, m in model.named_modules()):
+        return config.targets
+    if config.targets == "all-linear":
+        return list(paths)
+    return [path for path in paths if any(_is_named(path, target) for target in config.targets)]
+
+
+def _is_named(path: str, target: str) -> bool:
+    return path == target or path.endswith(f".{target}")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
@@ -98,7 +137,8 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         )
     try:
         with _without_future_warnings():
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable)
+            device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
+            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device=device)
     except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
         reason = str(error).splitlines()[0]
         raise ModelError(

@@ -1,7 +1,7 @@
 """A base model's configuration and tokenizer, read and judged without its weights.
 
-A tokenizer without a pad token gets its end token in that role (padding never enters a loss or an attention); one
-without an end token is refused, because answers could not end.
+A tokenizer without a pad token, or with one that has no embedding, gets its end token in that role (padding never
+enters a loss or an attention); one without an end token is refused, because answers could not end.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def read_config(source: BaseSource) -> PretrainedConfig:
     """The configuration of a causal language model.
 
     Raises:
-        ModelError: damaged, of another kind of model, or in need of the repository's own code.
+        ModelError: damaged, of another kind of model, quantized, or in need of the repository's own code.
     """
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
@@ -41,6 +41,12 @@ def read_config(source: BaseSource) -> PretrainedConfig:
         raise ModelError(
             f"model.base {source.name} is a {settings.model_type} model, which is no causal language model: choose "
             "one such as Llama, Qwen, GPT-2 or GPT-NeoX."
+        )
+    if quantization := getattr(settings, "quantization_config", None):
+        kind = quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization.quant_method
+        raise ModelError(
+            f"model.base {source.name} is quantized ({getattr(kind, 'value', kind)}), and only weights in float32, "
+            "bfloat16 or float16 can be trained here: give the model that it was made from."
         )
     return settings
 
@@ -63,9 +69,33 @@ def read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
         ) from None
     if tokenizer.eos_token_id is None:
         tokenizer.eos_token = _end_token(source, tokenizer)
-    if tokenizer.pad_token_id is None:
+    if tokenizer.pad_token_id is None or tokenizer.pad_token_id >= _vocabulary(read_config(source)):
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
+
+
+def check_vocabulary(source: BaseSource, tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
+    """Refuses a tokenizer with tokens that the model has no embedding for.
+
+    Special tokens that no prompt holds do no harm (the mark of an image in Gemma 3, an added pad token).
+
+    Raises:
+        ModelError: text, or a prompt's beginning or end, could become such a token.
+    """
+    most = _vocabulary(settings)
+    if len(tokenizer) <= most:
+        return
+    idle = {at for at, token in tokenizer.added_tokens_decoder.items() if token.special}
+    idle -= {tokenizer.bos_token_id, tokenizer.eos_token_id}
+    if any(at >= most and at not in idle for at in tokenizer.get_vocab().values()):
+        raise ModelError(
+            f"model.base {source.name}: its tokenizer has {len(tokenizer)} tokens, its embeddings only {most}: use "
+            "the tokenizer that belongs to the model."
+        )
+
+
+def _vocabulary(settings: PretrainedConfig) -> int:
+    return int(settings.get_text_config().vocab_size)
 
 
 def _end_token(source: BaseSource, tokenizer: PreTrainedTokenizerBase) -> str:

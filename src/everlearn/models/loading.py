@@ -10,6 +10,7 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 from __future__ import annotations
 
 import errno
+import inspect
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -21,7 +22,8 @@ from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RunError
 from everlearn.files import disk_error
 from everlearn.models import adapters
-from everlearn.models.descriptions import context_of, read_config, read_tokenizer
+from everlearn.models.batching import ran_out_of_memory
+from everlearn.models.descriptions import check_vocabulary, context_of, read_config, read_tokenizer
 from everlearn.models.sources import base_fingerprint, content_hash, find_base
 from everlearn.recipe import ModelConfig
 
@@ -70,7 +72,8 @@ def check_model(config: ModelConfig) -> None:
 
     Raises:
         ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
-            a tokenizer that does not fit, an absent device, or adapter targets that the model does not have.
+            a tokenizer that does not fit, an absent device, a memory that generation cannot carry on, or an adapter
+            that the model cannot have.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -78,15 +81,20 @@ def check_model(config: ModelConfig) -> None:
     choose_device(config.device)
     source = find_base(config, weights=False)
     settings = read_config(source)
-    tokenizer = read_tokenizer(source)
-    if len(tokenizer) > settings.get_text_config().vocab_size:
-        raise ModelError(
-            f"model.base {source.name}: its tokenizer has {len(tokenizer)} tokens, its embeddings only "
-            f"{settings.get_text_config().vocab_size}: use the tokenizer that belongs to the model."
-        )
-    if config.tuning == "lora":
-        with torch.device("meta"):
-            adapters.check_targets(AutoModelForCausalLM.from_config(settings), config.lora)
+    check_vocabulary(source, read_tokenizer(source), settings)
+    with torch.device("meta"):
+        try:
+            model = AutoModelForCausalLM.from_config(settings)
+        except ImportError as error:
+            reason = str(error).strip().splitlines()[0]
+            raise ModelError(f"model.base {source.name} needs a package that is not installed ({reason}).") from None
+        if "past_key_values" not in inspect.signature(model.forward).parameters:
+            raise ModelError(
+                f"model.base {source.name}: {settings.model_type} models keep what they have read in a way of their "
+                "own (no past_key_values), which generation here does not know: choose a model with attention."
+            )
+        if config.tuning == "lora":
+            adapters.attach_adapter(model, config.lora, seed=0)
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
@@ -133,10 +141,12 @@ def load_model(
     weights = inner if inner is not None and config.tuning == "full" else source.folder
     model: PreTrainedModel | PeftModel = _read_weights(weights, _dtype(config, device)).to(device)
     model.requires_grad_(trainable and config.tuning == "full")
+    if source.commit is not None:
+        model.name_or_path = source.name  # else a saved adapter names this machine's cache folder as its base
     if config.tuning == "lora" and inner is not None:
         model = adapters.load_adapter(model, inner, trainable=trainable)
     elif config.tuning == "lora" and trainable:
-        model = adapters.attach_adapter(model, config.lora, seed=seed)
+        model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit)
     context = context_of(read_config(source))
     return LoadedModel(model.eval(), tokenizer, fingerprint, base_hash, context, device)
 
@@ -231,6 +241,8 @@ def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
                 folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
             )
     except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
+        if ran_out_of_memory(error):
+            raise
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise ModelError(
             f"the weights in {folder} cannot be read ({reason}): download or save the model again."
