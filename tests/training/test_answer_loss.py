@@ -119,6 +119,21 @@ def test_a_model_with_memory_of_another_kind_is_trained_on_the_plain_path() -> N
         assert torch.isfinite(answer_loss(ROWS[:3]))
 
 
+def test_padded_batches_hold_no_more_logits_than_memory_has_room_for(tmp_path, monkeypatch) -> None:
+    from everlearn.training import answer_loss as room
+
+    model = loaded_model(tmp_path, "llama", "full")
+    answer_loss = AnswerLoss(model, pad_id=3)
+    vocabulary = model.lm_head.weight.shape[0]
+    whole = answer_loss.micro_batches(ROWS, 1 << 15)
+    expected = sum(answer_loss(part) for part in whole)
+    monkeypatch.setattr(room, "MOST_LOGITS", 128 * vocabulary)
+    parts = answer_loss.micro_batches(ROWS, 1 << 15)
+    assert len(whole) == 1 < len(parts)
+    assert all(len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 128 for part in parts)
+    torch.testing.assert_close(sum(answer_loss(part) for part in parts), expected, rtol=1e-5, atol=0)
+
+
 def hybrid_config(kind: str):
     from transformers import AutoConfig
 

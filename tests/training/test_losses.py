@@ -12,7 +12,7 @@ from everlearn.training import losses
 @pytest.mark.parametrize("bias", [False, True])
 @pytest.mark.parametrize("trained_head", [False, True])
 def test_value_and_gradients_are_those_of_plain_cross_entropy(monkeypatch, bias: bool, trained_head: bool) -> None:
-    monkeypatch.setattr(losses, "BLOCK_ELEMENTS", 50 * 7)  # blocks of seven positions, the last one shorter
+    monkeypatch.setitem(losses.BLOCK_ELEMENTS, "cpu", 50 * 7)  # blocks of seven positions, the last one shorter
     torch.manual_seed(0)
     hidden = torch.randn(23, 16, requires_grad=True)
     head = torch.nn.Linear(16, 50, bias=bias).requires_grad_(trained_head)

@@ -46,6 +46,9 @@ _LOGIT_SCALES = (
 """Settings by which Transformers' models treat logits after the head. On an untrained model their effect can be too
 small for the comparison to see, and grow later."""
 _PROBE_TOKENS = 24
+MOST_LOGITS = 1 << 28
+"""Most logits of a padded batch: 0.5 GiB in bfloat16, and as much again for their gradient. The 32,768 tokens that a
+GPU takes otherwise would have 16 GiB of them with Gemma's vocabulary of 256,000. A single row may have more."""
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
@@ -79,6 +82,8 @@ class AnswerLoss:
         if self.is_packed:
             return [pack(groups) for groups in split_batch(rows, most_tokens)]
         parts: list[Packing | list[EncodedRow]] = []
+        vocabulary = self.inner.get_output_embeddings().weight.shape[0]
+        most_tokens = min(most_tokens, max(1, MOST_LOGITS // vocabulary))
         current: list[EncodedRow] = []
         for row in sorted(rows, key=lambda row: -len(row.ids)):
             if current and (len(current) + 1) * len(current[0].ids) > most_tokens:
