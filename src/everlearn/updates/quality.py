@@ -66,7 +66,7 @@ def block_likelihoods(model: PreTrainedModel, blocks: NDArray[np.int32]) -> Like
             ids = torch.from_numpy(blocks[at : at + rows].astype(np.int64)).to(model.device)
             logits = model(input_ids=ids, use_cache=False).logits[:, :-1].float()  # (rows, tokens - 1, vocabulary)
             losses = cross_entropy(logits.transpose(1, 2), ids[:, 1:], reduction="none")
-            found.append(losses.mean(1).double().cpu().numpy())
+            found.append(losses.mean(1).cpu().numpy().astype(np.float64))  # Apple's GPUs have no float64
     return np.concatenate(found)
 
 
