@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def test_a_step_on_the_penalty_moves_towards_the_last_stage_and_only_what_is_tun
     for key in changed:
         distance = np.abs(after[key].numpy() - anchors[key])
         assert (distance <= np.abs(before[key].numpy() - anchors[key]) + 1e-7).all()
+
+
+@pytest.mark.parametrize("name", ["l2", "ewc"])
+def test_what_a_stage_was_pulled_to_leaves_the_device_with_it(name: str, tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    method.before_stage(bench.context(stages[1]))
+    method.penalty(bench.latest.model)
+    held = weakref.ref(method._anchored.anchors[0])  # type: ignore[attr-defined]
+    assert held() is not None
+    method.after_stage(bench.context(stages[1]))
+    assert held() is None
 
 
 @pytest.mark.parametrize("name", ["l2", "ewc"])

@@ -36,6 +36,12 @@ def test_squares_are_of_single_rows_not_of_their_mean() -> None:
     assert fisher.tolist() == [1.0]  # the mean gradient is zero
 
 
+def test_many_small_squares_of_bfloat16_gradients_are_not_lost() -> None:
+    w = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
+    (fisher,) = mean_squared_gradients((w.sum() for _ in range(1000)), [w])
+    assert fisher.tolist() == [1.0]
+
+
 def loaded(folder: Path, tuning: str) -> LoadedModel:
     return load_model(
         ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2, dropout=0.5)), trainable=True, seed=1

@@ -73,6 +73,7 @@ class EWC(Method):
         from everlearn.training.rows import encode_rows
 
         stage = context.stage
+        self._anchored = None  # with full tuning, three models' worth of memory on the device
         if stage.is_last:
             self._anchors, self._fisher = {}, {}
             return

@@ -62,6 +62,7 @@ class L2(Method):
         """Keeps the weights that the stage has reached; after the last stage nothing."""
         from everlearn.training.quadratic_penalty import values_of
 
+        self._anchored = None  # with full tuning, two models' worth of memory on the device
         self._anchors = {} if context.stage.is_last else values_of(context.latest().model)
 
     def state_tensors(self) -> dict[str, np.ndarray]:
