@@ -20,7 +20,7 @@ import json
 import multiprocessing
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ import torch
 import everlearn.runs.models_at_hand as models_at_hand
 import everlearn.training.stage_trainer as stage_trainer
 from everlearn.files import write_json
-from everlearn.generation.protocol import Completion, Sampling
+from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import make_progress
 from everlearn.recipe import load_recipe
 from everlearn.runs.environment import machine, versions
@@ -49,7 +49,10 @@ class OneAtATime:
         self.loaded = loaded
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[..., None] | None = None
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: GenerationProgress | None = None,
     ) -> list[list[Completion]]:
         """One call of `model.generate` for each completion."""
         torch.manual_seed(sampling.seed)
@@ -57,7 +60,7 @@ class OneAtATime:
         for done, prompt in enumerate(prompts, 1):
             answers.append([self._complete(list(prompt), sampling) for _ in range(sampling.samples_per_prompt)])
             if progress:
-                progress(done, len(prompts))
+                progress(done, len(prompts), "")
         return answers
 
     def _complete(self, prompt: list[int], sampling: Sampling) -> Completion:

@@ -213,10 +213,17 @@ def test_the_random_state_of_torch_is_not_touched():
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_progress_counts_every_prompt():
+def test_progress_counts_prompts_and_before_the_first_is_finished_tokens():
     model, tokenizer = make_model("llama")
-    calls: list[tuple[int, int]] = []
-    generator = TransformersGenerator(model, tokenizer, max_rows=4)
-    generator.generate([*PROMPTS, PROMPTS[0]], Sampling(max_new_tokens=3), lambda done, of: calls.append((done, of)))
-    assert calls[-1] == (12, 12)
-    assert [done for done, _ in calls] == sorted({done for done, _ in calls})
+    told = []
+    generator = TransformersGenerator(model, tokenizer)
+    completions = generator.generate(
+        [*PROMPTS, PROMPTS[0]], Sampling(max_new_tokens=NEW), lambda *shown: told.append(shown)
+    )
+    finished, totals, notes = zip(*told, strict=True)
+    assert finished[0] == 0
+    assert list(finished) == sorted(finished)
+    assert finished[-1] == len(PROMPTS) + 1, "an equal prompt counts, though it is computed once"
+    assert set(totals) == {len(PROMPTS) + 1}
+    written = sum(len(row.token_ids) + (row.finish_reason == "eos") for (row,) in completions[:-1])
+    assert notes[-1].startswith(f"{written:,} tokens written, ")

@@ -80,7 +80,7 @@ def test_batches_are_halved_until_they_fit_with_the_same_completions(shares: boo
     generator.shares_prefixes = shares
     device, told = Device(rows=5), []
     handle = model.register_forward_pre_hook(device, with_kwargs=True)
-    found = generator.generate(PROMPTS, sampling, lambda done, of: told.append(done))
+    found = generator.generate(PROMPTS, sampling, lambda done, *_: told.append(done))
     assert found == expected
     assert told == sorted(told)
     assert told[-1] == len(PROMPTS)

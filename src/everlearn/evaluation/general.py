@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.models.loading import LoadedModel
+    from everlearn.progress import Tick
 
 WINDOW_TOKENS = 1024
 """Longest window; chosen here, so that models with different contexts see as much."""
@@ -38,7 +39,9 @@ class Window:
     scored_from: int
 
 
-def perplexity(loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | None = None) -> dict[str, object]:
+def perplexity(
+    loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | None = None, tick: Tick | None = None
+) -> dict[str, object]:
     """exp of the mean negative log-likelihood per token over all passages.
 
     A passage begins with BOS where the tokenizer has one (else its first token is given and not scored) and has no
@@ -50,6 +53,7 @@ def perplexity(loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | N
         texts: Passages, each on its own.
         max_tokens: Passages from the first one on are scored until that many tokens are reached, the last of them
             whole; None scores all.
+        tick: Called with (windows read, windows in all).
 
     Returns:
         `value`, the number of predicted `tokens`, and `interval` (bootstrap over passages, 95 %). The value is NaN
@@ -59,7 +63,12 @@ def perplexity(loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | N
     width = min(WINDOW_TOKENS, loaded.context_length)
     losses = np.zeros(len(passages))
     counts = np.zeros(len(passages))
-    for batch in _batches([w for at, ids in enumerate(passages) for w in _windows(at, ids, width)], loaded):
+    windows = [window for at, ids in enumerate(passages) for window in _windows(at, ids, width)]
+    read = 0
+    for batch in _batches(windows, loaded):
+        if tick:
+            tick(read, len(windows))
+        read += len(batch)
         for window, loss in zip(batch, _losses(loaded, batch), strict=True):
             losses[window.passage] += loss
             counts[window.passage] += len(window.ids) - window.scored_from
@@ -72,7 +81,10 @@ def perplexity(loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | N
 
 
 def microtask_accuracy(
-    generator: Generator, tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]
+    generator: Generator,
+    tokenizer: PreTrainedTokenizerBase,
+    items: Sequence[Mapping[str, str]],
+    tick: Tick | None = None,
 ) -> dict[str, object]:
     """Share of few-shot prompts that are answered exactly.
 
@@ -83,6 +95,7 @@ def microtask_accuracy(
         generator: Of the model to measure.
         tokenizer: The model's.
         items: Each with `prompt` (demonstrations and the open last one), `answer` and `family`.
+        tick: Called with (items answered, items in all, tokens written).
 
     Returns:
         `value` in percent, number of `rows`, `interval` (95 %), and `families`: family to its value, rows and
@@ -91,7 +104,8 @@ def microtask_accuracy(
     assert items, "there is at least one micro-task"
     prompts = [[*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)] for item in items]
     longest = max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items)
-    completions = generator.generate(prompts, Sampling(max_new_tokens=longest + SPARE_TOKENS, stop=("\n\n",)))
+    sampling = Sampling(max_new_tokens=longest + SPARE_TOKENS, stop=("\n\n",))
+    completions = generator.generate(prompts, sampling, tick)
     scores: dict[str, list[float]] = {}
     for item, (completion,) in zip(items, completions, strict=True):
         right = completion.text.strip() == item["answer"].strip()

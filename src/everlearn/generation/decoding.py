@@ -70,6 +70,7 @@ class Decoder:
         sampling: How to decode.
         stopper: Ends rows.
         finish: Called with each row and the reason for its end.
+        wrote: Called with the number of tokens that were added to rows.
         device: Of the state's tensors.
     """
 
@@ -79,12 +80,14 @@ class Decoder:
         sampling: Sampling,
         stopper: Stopper,
         finish: Callable[[Row, str], None],
+        wrote: Callable[[int], None],
         device: torch.device,
     ) -> None:
         self._state = state
         self._sampling = sampling
         self._stopper = stopper
         self._finish = finish
+        self._wrote = wrote
         self._device = device
         self._rows: list[Row] = []
         self._done = 0
@@ -127,6 +130,7 @@ class Decoder:
         chosen = choose(logits, self._sampling, history, uniforms)
         if self._history is not None:
             self._history.append(chosen, first)
+        self._wrote(sum(not row.done for row in rows))
         for row, token in zip(rows, chosen.tolist(), strict=True):
             if row.done:
                 continue

@@ -6,6 +6,7 @@ string, limit), finished rows leave the batch, equal greedy prompts are complete
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -120,11 +121,11 @@ class TransformersGenerator:
         if self.shares_prefixes:
             with attending(inner):
                 state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
-                decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
+                decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
                 decoder.run(self._shared_batches(prompts, copies, cached), copies)
         else:
             state = PlainState(inner, pad)
-            decoder = Decoder(state, sampling, stopper, collector.add, self._model.device)
+            decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
             decoder.run(self._batches(prompts, copies, cached, None), copies)
 
     def _halve(self, cached: int) -> None:
@@ -202,7 +203,8 @@ class _Collector:
         self._weights = [0] * len(first)
         for index in first:
             self._weights[index] += 1
-        self._finished = 0
+        self._finished = self._tokens = 0
+        self._began = time.monotonic()
         self.completions = [[Completion("", (), "length")] * copies for _ in first]
 
     def begins_again(self, prompt: int) -> bool:
@@ -217,8 +219,18 @@ class _Collector:
         self._left[row.prompt] -= 1
         if self._left[row.prompt] == 0:
             self._finished += self._weights[row.prompt]
-            if self._progress is not None:
-                self._progress(self._finished, len(self._weights))
+            self._tell()
+
+    def wrote(self, tokens: int) -> None:
+        """Counts tokens: a slow model's first answers are long in coming."""
+        self._tokens += tokens
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._progress is not None:
+            rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
+            note = f"{self._tokens:,} tokens written, {rate:,.{0 if rate >= 10 else 1}f}/s"
+            self._progress(self._finished, len(self._weights), note)
 
 
 def _first_of_equals(prompts: list[Prompt]) -> list[int]:

@@ -199,14 +199,15 @@ class Measurement:
         from everlearn.evaluation.general import microtask_accuracy, perplexity
 
         embedded = self.recipe.model.base == EMBEDDED
-        with self.progress.step(f"general ability after {stage_name}"):
+        with self.progress.step(f"reading general text after {stage_name}") as tick:
             passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
-            scores: dict[str, object] = {"perplexity": perplexity(loaded, passages)}
-            if embedded:
-                from everlearn.data.corpus import held_out_microtasks
+            scores: dict[str, object] = {"perplexity": perplexity(loaded, passages, tick=tick)}
+        if embedded:
+            from everlearn.data.corpus import held_out_microtasks
 
+            with self.progress.step(f"answering micro-tasks after {stage_name}") as tick:
                 items = held_out_microtasks(200, seed=0)
-                scores["microtasks"] = microtask_accuracy(generator(loaded), loaded.tokenizer, items)
+                scores["microtasks"] = microtask_accuracy(generator(loaded), loaded.tokenizer, items, tick)
         write_json(folder / "scores.json", scores)
 
     def _summarise(self) -> tuple[dict[str, object], dict[str, object]]:

@@ -183,7 +183,7 @@ def write_raw(
         drawn = generator.generate(
             ids,
             replace(sampling, seed=derive(seed, "synthesis", task, "samples", number)),
-            lambda finished, _: tick(done[number] + finished),
+            lambda finished, _, note: tick(done[number] + finished, note=note),
         )
         for prompt, completions in zip(chunk, drawn, strict=True):
             yield from _distinct(prompt, completions)

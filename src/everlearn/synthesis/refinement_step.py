@@ -95,7 +95,7 @@ def _answer_in_chunks(
     with job.tools.progress.step(f"refining {job.task.name}", len(rows)) as tick:
 
         def produce(number: int, chunk: Sequence[Row]) -> list[Row]:
-            return answer(chunk, generator, answering, lambda done, _: tick(number * AT_ONCE + done))
+            return answer(chunk, generator, answering, lambda done, _, note: tick(number * AT_ONCE + done, note=note))
 
         return in_chunks(folder, "answered", evenly(rows, AT_ONCE), produce)
 

@@ -145,8 +145,8 @@ def _microtasks(release: Path, device: torch.device, progress: Progress) -> Mapp
     from everlearn.models.loading import load_model
 
     loaded = load_model(ModelConfig(base=str(release), tuning="full", device=str(device)))
-    with progress.step(f"micro-tasks of {release.name}"):
-        return microtask_accuracy(make_generator(loaded), loaded.tokenizer, microtasks())
+    with progress.step(f"answering micro-tasks with {release.name}") as tick:
+        return microtask_accuracy(make_generator(loaded), loaded.tokenizer, microtasks(), tick)
 
 
 def _size(folder: Path) -> int:
