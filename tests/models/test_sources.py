@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from everlearn.errors import ModelError
+from everlearn.errors import ModelError, RunError
 from everlearn.models import sources
 from everlearn.models.sources import base_fingerprint, find_base
 from everlearn.recipe import ModelConfig
@@ -103,3 +105,79 @@ def test_sampling_large_files_still_sees_a_change_in_any_tensor(
         tensors[name] = tensors[name] + 1
         save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
         assert sources.content_hash(copy) != first, name
+
+
+class Hub:
+    """A hub with one repository, whose main branch may move."""
+
+    def __init__(self, root: Path, files: Path) -> None:
+        self.root, self.files, self.head = root, files, "a" * 40
+        self.asked: list[str | None] = []
+        self.fault: OSError | None = None
+
+    def snapshot_download(self, name, *, revision=None, allow_patterns=(), ignore_patterns=()) -> str:
+        from huggingface_hub.utils import filter_repo_objects
+
+        self.asked.append(revision)
+        if self.fault:
+            raise self.fault
+        folder = self.root / (revision if revision and len(revision) == 40 else self.head)
+        names = [path.name for path in self.files.iterdir()]
+        for wanted in filter_repo_objects(names, allow_patterns=allow_patterns, ignore_patterns=ignore_patterns):
+            folder.mkdir(exist_ok=True)
+            shutil.copy(self.files / wanted, folder / wanted)
+        return str(folder)
+
+    def list_repo_files(self, name, *, revision=None) -> list[str]:
+        return [path.name for path in self.files.iterdir()]
+
+
+@pytest.fixture
+def hub(copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    import huggingface_hub
+
+    (tmp_path / "snapshots").mkdir()
+    made = Hub(tmp_path / "snapshots", copy)
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", made.snapshot_download)
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", made.list_repo_files)
+    sources._descriptions.cache_clear()
+    sources._files_at.cache_clear()
+    yield made
+    sources._descriptions.cache_clear()
+    sources._files_at.cache_clear()
+
+
+def test_a_run_stays_with_the_commit_it_began_with(hub: Hub) -> None:
+    config = ModelConfig(base="somebody/tiny")
+    first = base_fingerprint(config)
+    hub.head = "b" * 40
+    assert base_fingerprint(config) == first
+    assert find_base(config).commit == "a" * 40
+    assert hub.asked == [None, "a" * 40]
+
+
+def test_weights_in_mistrals_own_layout_are_not_fetched(hub: Hub) -> None:
+    shutil.copy(hub.files / "model.safetensors", hub.files / "consolidated.safetensors")
+    folder = find_base(ModelConfig(base="somebody/tiny")).folder
+    assert (folder / "model.safetensors").exists()
+    assert not (folder / "consolidated.safetensors").exists()
+    sources._files_at.cache_clear()
+    (hub.files / "model.safetensors").unlink()
+    shutil.rmtree(folder)
+    sources._descriptions.cache_clear()
+    assert "no weights" in refusal("somebody/tiny")
+
+
+def test_a_full_disk_is_not_taken_for_an_absent_network(hub: Hub) -> None:
+    hub.fault = OSError(errno.ENOSPC, "No space left on device", "/cache/model.safetensors")
+    with pytest.raises(RunError, match=r"disk is full while writing /cache/model\.safetensors"):
+        find_base(ModelConfig(base="somebody/tiny"))
+
+
+def test_an_adapter_names_the_hubs_model_and_commit_as_its_base(hub: Hub, tmp_path: Path) -> None:
+    from everlearn.models.loading import load_model, save_checkpoint
+
+    save_checkpoint(load_model(ModelConfig(base="somebody/tiny", device="cpu"), trainable=True), tmp_path / "stage")
+    stored = json.loads((tmp_path / "stage" / "adapter" / "adapter_config.json").read_text())
+    assert (stored["base_model_name_or_path"], stored["revision"]) == ("somebody/tiny", "a" * 40)
+    assert str(tmp_path) not in (tmp_path / "stage" / "adapter" / "README.md").read_text()

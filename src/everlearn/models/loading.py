@@ -141,8 +141,8 @@ def load_model(
     weights = inner if inner is not None and config.tuning == "full" else source.folder
     model: PreTrainedModel | PeftModel = _read_weights(weights, _dtype(config, device)).to(device)
     model.requires_grad_(trainable and config.tuning == "full")
-    if source.commit is not None:
-        model.name_or_path = source.name  # else a saved adapter names this machine's cache folder as its base
+    if source.commit is not None:  # else a saved adapter names this machine's cache folder as its base
+        model.name_or_path = model.config._name_or_path = source.name
     if config.tuning == "lora" and inner is not None:
         model = adapters.load_adapter(model, inner, trainable=trainable)
     elif config.tuning == "lora" and trainable:

@@ -3,7 +3,8 @@
 What cannot work is refused here, from file names and headers alone, before any weight is read: no weights in
 safetensors form (pickled `.bin` files are never opened), no configuration, no tokenizer, an adapter in place of a
 model. A hub name becomes the folder of its snapshot in the Hugging Face cache; only files at the top of the
-repository are fetched.
+repository are fetched, and without a second copy of the weights in Mistral's own layout. Which commit a name means is
+asked once in a process: a run stays with it when the repository moves on.
 
 The identity of a base is the commit of a hub model, and for a folder a hash of its content: small files whole,
 tensors by their description and a sample at both ends of each, so that a large model costs milliseconds.
@@ -11,18 +12,22 @@ tensors by their description and a sample at both ends of each, so that a large 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import struct
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import IO
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError
+from everlearn.files import disk_error
 from everlearn.recipe import EMBEDDED, ModelConfig
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "tekken.json")
+_OWN_LAYOUT = "consolidated"
 _DESCRIPTIONS = ["*.json", "*.txt", "*.model", "*.jinja"]
 _WHOLE_BYTES = 64 * 2**20
 _SAMPLE_BYTES = 4096
@@ -106,15 +111,13 @@ def _sample_tensors(stream: IO[bytes], digest: hashlib._Hash) -> None:
 
 
 def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:
-    from huggingface_hub import list_repo_files, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
     name = config.base
-    wanted = [*_DESCRIPTIONS, "*.safetensors"] if weights else _DESCRIPTIONS
     try:
-        folder = Path(
-            snapshot_download(name, revision=config.revision, allow_patterns=wanted, ignore_patterns=["*/*"])
-        )
+        folder = _descriptions(name, config.revision)
+        if weights:
+            folder = _snapshot(name, folder.name, [*_DESCRIPTIONS, "*.safetensors"])
     except GatedRepoError:
         raise ModelError(
             f"model.base {name!r} is gated on the Hugging Face hub: accept its licence there and log in with "
@@ -130,6 +133,8 @@ def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:
             "check the spelling, or log in with 'hf auth login' if it is private."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise disk_error(Path(str(error.filename or "the Hugging Face cache")), error) from None
         raise ModelError(
             f"model.base {name!r} is no local folder and the Hugging Face hub cannot be reached for it "
             f"({type(error).__name__}): go online once, or give the folder of a downloaded model."
@@ -139,11 +144,31 @@ def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:
     present = {file.name for file in folder.iterdir()}
     if not weights:
         try:
-            present |= set(list_repo_files(name, revision=folder.name))
+            present |= _files_at(name, folder.name)
         except (OSError, ValueError, RuntimeError):
             return source  # offline: the weights are looked for when they are loaded
     _check_weights(name, present)
     return source
+
+
+@cache
+def _descriptions(name: str, revision: str | None) -> Path:
+    """The snapshot of a revision with its small files; named after its commit."""
+    return _snapshot(name, revision, _DESCRIPTIONS)
+
+
+@cache
+def _files_at(name: str, commit: str) -> frozenset[str]:
+    from huggingface_hub import list_repo_files
+
+    return frozenset(list_repo_files(name, revision=commit))
+
+
+def _snapshot(name: str, revision: str | None, wanted: list[str]) -> Path:
+    from huggingface_hub import snapshot_download
+
+    unwanted = ["*/*", f"{_OWN_LAYOUT}*"]
+    return Path(snapshot_download(name, revision=revision, allow_patterns=wanted, ignore_patterns=unwanted))
 
 
 def _check_files(source: BaseSource) -> None:
@@ -164,7 +189,8 @@ def _check_files(source: BaseSource) -> None:
 
 
 def _check_weights(name: str, files: set[str]) -> None:
-    if any(file.endswith(".safetensors") and "/" not in file for file in files):
+    loadable = [file for file in files if "/" not in file and not file.startswith(_OWN_LAYOUT)]
+    if any(file.endswith(".safetensors") for file in loadable):
         return
     if any(file.endswith((".bin", ".pt", ".pth", ".ckpt")) for file in files):
         raise ModelError(
