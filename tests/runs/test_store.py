@@ -10,6 +10,7 @@ import pytest
 
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, write_json, write_text
+from everlearn.runs import store as store_module
 from everlearn.runs.store import RunStore, remove_corrupt
 
 
@@ -37,6 +38,17 @@ def test_a_step_with_the_same_inputs_is_made_once(store: RunStore) -> None:
     assert make.calls == 1
     assert first == second
     assert (first.path / "inner" / "result.txt").read_text() == "result"
+
+
+def test_what_was_just_made_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fully tuned model of seven billion weights is 28 GB."""
+    read: list[Path] = []
+    real = store_module.sha256_of
+    monkeypatch.setattr(store_module, "sha256_of", lambda path: read.append(path) or real(path))
+    RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, Maker())
+    assert len(read) == 1
+    RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, Maker())
+    assert len(read) == 2
 
 
 def test_other_inputs_version_or_kind_give_another_artifact(store: RunStore) -> None:

@@ -128,7 +128,7 @@ class RunStore:
         return fingerprint_in(target) == fingerprint
 
     def _check(self, folder: Path) -> None:
-        """Compares an artifact's files with its record, once per process."""
+        """Compares an artifact's files with its record, once per process, and not when it has just made them."""
         if folder in self._verified:
             return
         fault = fault_of(folder)
@@ -166,6 +166,7 @@ class RunStore:
                 shutil.rmtree(partial if (stored / RECORD).exists() else stored)
             if partial.exists():
                 _move(partial, stored)
+                self._verified.add(stored)
         except OSError as error:
             raise disk_error(partial, error) from None
 
