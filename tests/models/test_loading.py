@@ -315,6 +315,11 @@ def test_a_checkpoint_of_the_other_kind_or_of_another_base_is_refused(folders, t
         loading.load_model(config_of(folders["gpt2"], "gpt2"), checkpoint=tmp_path)
 
 
+def test_another_gpu_than_the_first_is_refused_with_the_remedy(folders) -> None:
+    with pytest.raises(ModelError, match="CUDA_VISIBLE_DEVICES to 1"):
+        loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda:1"}))
+
+
 def test_an_absent_device_is_refused(folders) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")

@@ -205,7 +205,7 @@ def choose_device(name: str) -> torch.device:
     """The torch device that a recipe names.
 
     Raises:
-        ModelError: no such device, or this machine does not have it.
+        ModelError: no such device, this machine does not have it, or not the first of several, which the Trainer takes.
     """
     import torch
 
@@ -215,6 +215,11 @@ def choose_device(name: str) -> torch.device:
         return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.index:
+            raise ModelError(
+                f"model.device {name!r}: only the first device can be trained on: set it to {device.type}, and the "
+                f"environment variable CUDA_VISIBLE_DEVICES to {device.index}."
+            )
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ModelError(f"model.device {name!r} is not available on this machine: use auto, cpu or cuda.") from None
