@@ -205,7 +205,7 @@ def choose_device(name: str) -> torch.device:
     """The torch device that a recipe names.
 
     Raises:
-        ModelError: no such device, this machine does not have it, or not the first of several, which the Trainer takes.
+        ModelError: no such device here, or one of several but not the first, which the Trainer would take.
     """
     import torch
 
