@@ -74,7 +74,8 @@ class ModelConfig(Section):
     lora: LoraConfig = LoraConfig()
     """Adapter settings; unused when tuning is `full`."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the loaded weights. `auto`: float32 on a CPU, bfloat16 on a GPU that supports it."""
+    """Of the loaded weights. `auto`: bfloat16 for the frozen weights under LoRA where the device multiplies it
+    natively (newer GPUs and CPUs of servers), else float32."""
     template: Literal["auto", "chat", "vanilla", "alpaca", "llama2"] = "auto"
     """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `vanilla`."""
     device: str = "auto"

@@ -26,7 +26,7 @@ def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def test_a_vector_is_the_mean_of_the_text_s_last_hidden_states(folder: Path) -> None:
-    loaded = load_model(ModelConfig(base=str(folder)))
+    loaded = load_model(ModelConfig(base=str(folder), dtype="float32"))
     vectors = embed_texts(loaded, TEXTS)
     assert vectors.dtype == np.float32
     for text, vector in zip(TEXTS[:-1], vectors, strict=False):
@@ -37,7 +37,7 @@ def test_a_vector_is_the_mean_of_the_text_s_last_hidden_states(folder: Path) -> 
 
 
 def test_batching_does_not_change_vectors(folder: Path) -> None:
-    loaded = load_model(ModelConfig(base=str(folder)))
+    loaded = load_model(ModelConfig(base=str(folder), dtype="float32"))
     whole, single = embed_texts(loaded, TEXTS), embed_texts(loaded, TEXTS, batch_tokens=1)
     np.testing.assert_allclose(whole, single, atol=1e-5)
 

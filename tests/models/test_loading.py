@@ -25,7 +25,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def config_of(folder: Path, architecture: str = "llama", **changes) -> ModelConfig:
     lora = LoraConfig(rank=4, targets=TARGETS[architecture])
-    return ModelConfig(base=str(folder), device="cpu", lora=lora, **changes)
+    return ModelConfig(base=str(folder), device="cpu", lora=lora, **{"dtype": "float32", **changes})
 
 
 def logits(model) -> torch.Tensor:
@@ -325,3 +325,20 @@ def test_an_absent_device_is_refused(folders) -> None:
         pytest.skip("this machine has a GPU")
     with pytest.raises(ModelError, match="not available"):
         loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda"}))
+
+
+@pytest.mark.parametrize(
+    ("tuning", "dtype", "is_native", "loaded_as"),
+    [
+        ("lora", "auto", True, torch.bfloat16),
+        ("lora", "auto", False, torch.float32),
+        ("lora", "float32", True, torch.float32),
+        ("full", "auto", True, torch.float32),
+        ("full", "bfloat16", False, torch.bfloat16),
+    ],
+)
+def test_frozen_weights_are_bfloat16_where_the_device_multiplies_it(
+    folders, monkeypatch: pytest.MonkeyPatch, tuning: str, dtype: str, is_native: bool, loaded_as: torch.dtype
+) -> None:
+    monkeypatch.setattr(loading, "has_native_bfloat16", lambda device: is_native)
+    assert loading.load_model(config_of(folders["llama"], tuning=tuning, dtype=dtype)).model.dtype == loaded_as

@@ -21,7 +21,7 @@ COUNT = sum(row.answer_count for row in ROWS)
 def loaded_model(folder: Path, architecture: str, tuning: str, **settings):
     save_tiny_model(folder, architecture, tied=tuning == "full")
     lora = LoraConfig(targets="all-linear", dropout=0.0)
-    config = ModelConfig(base=str(folder), tuning=tuning, lora=lora, device="cpu", **settings)
+    config = ModelConfig(base=str(folder), tuning=tuning, lora=lora, device="cpu", **{"dtype": "float32", **settings})
     model = loading.load_model(config, trainable=True).model
     torch.manual_seed(1)
     for name, weight in model.named_parameters():

@@ -44,7 +44,9 @@ def test_many_small_squares_of_bfloat16_gradients_are_not_lost() -> None:
 
 def loaded(folder: Path, tuning: str) -> LoadedModel:
     return load_model(
-        ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2, dropout=0.5)), trainable=True, seed=1
+        ModelConfig(base=str(folder), tuning=tuning, dtype="float32", lora=LoraConfig(rank=2, dropout=0.5)),
+        trainable=True,
+        seed=1,
     )
 
 

@@ -50,7 +50,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def load(folders, architecture: str = "llama", tuning: str = "lora", dropout: float = 0.1):
     lora = LoraConfig(targets=TARGETS[architecture], dropout=dropout)
-    config = ModelConfig(base=str(folders[architecture]), tuning=tuning, lora=lora, device="cpu")
+    config = ModelConfig(base=str(folders[architecture]), tuning=tuning, dtype="float32", lora=lora, device="cpu")
     return loading.load_model(config, trainable=True, seed=5)
 
 

@@ -24,6 +24,7 @@ from everlearn.files import disk_error
 from everlearn.models import adapters
 from everlearn.models.batching import ran_out_of_memory
 from everlearn.models.descriptions import check_vocabulary, context_of, read_config, read_tokenizer
+from everlearn.models.formats import has_native_bfloat16
 from everlearn.models.sources import base_fingerprint, content_hash, find_base
 from everlearn.recipe import ModelConfig
 
@@ -229,11 +230,10 @@ def choose_device(name: str) -> torch.device:
 def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     import torch
 
-    if config.dtype == "bfloat16":
+    is_frozen = config.tuning == "lora"
+    if config.dtype == "bfloat16" or (config.dtype == "auto" and is_frozen and has_native_bfloat16(device)):
         return torch.bfloat16
-    if config.dtype == "float32" or config.tuning == "full" or device.type != "cuda":
-        return torch.float32
-    return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    return torch.float32
 
 
 def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
