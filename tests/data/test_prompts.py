@@ -80,7 +80,8 @@ def test_earlier_exchanges_are_encoded_like_rows_of_their_own():
 
 def test_bos_follows_the_tokenizer():
     assert bos_ids(make_byte_tokenizer(bos=None)) == []
-    assert bos_ids(make_byte_tokenizer(adds_bos=False)) == [make_byte_tokenizer().bos_token_id]
+    assert bos_ids(make_byte_tokenizer()) == [make_byte_tokenizer().bos_token_id]
+    assert bos_ids(make_byte_tokenizer(adds_bos=False)) == []
     same = make_byte_tokenizer(bos="<end>", eos="<end>", adds_bos=False)
     assert bos_ids(same) == []
     opt = make_byte_tokenizer(bos="<end>", eos="<end>", adds_bos=True)

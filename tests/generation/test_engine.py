@@ -82,6 +82,28 @@ def test_a_model_with_sliding_windows_falls_back_to_its_own_cache():
     assert not generator.shares_prefixes
 
 
+def test_a_model_with_linear_attention_keeps_its_own_cache_as_rows_leave():
+    from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+
+    _, tokenizer = make_model("llama")
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8}
+    linear = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8}
+    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 4, "vocab_size": len(tokenizer)}
+    others = {"linear_value_head_dim": 8, "shared_expert_intermediate_size": 16, "eos_token_id": END}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = Qwen3NextForCausalLM(Qwen3NextConfig(**sizes, **heads, **linear, **experts, **others)).eval()
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    generator = TransformersGenerator(model, tokenizer, max_rows=4)
+    prompts = PROMPTS[4:]
+    assert ids_of(generator.generate(prompts, Sampling(max_new_tokens=NEW))) == reference(model, prompts, NEW)
+    assert not generator.shares_prefixes
+    assert {len(rows) for rows in generator.generate(prompts, SAMPLED)} == {3}
+
+
 def test_the_fallback_gives_the_same_samples_as_shared_prefixes():
     model, tokenizer = make_model("gpt_neox")
     plain = TransformersGenerator(model, tokenizer, max_rows=9)

@@ -40,6 +40,16 @@ def test_a_tokens_bytes_are_those_of_the_models_cache(architecture: str) -> None
     assert memory.token_bytes(model) * 3 == held
 
 
+def test_layers_of_several_widths_count_with_the_widest() -> None:
+    from types import SimpleNamespace
+
+    from transformers import Gemma4TextConfig
+
+    settings = Gemma4TextConfig(num_hidden_layers=6, num_key_value_heads=2, head_dim=8, global_head_dim=16)
+    model = SimpleNamespace(config=SimpleNamespace(get_text_config=lambda: settings), dtype=torch.bfloat16)
+    assert memory.token_bytes(model) == 6 * 2 * 2 * 16 * 2
+
+
 def test_cached_tokens_fill_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPatch) -> None:
     model, _ = make_model("llama")
     monkeypatch.setattr(memory, "free_bytes", lambda device: memory.token_bytes(model) * 400)

@@ -200,15 +200,12 @@ def exchanges_of(history: Sequence[Turn], query: str) -> tuple[str | None, list[
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """The ids that begin a text: BOS, or nothing.
+    """The ids that begin a text: BOS where the tokenizer's own encoding begins with it, as in pre-training.
 
-    A tokenizer whose BOS is also its EOS (GPT-2, GPT-NeoX, SmolLM) begins a text with it only when its own encoding
-    does (OPT).
+    Llama, Gemma, Mistral and OPT do; GPT-2, Yi, Phi-3 and BLOOM name a BOS and do not.
     """
     bos = tokenizer.bos_token_id
-    if bos is None or (bos == tokenizer.eos_token_id and tokenizer.encode("a")[:1] != [bos]):
-        return []
-    return [bos]
+    return [bos] if bos is not None and tokenizer.encode("a")[:1] == [bos] else []
 
 
 def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

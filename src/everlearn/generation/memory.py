@@ -35,7 +35,10 @@ def token_bytes(model: PreTrainedModel) -> int:
     settings = model.config.get_text_config()
     heads = getattr(settings, "num_attention_heads", None) or 1  # state spaces have none
     key_heads = getattr(settings, "num_key_value_heads", None) or heads
-    width = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+    try:
+        width = getattr(settings, "head_dim", None) or settings.hidden_size // heads
+    except RuntimeError:  # Transformers' answer where layers differ (Gemma-4)
+        width = max(layer.head_dim for layer in settings.per_layer_config)
     return int(settings.num_hidden_layers * 2 * key_heads * width * model.dtype.itemsize)
 
 

@@ -43,8 +43,7 @@ class PlainState:
         self._mask = torch.tensor(mask, device=self._model.device)
         logits = self._forward(torch.tensor(ids, device=self._model.device))
         if copies > 1:
-            self._cache.batch_repeat_interleave(copies)
-            self._mask = self._mask.repeat_interleave(copies, dim=0)
+            self._take(torch.arange(len(prompts), device=self._model.device).repeat_interleave(copies))
         return logits
 
     def step(self, tokens: Tensor) -> Tensor:
@@ -54,9 +53,11 @@ class PlainState:
 
     def keep(self, rows: Sequence[int]) -> None:
         """Drops all rows but these."""
-        kept = torch.tensor(rows, dtype=torch.long, device=self._model.device)
-        self._mask = self._mask[kept]
-        self._cache.batch_select_indices(kept)
+        self._take(torch.tensor(rows, dtype=torch.long, device=self._model.device))
+
+    def _take(self, rows: Tensor) -> None:
+        self._mask = self._mask[rows]
+        self._cache.reorder_cache(rows)  # layers of linear attention have no other way to take rows
 
     def _forward(self, ids: Tensor) -> Tensor:
         extra: dict[str, Tensor | int] = dict(self._last_only)

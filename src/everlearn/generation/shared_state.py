@@ -26,8 +26,9 @@ from everlearn.generation.shared_cache import (
 )
 
 TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Largest difference of logits from a plain forward pass, in their standard deviations, for `fits`."""
-TOLERANCE_ELSEWHERE = 0.2
+"""Root mean square difference of logits from a plain forward pass, in their standard deviations, for `fits`."""
+TOLERANCE_ELSEWHERE = 0.1
+"""In bfloat16 0.01 to 0.03 was measured, with up to 32 layers."""
 
 
 class SharedState:
@@ -144,7 +145,7 @@ class SharedState:
             return False
         expected = torch.cat(plain)
         tolerance = TOLERANCE.get(model.dtype, TOLERANCE_ELSEWHERE)
-        return bool((shared - expected).abs().max() <= tolerance * expected.std())
+        return bool((shared - expected).square().mean().sqrt() <= tolerance * expected.std())
 
 
 def _columns(prompt: Prompt, node: Node | None) -> int:
