@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-from pathlib import Path
-
-import psutil
 import pytest
 import torch
 from transformers import DynamicCache
@@ -58,16 +55,6 @@ def test_cached_tokens_fill_a_share_of_what_is_free(monkeypatch: pytest.MonkeyPa
     assert memory.cached_tokens(model) == 1
     monkeypatch.setattr(memory, "free_bytes", lambda device: 1 << 50)
     assert memory.cached_tokens(model) == memory.MOST_TOKENS["cpu"]
-
-
-def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory, "_CGROUP", tmp_path)
-    assert 0 < memory.free_bytes(torch.device("cpu")) <= psutil.virtual_memory().total
-    for name, text in (("max", "9000"), ("current", "5000"), ("stat", "anon 4000\nfile 1000\n")):
-        (tmp_path / f"memory.{name}").write_text(text)
-    assert memory.free_bytes(torch.device("cpu")) == 5000
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory.free_bytes(torch.device("cpu")) > 5000
 
 
 def test_a_store_sets_aside_no_more_than_its_tokens() -> None:

@@ -7,10 +7,9 @@ same is halved (`engine.py`).
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
+from everlearn.models.memory import free_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -21,7 +20,6 @@ COPIES = 2
 """A store that grows stands beside the one before it."""
 MOST_TOKENS = {"cpu": 65536}
 """Upper limit by type of device: more rows at a time are no faster there."""
-_CGROUP = Path("/sys/fs/cgroup")
 
 
 def cached_tokens(model: PreTrainedModel) -> int:
@@ -40,27 +38,3 @@ def token_bytes(model: PreTrainedModel) -> int:
     except RuntimeError:  # Transformers' answer where layers differ (Gemma-4)
         width = max(layer.head_dim for layer in settings.per_layer_config)
     return int(settings.num_hidden_layers * 2 * key_heads * width * model.dtype.itemsize)
-
-
-def free_bytes(device: torch.device) -> int:
-    """Memory that can still be taken: of the GPU, or of this machine (or container) for other devices."""
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    import psutil
-
-    available = int(psutil.virtual_memory().available)
-    if device.type == "mps":
-        return min(available, torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
-    return min(available, _container_room(available))
-
-
-def _container_room(otherwise: int) -> int:
-    """What the container's limit (cgroup v2) leaves; page cache counts as free, as the kernel gives it back."""
-    try:
-        limit = int((_CGROUP / "memory.max").read_text())
-        used = int((_CGROUP / "memory.current").read_text())
-        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-        return max(0, limit - used + int(statistics["file"]))
-    except (OSError, ValueError, KeyError):
-        return otherwise

@@ -25,6 +25,7 @@ from everlearn.models import adapters
 from everlearn.models.batching import ran_out_of_memory
 from everlearn.models.descriptions import check_vocabulary, context_of, read_config, read_tokenizer
 from everlearn.models.formats import has_native_bfloat16
+from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.sources import base_fingerprint, content_hash, find_base
 from everlearn.recipe import ModelConfig
 
@@ -68,18 +69,22 @@ class LoadedModel:
     device: torch.device
 
 
-def check_model(config: ModelConfig) -> None:
+def check_model(config: ModelConfig, *, trains: bool = False) -> None:
     """Refuses what cannot work, without reading weights.
+
+    Args:
+        config: Which base and how it is tuned.
+        trains: Whether it is to be trained, which takes more memory.
 
     Raises:
         ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
-            a tokenizer that does not fit, an absent device, a memory that generation cannot carry on, or an adapter
-            that the model cannot have.
+            a tokenizer that does not fit, an absent device, one with too little memory, states that generation
+            cannot carry on, or an adapter that the model cannot have.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
-    choose_device(config.device)
+    device = choose_device(config.device)
     source = find_base(config, weights=False)
     settings = read_config(source)
     check_vocabulary(source, read_tokenizer(source), settings)
@@ -94,8 +99,29 @@ def check_model(config: ModelConfig) -> None:
                 f"model.base {source.name}: {settings.model_type} models keep what they have read in a way of their "
                 "own (no past_key_values), which generation here does not know: choose a model with attention."
             )
+        _check_room(source.name, model.num_parameters(), config, device, trains=trains)
         if config.tuning == "lora":
             adapters.attach_adapter(model, config.lora, seed=0)
+
+
+def _check_room(name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool) -> None:
+    """Refuses a model that is certain to find too little memory.
+
+    Raises:
+        ModelError: says how much it takes at least, how much there is, and what takes less.
+    """
+    dtype = _dtype(config, device)
+    copies = 4 if trains and config.tuning == "full" else 1  # weights, gradients and AdamW's two moments
+    needed, there = weights * dtype.itemsize * copies, total_bytes(device)
+    if needed <= there:
+        return
+    what = f"{'full tuning' if copies > 1 else 'a model'} of {weights / 1e9:.1f} billion weights in {dtype}"
+    remedies = ["set model.tuning to lora"] if copies > 1 else []
+    remedies += ["set model.dtype to bfloat16"] if dtype.itemsize > 2 else []
+    raise ModelError(
+        f"model.base {name}: {what.replace('torch.', '')} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
+        f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."
+    )
 
 
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:

@@ -75,7 +75,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.models import loading
 
     method = make_method(recipe.method.name, recipe.method.options)
-    loading.check_model(recipe.model)
+    loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = get_template(recipe.model.template, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
