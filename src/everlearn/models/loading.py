@@ -115,11 +115,12 @@ def _check_room(name: str, weights: int, config: ModelConfig, device: torch.devi
     needed, there = weights * dtype.itemsize * copies, total_bytes(device)
     if needed <= there:
         return
-    what = f"{'full tuning' if copies > 1 else 'a model'} of {weights / 1e9:.1f} billion weights in {dtype}"
+    form = str(dtype).removeprefix("torch.")
+    what = f"{'full tuning' if copies > 1 else 'a model'} of {weights / 1e9:.1f} billion weights in {form}"
     remedies = ["set model.tuning to lora"] if copies > 1 else []
     remedies += ["set model.dtype to bfloat16"] if dtype.itemsize > 2 else []
     raise ModelError(
-        f"model.base {name}: {what.replace('torch.', '')} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
+        f"model.base {name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
         f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."
     )
 
