@@ -13,10 +13,11 @@ import torch
 from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.evaluation import general
 from everlearn.evaluation.general import microtask_accuracy, perplexity
-from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
+from everlearn.generation.protocol import Sampling
 from everlearn.models.loading import LoadedModel, load_model
 from everlearn.recipe import ModelConfig
 from tests.conftest import make_tiny_model
+from tests.evaluation.by_heart import ByHeart, answered
 from tests.tiny_models import make_tokenizer
 
 TEXTS = ["the red cat runs", "a big dog sleeps and the small bird says yes", "no", "red red blue " * 9]
@@ -109,26 +110,13 @@ def test_an_adapter_can_be_measured(tiny_model: Path) -> None:
     assert perplexity(fresh, TEXTS)["value"] == pytest.approx(perplexity(load_model(config), TEXTS)["value"])
 
 
-class ByHeart:
-    def __init__(self, answers: Sequence[str]) -> None:
-        self.answers = answers
-        self.prompts: list[list[int]] = []
-        self.sampling = Sampling()
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
-    ) -> list[list[Completion]]:
-        self.prompts, self.sampling = [list(prompt) for prompt in prompts], sampling
-        return [[Completion(answer, (), "stop")] for answer in self.answers]
-
-
 def item(answer: str, family: str) -> dict[str, str]:
     return {"prompt": "the cat says\n\nInput: a\nOutput:", "answer": answer, "family": family}
 
 
 def test_microtasks_are_counted_in_all_and_by_family() -> None:
     items = [item("red", "label"), item("blue", "label"), item("the dog", "copy")]
-    found = microtask_accuracy(ByHeart([" red", " green", " the dog\n"]), make_tokenizer(), items)
+    found = microtask_accuracy(ByHeart(*map(answered, (" red", " green", " the dog\n"))), make_tokenizer(), items)
     families = found["families"]
     assert found["value"] == pytest.approx(200 / 3)
     assert found["rows"] == 3
@@ -142,12 +130,12 @@ def test_microtasks_are_counted_in_all_and_by_family() -> None:
 
 def test_punctuation_and_capitals_count_in_microtasks() -> None:
     items = [item("red + blue", "join"), item("Red", "form")]
-    assert microtask_accuracy(ByHeart(["red - blue", "red"]), make_tokenizer(), items)["value"] == 0
+    assert microtask_accuracy(ByHeart(answered("red - blue"), answered("red")), make_tokenizer(), items)["value"] == 0
 
 
 def test_microtask_answers_end_at_a_blank_line_and_have_room_for_the_longest() -> None:
     tokenizer = make_tokenizer()
-    generator = ByHeart(["", ""])
+    generator = ByHeart(answered(""), answered(""))
     items = [item("red", "a"), item("the red cat runs", "a")]
     microtask_accuracy(generator, tokenizer, items)
     assert generator.sampling == Sampling(max_new_tokens=4 + general.SPARE_TOKENS, stop=("\n\n",))

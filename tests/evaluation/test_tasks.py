@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
 
@@ -11,28 +9,12 @@ from everlearn.data.instance import Instance, Task
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.errors import DataError, RecipeError
 from everlearn.evaluation.tasks import predict_task, score_rows
-from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
+from everlearn.generation.protocol import Sampling
 from everlearn.progress import LineProgress
+from tests.evaluation.by_heart import ByHeart, answered
 from tests.tiny_models import make_tokenizer
 
 METRICS = ("exact_match", "token_f1")
-
-
-class ByHeart:
-    """Gives the listed answers in turn and keeps what it was asked."""
-
-    def __init__(self, *answers: Completion) -> None:
-        self.answers = answers
-        self.prompts: list[list[int]] = []
-        self.sampling = Sampling()
-
-    def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
-    ) -> list[list[Completion]]:
-        self.prompts, self.sampling = [list(prompt) for prompt in prompts], sampling
-        if progress:
-            progress(len(prompts), len(prompts), "")
-        return [[answer] for answer in self.answers]
 
 
 def instance(text: str, output: str, *references: str, id: str = "") -> Instance:
@@ -41,10 +23,6 @@ def instance(text: str, output: str, *references: str, id: str = "") -> Instance
 
 def speak(*rows: Instance, metric: str = "exact_match") -> Task:
     return Task("speak", rows, rows, metric=metric)
-
-
-def answered(text: str, reason: str = "eos") -> Completion:
-    return Completion(text, (), reason)
 
 
 TOKENIZER = make_tokenizer()

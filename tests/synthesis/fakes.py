@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 from everlearn.data.instance import Instance, Task, fingerprint_of
 from everlearn.data.prompts import VanillaTemplate
-from everlearn.generation.protocol import Completion, Sampling
+from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import LineProgress
 from everlearn.synthesis.job import Tools
 from tests.data.byte_tokenizer import make_byte_tokenizer, read
@@ -56,7 +56,7 @@ class FakeGenerator:
     calls: list[tuple[list[str], Sampling]] = field(default_factory=list)
 
     def generate(
-        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: Callable[[int, int], None] | None = None
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
     ) -> list[list[Completion]]:
         """The engine's call."""
         texts = [read(self.tokenizer, ids) for ids in prompts]
