@@ -20,6 +20,8 @@ def test_a_containers_limit_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
         (tmp_path / f"memory.{name}").write_text(text)
     assert memory.free_bytes(CPU) == 5000
     assert memory.total_bytes(CPU) == 9000
+    (tmp_path / "memory.stat").unlink()
+    assert memory.free_bytes(CPU) == 9000
     (tmp_path / "memory.max").write_text("max\n")
     assert memory.free_bytes(CPU) > 5000
 

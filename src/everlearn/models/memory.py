@@ -49,6 +49,9 @@ def _container_limit() -> int | None:
 
 
 def _container_use() -> int:
-    """What the container uses without page cache, which the kernel gives back."""
-    statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
-    return int((_CGROUP / "memory.current").read_text()) - int(statistics["file"])
+    """What the container uses without page cache, which the kernel gives back; 0 where it does not tell."""
+    try:
+        statistics = dict(line.split() for line in (_CGROUP / "memory.stat").read_text().splitlines())
+        return int((_CGROUP / "memory.current").read_text()) - int(statistics["file"])
+    except (OSError, ValueError, KeyError):
+        return 0
