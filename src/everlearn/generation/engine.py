@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
 
 import torch
@@ -90,14 +90,13 @@ class TransformersGenerator:
         with torch.inference_mode(), _evaluating(self._model):
             while distinct:
                 cached = self._max_batch_tokens or cached_tokens(_inner(self._model))
+                has_room = True
                 try:
                     self._complete(distinct, copies, cached, sampling, stopper, collector)
                 except RuntimeError as error:
                     if not ran_out_of_memory(error):
                         raise
                     has_room = False
-                else:
-                    has_room = True
                 if not has_room:  # outside the handler, which holds what was computed
                     self._halve(cached)
                 distinct = [prompt for prompt in distinct if collector.begins_again(prompt.index)]
@@ -115,18 +114,16 @@ class TransformersGenerator:
         """Completes distinct prompts with at most so many tokens cached at a time."""
         inner = _inner(self._model)
         pad = self._tokenizer.pad_token_id or 0
-        state: KeyValueState
         if self.shares_prefixes is None:
             self.shares_prefixes = SharedState.fits(inner)
+        state: KeyValueState = PlainState(inner, pad)
+        batches = self._batches(prompts, copies, cached, None)
         if self.shares_prefixes:
-            with attending(inner):
-                state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
-                decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
-                decoder.run(self._shared_batches(prompts, copies, cached), copies)
-        else:
-            state = PlainState(inner, pad)
-            decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
-            decoder.run(self._batches(prompts, copies, cached, None), copies)
+            state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
+            batches = self._shared_batches(prompts, copies, cached)
+        decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
+        with attending(inner) if self.shares_prefixes else nullcontext():
+            decoder.run(batches, copies)
 
     def _halve(self, cached: int) -> None:
         """Lowers all limits after memory ran out with so many tokens cached.
