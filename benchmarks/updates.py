@@ -47,7 +47,7 @@ def main() -> None:
     parser.add_argument("--figure", type=Path, help="draw the results file as SVG instead of training")
     args = parser.parse_args()
     changes = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.set)}
-    recipe = load_update_recipe(args.recipe, {"name": args.name, **changes})
+    recipe = load_update_recipe(args.recipe, {"name": args.name, "seeds": args.seeds, **changes})
     found: Any
     if args.figure:
         found = read_json(args.out)
@@ -55,7 +55,7 @@ def main() -> None:
         print(table(found))
         return
     began = time.perf_counter()
-    found = compare(recipe, [int(seed) for seed in args.seeds.split(",")], make_progress())
+    found = compare(recipe, make_progress())
     folder = Path(recipe.runs_dir) / recipe.name
     write_report(folder)
     write_json(

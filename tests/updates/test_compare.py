@@ -29,7 +29,7 @@ SWEEPS = Path(__file__).parents[2] / "src" / "everlearn" / "recipes" / "sweeps"
 @pytest.fixture(scope="module")
 def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict]:
     folder = tmp_path_factory.mktemp("comparison")
-    found = compare(tiny_recipe(folder, versions=2), [1, 2], LineProgress())
+    found = compare(tiny_recipe(folder, versions=2).model_copy(update={"seeds": [1, 2]}), LineProgress())
     return folder / "runs" / "tiny", found
 
 
@@ -144,7 +144,7 @@ def test_arms_of_a_recipe_set_keys_and_name_their_reference(tmp_path: Path) -> N
             {"label": "long", "set": {"path.branch_fraction": 0.6}, "against": "short"},
         ],
     )
-    found = compare(recipe, None, LineProgress())
+    found = compare(recipe, LineProgress())
     short, long = found["arms"]
     assert "difference" not in short
     assert long["against"] == "short"
@@ -186,7 +186,7 @@ def test_an_arm_with_an_unknown_key_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         RecipeError, match=r"arm 'a': unknown key 'path.branch_fractoin' \(did you mean 'branch_fraction'"
     ):
-        compare(recipe, None, LineProgress())
+        compare(recipe, LineProgress())
 
 
 def test_plan_prints_58_percent_for_four_equal_versions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

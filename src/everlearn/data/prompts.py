@@ -15,6 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
 from everlearn.data.instance import Instance, Turn
@@ -202,10 +203,16 @@ def exchanges_of(history: Sequence[Turn], query: str) -> tuple[str | None, list[
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """The ids that begin a text: BOS where the tokenizer's own encoding begins with it, as in pre-training.
 
-    Llama, Gemma, Mistral and OPT do; GPT-2, Yi, Phi-3 and BLOOM name a BOS and do not.
+    Llama, Gemma, Mistral and OPT do; GPT-2, Yi, Phi-3 and BLOOM name a BOS and do not. The published templates
+    (arXiv 2403.01244, spec section 5) always begin with it, and were used with Llama alone.
     """
-    bos = tokenizer.bos_token_id
-    return [bos] if bos is not None and tokenizer.encode("a")[:1] == [bos] else []
+    return [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+
+
+@lru_cache(maxsize=8)
+def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Asked for every row, found out once."""
+    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
 
 
 def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -44,9 +44,9 @@ def perplexity(
 ) -> dict[str, object]:
     """exp of the mean negative log-likelihood per token over all passages.
 
-    A passage begins with BOS where the tokenizer has one (else its first token is given and not scored) and has no
-    end token. One that is longer than the window (the context, at most 1,024 tokens) is read in windows that overlap
-    by half: every token is predicted once, with at least half a window before it wherever there is that much.
+    A passage begins with BOS where the tokenizer begins texts so (else its first token is given and not scored) and
+    has no end token. One that is longer than the window (the context, at most 1,024 tokens) is read in windows that
+    overlap by half: every token is predicted once, with at least half a window before it wherever there is that much.
 
     Args:
         loaded: The model.
@@ -102,9 +102,8 @@ def microtask_accuracy(
         interval.
     """
     assert items, "there is at least one micro-task"
-    prompts = [[*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)] for item in items]
-    longest = max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items)
-    sampling = Sampling(max_new_tokens=longest + SPARE_TOKENS, stop=("\n\n",))
+    prompts = _prompts(tokenizer, items)
+    sampling = Sampling(max_new_tokens=_answer_room(tokenizer, items), stop=("\n\n",))
     completions = generator.generate(prompts, sampling, tick)
     scores: dict[str, list[float]] = {}
     for item, (completion,) in zip(items, completions, strict=True):
@@ -116,8 +115,15 @@ def microtask_accuracy(
 
 def longest_microtask(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> int:
     """Tokens that the longest prompt and the longest answer take together: the context that the items need."""
-    prompts = max(len([*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)]) for item in items)
-    return prompts + max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items) + SPARE_TOKENS
+    return max(map(len, _prompts(tokenizer, items))) + _answer_room(tokenizer, items)
+
+
+def _prompts(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> list[list[int]]:
+    return [[*bos_ids(tokenizer), *plain_ids(item["prompt"], tokenizer)] for item in items]
+
+
+def _answer_room(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> int:
+    return max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items) + SPARE_TOKENS
 
 
 def _share(scores: Sequence[float]) -> dict[str, object]:

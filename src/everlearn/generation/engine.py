@@ -116,11 +116,13 @@ class TransformersGenerator:
         pad = self._tokenizer.pad_token_id or 0
         if self.shares_prefixes is None:
             self.shares_prefixes = SharedState.fits(inner)
-        state: KeyValueState = PlainState(inner, pad)
-        batches = self._batches(prompts, copies, cached, None)
+        state: KeyValueState
         if self.shares_prefixes:
             state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
             batches = self._shared_batches(prompts, copies, cached)
+        else:
+            state = PlainState(inner, pad)
+            batches = self._batches(prompts, copies, cached, None)
         decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
         with attending(inner) if self.shares_prefixes else nullcontext():
             decoder.run(batches, copies)

@@ -93,7 +93,7 @@ def load_partial(
     """
     for path in reversed(_found(folder)):
         state = read_json(path / "state.json")
-        if not isinstance(state, dict) or state["key"] != key:
+        if not isinstance(state, dict) or state["key"] != key or "most_tokens" not in state:
             _delete([path])
             continue
         weights = load_file(path / "weights.safetensors")

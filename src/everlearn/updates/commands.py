@@ -97,7 +97,7 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
 
 def compare(recipe: UpdateRecipe, progress: Progress) -> str:
     """Runs the arms of a comparison; returns its table and verdict."""
-    found = run_comparison(recipe, None, progress)
+    found = run_comparison(recipe, progress)
     if not found:
         return ""  # the first of several processes tells
     folder = Path(recipe.runs_dir) / recipe.name

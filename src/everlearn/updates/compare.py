@@ -30,12 +30,11 @@ MARGIN_PERCENT = 1.0
 """A perplexity at most so much higher than the reference's counts as having reached it (chosen here)."""
 
 
-def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progress) -> dict[str, Any]:
+def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
     """Runs every arm with every seed and sums up.
 
     Args:
-        recipe: With its arms.
-        seeds: Nothing means the recipe's `seeds`, or its one seed.
+        recipe: With its arms, and `seeds` or one seed.
         progress: Where to show it.
 
     Returns:
@@ -45,7 +44,7 @@ def compare(recipe: UpdateRecipe, seeds: Sequence[int] | None, progress: Progres
         UserError: as `execute`; finished runs are kept.
     """
     folder = Path(recipe.runs_dir) / recipe.name
-    chosen = list(seeds or recipe.seeds or [recipe.seed])
+    chosen = recipe.seeds or [recipe.seed]
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
     if is_first:
         _begin(recipe, folder, chosen)
