@@ -142,8 +142,9 @@ def test_a_line_that_is_not_utf8_is_one_bad_row_with_its_offset():
     [
         (b"", "a.jsonl", "a.jsonl is empty: give a file"),
         (b" \n\t", "a.csv", "a.csv is empty: give a file"),
-        (gzip.compress(b""), "a.jsonl.gz", "a.jsonl.gz is empty"),
-        (gzip.compress(JSONL)[:-12], "a.jsonl.gz", "a.jsonl.gz is a damaged gzip file"),
+        # The values name the tests, and parallel workers must agree on the names: no time of packing.
+        (gzip.compress(b"", mtime=0), "a.jsonl.gz", "a.jsonl.gz is empty"),
+        (gzip.compress(JSONL, mtime=0)[:-12], "a.jsonl.gz", "a.jsonl.gz is a damaged gzip file"),
         (b"PAR1" + bytes(30), "a.parquet", "a.parquet is a damaged Parquet file"),
         (b"PK\x03\x04rest", "a.xlsx", "a.xlsx is a zip archive or a spreadsheet"),
         ("[1]".encode("utf-16"), "a.json", "UTF-16 text, not UTF-8: convert it with `iconv -f UTF-16"),
