@@ -9,6 +9,7 @@ import torch
 
 from everlearn.models import loading
 from everlearn.recipe import ModelConfig
+from everlearn.runs import models_at_hand
 from everlearn.runs.models_at_hand import ModelsAtHand
 
 
@@ -73,7 +74,7 @@ def test_the_base_of_a_found_stage_is_the_base_and_the_adapter_comes_back(tiny_m
     assert torch.equal(logits(models.base()), alone)
 
 
-def test_full_tuning_keeps_base_and_latest(tiny_model, tmp_path, loads) -> None:
+def test_full_tuning_keeps_base_and_latest_of_a_small_model(tiny_model, tmp_path, loads) -> None:
     config = ModelConfig(base=str(tiny_model), device="cpu", tuning="full")
     checkpoint = trained(config, tmp_path)
     loads.clear()
@@ -83,3 +84,19 @@ def test_full_tuning_keeps_base_and_latest(tiny_model, tmp_path, loads) -> None:
     assert models.base().fingerprint == first.base_fingerprint
     assert models.latest() is first
     assert loads == [checkpoint, None]
+
+
+def test_of_a_large_model_base_and_latest_are_never_in_memory_together(tiny_model, tmp_path, loads, monkeypatch):
+    monkeypatch.setattr(models_at_hand, "LARGE", 1)
+    config = ModelConfig(base=str(tiny_model), device="cpu", tuning="full")
+    checkpoint = trained(config, tmp_path)
+    loads.clear()
+    models = ModelsAtHand(config)
+    models.point_to(checkpoint)
+    alone = 0
+    for asked in (models.latest, models.base, models.latest):
+        loaded = asked()
+        alone = alone or weights_held(models)
+        assert (loaded.fingerprint == loaded.base_fingerprint) == (asked == models.base)
+        assert weights_held(models) == alone
+    assert loads == [checkpoint, None, checkpoint]

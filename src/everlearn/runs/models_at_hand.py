@@ -2,8 +2,10 @@
 
 Most steps of a resumed or compared run find their artifact and need no model at all, so nothing is loaded until a
 step calls. With LoRA, the base model is the latest one with its adapter switched off: one copy of the weights
-serves both, and never are there two, also where a stage's model was found and not trained just now. `base()` and
-`latest()` therefore exclude each other: asking for one ends the use of the other.
+serves both, and never are there two, also where a stage's model was found and not trained just now. With full
+tuning, both are kept if they are small; otherwise one makes room for the other, since loading takes seconds and
+memory is what large models lack. `base()` and `latest()` therefore exclude each other: asking for one ends the use
+of the other.
 """
 
 from __future__ import annotations
@@ -21,12 +23,13 @@ if TYPE_CHECKING:
     from everlearn.models.loading import LoadedModel
 
 
-WORTH_COLLECTING = 1 << 26
-"""Bytes of weights from which on memory is freed at once: collecting takes about 0.2 seconds, thrice a stage."""
+LARGE = 1 << 26
+"""Bytes of weights from which on models make room for each other, and memory is freed at once (collecting takes about
+0.2 seconds, thrice a stage)."""
 
 
 class ModelsAtHand:
-    """Keeps the model of the latest finished stage and, for full tuning, the base model.
+    """Keeps the model of the latest finished stage and, for full tuning of a small model, the base beside it.
 
     Args:
         config: Which base and how it is tuned.
@@ -63,8 +66,8 @@ class ModelsAtHand:
         if self._checkpoint is None:
             return self._plain_base()
         if self._latest is None:
-            if self.config.tuning == "lora":
-                self._hold(None, None)  # the model to come holds the base
+            if self.config.tuning == "lora" or _weight_bytes(self._base) >= LARGE:
+                self._hold(None, None)  # an adapter's model to come holds the base
             self._latest = loading.load_model(self.config, checkpoint=self._checkpoint)
         return self._latest
 
@@ -76,19 +79,21 @@ class ModelsAtHand:
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
         """Keeps these and frees what was before: a Trainer's cycles hold models and optimizers until collected."""
-        weights = sum(_weight_bytes(held) for held in (self._latest, self._base, latest) if held is not None)
+        weights = sum(_weight_bytes(held) for held in (self._latest, self._base, latest))
         self._latest, self._base = latest, base
-        if weights >= WORTH_COLLECTING:
+        if weights >= LARGE:
             gc.collect()
 
     def _plain_base(self) -> LoadedModel:
         if self._base is None:
+            if _weight_bytes(self._latest) >= LARGE:
+                self._hold(None, None)
             self._base = loading.load_model(self.config)
         return self._base
 
 
-def _weight_bytes(loaded: LoadedModel) -> int:
-    return sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
+def _weight_bytes(loaded: LoadedModel | None) -> int:
+    return 0 if loaded is None else sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
 
 
 def generator_for(loaded: LoadedModel) -> Generator:
