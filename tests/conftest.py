@@ -5,8 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
+
+# no clock decides: the first example may load a dictionary, and the machine may be busy
+settings.register_profile("everlearn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("everlearn")
 
 
 @pytest.fixture(scope="session")

@@ -94,10 +94,10 @@ def test_the_common_subsequence_equals_the_textbook_table(left: list[str], right
 
 def test_answers_of_512_tokens_take_milliseconds() -> None:
     left, right = ([f"w{(i * step) % 97}" for i in range(512)] for step in (5, 11))
-    began = time.perf_counter()
+    began = time.process_time()  # what this process computed, however busy the machine
     for _ in range(20):
         longest_common_subsequence(left, right)
-    assert (time.perf_counter() - began) / 20 < 0.05
+    assert (time.process_time() - began) / 20 < 0.05
 
 
 @pytest.mark.parametrize("name", METRICS)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import errno
-import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -167,19 +167,22 @@ def test_what_a_killed_write_left_does_not_enter_the_artifact(store: RunStore) -
     assert sorted(path.name for path in (artifact.path / "inner").iterdir()) == ["part.txt", "result.txt"]
 
 
-def test_the_seconds_of_a_step_are_its_own(store: RunStore) -> None:
+def test_the_seconds_of_a_step_are_its_own(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(store_module, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
     def inner(folder: Path) -> None:
-        time.sleep(0.2)
+        clock[0] += 20
 
     def outer(folder: Path) -> None:
-        time.sleep(0.05)
+        clock[0] += 5
         store.step("inner", "inner", {}, inner)
         store.step("inner", "inner", {}, inner)
 
     store.step("outer", "outer", {}, outer)
     steps = store.manifest["steps"]
-    assert steps["inner"]["seconds"] >= 0.2  # type: ignore[index]
-    assert 0.05 <= steps["outer"]["seconds"] < 0.2  # type: ignore[index]
+    assert steps["inner"]["seconds"] == 20  # type: ignore[index]
+    assert steps["outer"]["seconds"] == 5  # type: ignore[index]
 
 
 def test_a_second_process_is_kept_out(store: RunStore) -> None:
