@@ -53,6 +53,28 @@ def test_a_comparison_shows_methods_side_by_side(compared: Path):
     assert max(map(len, text.splitlines())) <= 90
 
 
+@pytest.mark.parametrize("width", [36, 44, 60])
+def test_a_narrow_terminal_cuts_no_figure_of_the_matrix(single: Path, width: int):
+    text = printed(single, width)
+    matrix = json.loads((single / "matrix.json").read_text())
+    rows = [line.split()[1:] for line in text.splitlines() if "03-routing" in line]
+    assert [figure for row in rows for figure in row] == [
+        f"[{score(value)}]" if place == 2 else score(value) for place, value in enumerate(matrix["values"][2])
+    ]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= width
+
+
+def test_a_narrow_terminal_cuts_no_figure_and_no_name_of_a_comparison(compared: Path):
+    text = printed(compared, 56)
+    summary = json.loads((compared / "comparison.json").read_text())["summary"]
+    rows = [line.replace("\u202f", " ").split()[2::2] for line in text.splitlines() if line.startswith(" AR ↑")]
+    assert len(rows) > 1
+    assert [figure for row in rows for figure in row] == [score(found["AR"]["mean"]) for found in summary.values()]
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 56
+
+
 def test_a_comparison_says_which_method_is_unfinished(compared: Path, tmp_path: Path):
     folder = tmp_path / "compared"
     shutil.copytree(compared, folder)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
+    from everlearn.report.side_by_side import SideBySide
+
 
 def print_tables(folder: Path, console: Console | None = None) -> None:
     """Prints `matrix_table` on the standard output.
@@ -53,7 +55,7 @@ def matrix_table(folder: Path) -> Group:
     from rich.console import Group
 
     study = read_study(folder)
-    parts: list[Text | Table] = []
+    parts: list[Text | Table | SideBySide] = []
     for method in study.methods:
         if method.first.matrix:
             parts += [_heading(method), _matrix(method, study)]
@@ -75,20 +77,18 @@ def _heading(method: MethodRuns) -> Text:
     return heading.append(f"{bound}: score (%) after each stage{seeds}, higher is better", style="not bold")
 
 
-def _matrix(method: MethodRuns, study: Study) -> Table:
-    table = _table()
-    table.add_column("after", no_wrap=True)
+def _matrix(method: MethodRuns, study: Study) -> SideBySide:
+    from everlearn.report.side_by_side import Column, SideBySide
+
+    measured = any(method.score(0, task).value is not None for task in study.tasks)
+    stages = range(0 if measured else 1, method.finished + 1)
+    names = [_plain(method.first.stages[stage - 1].name if stage else "base model") for stage in stages]
+    columns = []
     for task in study.tasks:
-        table.add_column(_plain(task), justify="right")
-    for stage in range(method.finished + 1):
-        trained = method.first.stages[stage - 1].tasks if stage else ()
-        values = [method.score(stage, task).value for task in study.tasks]
-        if stage == 0 and not any(value is not None for value in values):
-            continue
-        name = method.first.stages[stage - 1].name if stage else "base model"
-        cells = [_cell(value, task in trained) for task, value in zip(study.tasks, values, strict=True)]
-        table.add_row(_plain(name), *cells)
-    return table
+        learnt = [bool(stage) and task in method.first.stages[stage - 1].tasks for stage in stages]
+        values = [method.score(stage, task).value for stage in stages]
+        columns.append(Column(_plain(task), [_cell(*pair) for pair in zip(values, learnt, strict=True)]))
+    return SideBySide(_plain("after"), names, columns)
 
 
 def _cell(value: float | None, just_learnt: bool) -> Text:
@@ -102,7 +102,7 @@ def _cell(value: float | None, just_learnt: bool) -> Text:
 def _metrics(method: MethodRuns, study: Study) -> Table:
     table = _table()
     for head in ("measure", "value", study.level, "better"):
-        table.add_column(head, justify="right" if head in ("value", study.level) else "left")
+        table.add_column(head, justify="right" if head in ("value", study.level) else "left", overflow="fold")
     rows: list[tuple[Meaning, Estimate]] = [(meaning, method.estimate(meaning.key)) for meaning in study.meanings]
     rows += [(meaning, method.general(method.finished, meaning.key)) for meaning in (MICROTASKS, PERPLEXITY)]
     for meaning, entry in rows:
@@ -115,26 +115,27 @@ def _metrics(method: MethodRuns, study: Study) -> Table:
     return table
 
 
-def _comparison(study: Study) -> Table:
-    table = _table()
-    table.add_column("")
-    for method in study.methods:
-        name = _plain(method.title)
-        remarks = [remark for remark in (method.remark.split(":")[0], method.shortfall) if remark]
-        table.add_column(
-            name.append("".join(f"\n{remark}" for remark in remarks), style="not bold dim"), justify="right"
-        )
+def _comparison(study: Study) -> SideBySide:
+    from everlearn.report.side_by_side import Column, SideBySide
+
+    rows: list[tuple[str, list[Text]]] = []
     for meaning in study.meanings:
         best = best_of(study, meaning)
         cells = [_estimate(meaning, method.estimate(meaning.key), method in best) for method in study.methods]
-        table.add_row(f"{meaning.short} {meaning.arrow}", *cells)
+        rows.append((f"{meaning.short} {meaning.arrow}", cells))
     for meaning in (MICROTASKS, PERPLEXITY):
         entries = [method.general(method.finished, meaning.key) for method in study.methods]
         if any(entry.value is not None for entry in entries):
-            table.add_row(f"{meaning.short} {meaning.arrow}", *(_estimate(meaning, entry, False) for entry in entries))
+            cells = [_estimate(meaning, entry, False) for entry in entries]
+            rows.append((f"{meaning.short} {meaning.arrow}", cells))
             break
-    table.add_row("Time ↓", *(duration(method.seconds.value) for method in study.methods))
-    return table
+    rows.append(("Time ↓", [_plain(duration(method.seconds.value)) for method in study.methods]))
+    columns = []
+    for place, method in enumerate(study.methods):
+        remarks = [remark for remark in (method.remark.split(":")[0], method.shortfall) if remark]
+        head = _plain(method.title).append("".join(f"\n{remark}" for remark in remarks), style="not bold dim")
+        columns.append(Column(head, [cells[place] for _, cells in rows]))
+    return SideBySide(_plain(""), [_plain(name) for name, _ in rows], columns)
 
 
 def _estimate(meaning: Meaning, entry: Estimate, is_best: bool) -> Text:
