@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import gzip
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
+from everlearn.cli.main import main
 from everlearn.data.recipe_writer import write_recipe
 from everlearn.data.stream import load_stream
 from everlearn.errors import DataError
@@ -58,10 +60,28 @@ def test_paths_are_relative_to_the_recipe(folder, tmp_path):
 
 def test_files_that_are_no_tasks_are_named_with_the_reason(folder, tmp_path):
     head = write_recipe(folder, tmp_path / "recipe.yaml").partition("\nname:")[0]
-    assert "#   labels.json: no rows of a known format (keys: mood)\n" in head
+    assert "#   labels.json: no rows of a known format (keys: mood); if they are rows of a task, add it" in head
     assert "#   mood_dev.jsonl: task mood takes mood_test.jsonl for that part\n" in head
     assert "#   orphan.test.jsonl: task orphan has no training rows\n" in head
     assert "notes.md" not in head
+
+
+def test_init_names_what_it_left_out_and_a_command_that_can_be_pasted(folder, capsys):
+    assert main(["init", str(folder)]) == 0
+    told = capsys.readouterr().out
+    assert "Left out orphan.test.jsonl: task orphan has no training rows\n" in told
+    pasted = shlex.split(told.partition("then: everlearn ")[2])
+    assert pasted == ["run", str(folder / "recipe.yaml")]
+
+
+def test_files_whose_names_differ_in_what_no_task_name_can_hold_are_tasks_of_their_own(tmp_path):
+    for name in ("груша", "яблоко", "a (1)", "a [1]", "B", "b"):
+        (tmp_path / f"{name}.jsonl").write_text(rows_of(name, 0, 30), encoding="utf-8")
+    text = write_recipe(tmp_path, tmp_path / "recipe.yaml")
+    assert "left out" not in text
+    stream = load_stream(load_recipe(tmp_path / "recipe.yaml").stream, seed=1)
+    firsts = {task.name: task.train[0].input.rpartition(" ")[0] for task in stream}
+    assert firsts == {"B": "B", "a-1": "a (1)", "a-1-2": "a [1]", "b-2": "b", "task": "груша", "task-2": "яблоко"}
 
 
 def keys_of(section: type[BaseModel]) -> list[tuple[str, str]]:

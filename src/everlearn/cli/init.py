@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 from pathlib import Path
 
 from everlearn.errors import DataError
@@ -18,12 +19,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the recipe and says what to do next."""
-    from everlearn.data.recipe_writer import write_recipe
+    from everlearn.data.recipe_writer import left_out_of, write_recipe
 
     folder = Path(args.folder)
     out = Path(args.out) if args.out else folder / "recipe.yaml"
     if out.exists() and not args.force:
         raise DataError(f"{out} exists already: choose another --out, or overwrite it with --force.")
-    write_recipe(folder, out)
-    print(f"Wrote {out}. Read it, set model.base, then: everlearn run {out}")
+    for line in left_out_of(write_recipe(folder, out)):
+        print(f"Left out {line}")
+    print(f"Wrote {out}. Read it, set model.base, then: everlearn run {shlex.quote(str(out))}")
     return 0

@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pydantic import BaseModel
@@ -31,6 +31,7 @@ _PARTS = {
 }  # fmt: skip
 _NAME = re.compile(rf"^(?:(?P<task>.*?)[._-])?(?P<part>{'|'.join(_PARTS)})$", re.IGNORECASE)
 _WIDTH = 100
+_LEFT_OUT = "#   "
 
 
 def write_recipe(folder: Path, out: Path) -> str:
@@ -59,6 +60,11 @@ def write_recipe(folder: Path, out: Path) -> str:
     return text
 
 
+def left_out_of(recipe: str) -> list[str]:
+    """The files that a recipe written here says were left out, each with the reason."""
+    return [line.removeprefix(_LEFT_OUT) for line in recipe.splitlines() if line.startswith(_LEFT_OUT)]
+
+
 def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
     """Tasks by name, and the files that were left out with the reason."""
     groups: dict[str, dict[str, list[tuple[int, Path]]]] = {}
@@ -70,11 +76,13 @@ def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
         except DataError as error:
             left_out[path.name] = str(error)
             continue
-        task, part, rank = _split_name(path, folder)
-        groups.setdefault(task, {}).setdefault(part, []).append((rank, path))
-        columns.setdefault(task, mapping)
+        text, part, rank = _split_name(path, folder)
+        groups.setdefault(text, {}).setdefault(part, []).append((rank, path))
+        columns.setdefault(text, mapping)
+    names = _task_names(text for text, parts in sorted(groups.items()) if "train" in parts)
     tasks = []
-    for task, parts in sorted(groups.items()):
+    for text, parts in sorted(groups.items()):
+        task = names.get(text) or _task_name(text)
         first = {part: min(paths)[1] for part, paths in parts.items()}
         for part, paths in parts.items():
             for _, path in paths:
@@ -84,18 +92,33 @@ def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
                     left_out[path.name] = f"task {task} takes {first[part].name} for that part"
         if "train" in first:
             sources = {part: os.path.relpath(path.resolve(), base) for part, path in first.items()}
-            tasks.append(TaskConfig.model_validate({"name": task, **sources, "columns": columns[task]}))
+            tasks.append(TaskConfig.model_validate({"name": task, **sources, "columns": columns[text]}))
     return tasks, left_out
 
 
 def _split_name(path: Path, folder: Path) -> tuple[str, str, int]:
-    """Task, part and rank of a file; of two files for one part the one of lower rank is taken."""
+    """What its name says of the task, part and rank of a file; of two files for one part the lower rank is taken."""
     stem = re.sub(r"(\.gz)$", "", path.name, flags=re.IGNORECASE).rpartition(".")[0]
     match = _NAME.match(stem)
     if match is None:
-        return _task_name(stem), "train", len(_PARTS)
+        return stem, "train", len(_PARTS)
     part = match["part"].lower()
-    return _task_name(match["task"] or folder.resolve().name), _PARTS[part], list(_PARTS).index(part)
+    return match["task"] or folder.resolve().name, _PARTS[part], list(_PARTS).index(part)
+
+
+def _task_names(texts: Iterable[str]) -> dict[str, str]:
+    """A name for each text, no two alike but for capitals: what tells texts apart need not be fit for a name."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for text in texts:
+        name = bare = _task_name(text)
+        number = 1
+        while name.lower() in taken:
+            number += 1
+            name = f"{bare}-{number}"
+        taken.add(name.lower())
+        names[text] = name
+    return names
 
 
 def _task_name(text: str) -> str:
@@ -119,7 +142,10 @@ def _columns(path: Path) -> dict[str, str]:
         if guess := guess_columns(row):
             return guess
     keys = ", ".join(rows[0]) if rows else "none"
-    raise DataError(f"no rows of a known format (keys: {keys[:80]})")
+    raise DataError(
+        f"no rows of a known format (keys: {keys[:80]}); if they are rows of a task, add it below and say what its "
+        "columns are, such as columns: {input: QUESTION, output: ANSWER}"
+    )
 
 
 def _render(name: str, tasks: list[TaskConfig], left_out: Mapping[str, str], folder: Path) -> str:
@@ -130,7 +156,7 @@ def _render(name: str, tasks: list[TaskConfig], left_out: Mapping[str, str], fol
     ]
     if left_out:
         lines += ["#", "# Files that were left out:"]
-        lines += [f"#   {file}: {reason}" for file, reason in sorted(left_out.items())]
+        lines += [f"{_LEFT_OUT}{file}: {reason}" for file, reason in sorted(left_out.items())]
     for key, info in Recipe.model_fields.items():
         default = info.get_default(call_default_factory=True)
         lines.append("")
