@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.errors import RecipeError
 from everlearn.files import write_jsonl
 from everlearn.recipe import EMBEDDED, MethodConfig, Recipe, load_recipe, make_recipe
 
@@ -55,9 +56,12 @@ def run(
     Raises:
         UserError: something cannot be done as asked.
     """
+    from everlearn.data.instance import TaskStream
     from everlearn.runs.loop import execute
 
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe or EMBEDDED)
+    if stream is not None and not isinstance(stream, TaskStream):
+        raise RecipeError(f"stream is of type {type(stream).__name__}: give what everlearn.load_stream returns.")
+    base = _recipe(recipe or EMBEDDED)
     tree = base.model_dump(mode="json")
     if method is not None:
         tree["method"] = method
@@ -80,10 +84,23 @@ def compare(
     """Runs several methods over one stream with shared artifacts; one result a seed for each label."""
     from everlearn.runs.compare import compare as run_all
 
-    base = recipe if isinstance(recipe, Recipe) else load_recipe(recipe)
+    if isinstance(methods, str):
+        raise RecipeError(f"methods is the text {methods!r}: give a list of methods, such as ['sequential', 'ssr'].")
+    base = _recipe(recipe)
     if seeds is not None:
         base = make_recipe({**base.model_dump(mode="json"), "seeds": list(seeds)})
     return run_all(base, [MethodConfig.model_validate(method) for method in methods], progress=progress)
+
+
+def _recipe(given: Recipe | str | Path) -> Recipe:
+    if isinstance(given, Recipe):
+        return given
+    if not isinstance(given, str | Path):
+        kind = type(given).__name__
+        raise RecipeError(
+            f"recipe is of type {kind}: give a Recipe, a YAML file, or its keys one by one (name='mine')."
+        )
+    return load_recipe(given)
 
 
 def _write_stream(stream: TaskStream, folder: Path) -> list[dict[str, object]]:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from everlearn.errors import RecipeError, nearest
 
 _SHOWN_CHARACTERS = 80  # of a wrong value in a message
+_NAMED_KEYS = 3  # of a section that holds something else
 
 RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
 
@@ -43,6 +44,10 @@ def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
             lines.append(f"unknown key {key!r} ({hint})")
         elif fault["type"] == "missing":
             lines.append(f"key {key!r} is missing")
+        elif fault["type"] == "model_type":
+            keys = ", ".join(_fields_at(kind, location)[:_NAMED_KEYS])
+            given = "nothing" if fault["input"] is None else _shortened(fault["input"])
+            lines.append(f"{key} holds {given} where keys of its own belong ({keys}, ...): give some, or leave it out")
         else:
             said = fault["msg"].removeprefix("Value error, ")
             lines.append(f"{key}: {said[:1].lower()}{said[1:]} (given: {_shortened(fault['input'])})")
