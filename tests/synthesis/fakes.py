@@ -12,6 +12,7 @@ from everlearn.data.instance import Instance, Task, fingerprint_of
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import LineProgress
+from everlearn.recipe import TrainingConfig
 from everlearn.synthesis.job import Tools
 from tests.data.byte_tokenizer import make_byte_tokenizer, read
 
@@ -138,6 +139,7 @@ def make_workshop(folder: Path, *, context: int = 4096, refined: bool = True, **
         base_fingerprint="base",
         generator_for=lambda loaded: writer if loaded is models["base"] else answerer,  # type: ignore[comparison-overlap]
         template=VanillaTemplate(),
+        training=TrainingConfig(),
         progress=LineProgress(lines.append),
         seed=0,
         latest=(lambda: models["latest"]) if refined else None,  # type: ignore[arg-type, return-value]

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from everlearn.data.instance import Instance, Task, Turn
-from everlearn.data.prompts import AlpacaTemplate, Llama2Template, VanillaTemplate
+from everlearn.data.prompts import AlpacaTemplate, Llama2Template, VanillaTemplate, get_template
 from everlearn.errors import RecipeError
+from everlearn.recipe import TrainingConfig
 from everlearn.synthesis.refinement import (
     Answering,
     answer,
@@ -20,11 +21,18 @@ from everlearn.synthesis.refinement import (
     published_prompt,
     take,
 )
-from tests.data.byte_tokenizer import make_byte_tokenizer, read
+from tests.data.byte_tokenizer import CHATML, make_byte_tokenizer, read
 from tests.synthesis.fakes import FakeGenerator
 
 TOKENIZER = make_byte_tokenizer()
-ANSWERING = Answering(VanillaTemplate(), TOKENIZER, context=200, max_length=200, max_new_tokens=20)  # type: ignore[arg-type]
+ANSWERING = Answering(
+    VanillaTemplate(),
+    TOKENIZER,  # type: ignore[arg-type]
+    TrainingConfig(),
+    context=200,
+    max_length=200,
+    max_new_tokens=20,
+)
 ROW: dict[str, object] = {"inputs": "Define.\n\nfoo", "instruction": "Define.", "input": "foo", "outputs": "old"}
 
 
@@ -67,6 +75,29 @@ def test_answers_are_greedy_and_stripped() -> None:
     assert prompts == ["<s>Define.\n\nfoo"]
     assert sampling.temperature == 0
     assert (sampling.repetition_penalty, sampling.max_length, sampling.max_new_tokens) == (1.0, 200, 20)
+
+
+def test_an_answer_ends_where_the_chat_template_ends_a_turn() -> None:
+    tokenizer = make_byte_tokenizer(chat_template=CHATML, controls=("<|im_start|>", "<|im_end|>"))
+    generator = FakeGenerator(tokenizer, lambda text, stream: "bar")
+    answer([ROW], generator, replace(ANSWERING, template=get_template("chat", tokenizer), tokenizer=tokenizer))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert generator.calls[0][1].end_ids == (end, tokenizer.eos_token_id)
+
+
+@pytest.mark.parametrize("cut", [10, 3000])
+def test_prompts_are_cut_where_training_cuts_them(cut: int) -> None:
+    answering = replace(ANSWERING, training=TrainingConfig(max_prompt_tokens=cut), context=4000)
+    row = {**ROW, "input": "f" * 3500}
+    assert len(answering.prompt_ids(row)) == cut
+
+
+def test_room_is_left_for_what_training_keeps_of_prompt_and_answer() -> None:
+    cuts = TrainingConfig(max_prompt_tokens=3000, max_target_tokens=900)
+    answering = replace(ANSWERING, training=cuts, context=3900)
+    row = {**ROW, "input": "f" * 3500}
+    assert answering.has_room(row, "y" * 1000)
+    assert not replace(answering, context=3899).has_room(row, "y" * 1000)
 
 
 def test_a_prompt_without_room_is_not_asked() -> None:

@@ -98,6 +98,7 @@ class SSR(Method):
             base_fingerprint=context.base_fingerprint,
             generator_for=context.generator_for,
             template=context.template,
+            training=context.training,
             progress=context.progress,
             seed=context.seed,
             latest=context.latest if self.options.refine else None,

@@ -57,6 +57,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
                 base_fingerprint=prepared.base_fingerprint,
                 generator_for=generator_for,
                 template=prepared.template,
+                training=recipe.training,
                 progress=progress,
                 seed=recipe.seed,
                 latest=models.latest if checkpoint is not None else None,

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Progress
+    from everlearn.recipe import TrainingConfig
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class Tools:
         base_fingerprint: Identifies it.
         generator_for: A generation engine over a loaded model.
         template: Of training.
+        training: How the models are trained.
         progress: Where to show what goes on.
         seed: Of the run.
         latest: The model that has just learnt the task; None: no refinement.
@@ -49,6 +51,7 @@ class Tools:
     base_fingerprint: str
     generator_for: Callable[[LoadedModel], Generator]
     template: PromptTemplate
+    training: TrainingConfig
     progress: Progress
     seed: int
     latest: Callable[[], LoadedModel] | None = None

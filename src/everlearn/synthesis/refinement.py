@@ -1,8 +1,9 @@
 """Output refinement: the latest model answers the synthetic inputs, greedily; the base model's answers go.
 
 As published, the result is stripped and nothing else is done to it; a row with an empty answer is dropped, as the
-published data loader does. The prompt is exactly the training template (the scripts' own texts for other templates
-than vanilla differ from it, spec section 12, P1 and P2; `published_prompt` has them as far as they are known).
+published data loader does. The prompt is exactly that of training, its cut included (the scripts' own texts for other
+templates than vanilla differ from it, spec section 12, P1 and P2; `published_prompt` has them as far as they are
+known), and an answer ends where training ends one.
 Source: arXiv 2403.01244, section 3.3 and the released script (spec section 4).
 
 Chosen here, for the improved preset: answers that do not end within a cap, or that are none of the task's labels,
@@ -28,12 +29,9 @@ if TYPE_CHECKING:
 
     from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import GenerationProgress, Generator
+    from everlearn.recipe import TrainingConfig
 
 Row = dict[str, object]
-PROMPT_TOKENS = 1024
-"""Longer prompts are cut, as in training (published)."""
-TARGET_TOKENS = 512
-"""Longer answers are cut at training (published)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +41,7 @@ class Answering:
     Attributes:
         template: The training template.
         tokenizer: Of the latest model.
+        training: Says where training cuts prompts and answers.
         context: The model's context, in tokens.
         max_length: Most tokens of prompt and answer; at most the context.
         max_new_tokens: Most tokens of an answer.
@@ -52,6 +51,7 @@ class Answering:
 
     template: PromptTemplate
     tokenizer: PreTrainedTokenizerBase
+    training: TrainingConfig
     context: int
     max_length: int
     max_new_tokens: int
@@ -65,15 +65,16 @@ class Answering:
     def prompt_ids(self, row: Mapping[str, object]) -> list[int]:
         """The prompt of a selected row."""
         if self.prompt == "training":
-            return self.template.prompt_ids(self.instance(row), self.tokenizer, PROMPT_TOKENS)
+            return self.template.prompt_ids(self.instance(row), self.tokenizer, self.training.max_prompt_tokens)
         text = published_prompt(self.template.name, str(row["inputs"]))
         ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
         return [*bos_ids(self.tokenizer), *ids]
 
     def has_room(self, row: Mapping[str, object], output: str) -> bool:
         """Whether prompt and answer fit into the model's context when they are trained on."""
-        prompt = self.template.prompt_ids(self.instance(row), self.tokenizer, PROMPT_TOKENS)
-        target = self.template.target_ids(self.instance(row, output), self.tokenizer, TARGET_TOKENS)
+        cuts = self.training
+        prompt = self.template.prompt_ids(self.instance(row), self.tokenizer, cuts.max_prompt_tokens)
+        target = self.template.target_ids(self.instance(row, output), self.tokenizer, cuts.max_target_tokens)
         return len(prompt) + len(target) <= self.context
 
 
@@ -107,7 +108,11 @@ def answer(
     """
     prompts = [answering.prompt_ids(row) for row in rows]
     fitting = [at for at, prompt in enumerate(prompts) if len(prompt) < answering.max_length]
-    sampling = Sampling(max_new_tokens=answering.max_new_tokens, max_length=answering.max_length)
+    sampling = Sampling(
+        max_new_tokens=answering.max_new_tokens,
+        max_length=answering.max_length,
+        end_ids=answering.template.end_ids(answering.tokenizer),
+    )
     completions = generator.generate([prompts[at] for at in fitting], sampling, progress)
     answered: list[Row] = [{**row, "targets": "", "finish_reason": "no_room"} for row in rows]
     for at, (completion,) in zip(fitting, completions, strict=True):

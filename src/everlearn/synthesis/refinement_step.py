@@ -57,6 +57,7 @@ def refined_step(job: Job, selected: StepResult) -> StepResult:
         "selected": selected.fingerprint,
         "latest": tools.latest_fingerprint,
         "template": tools.template.name,
+        "cuts": [tools.training.max_prompt_tokens, tools.training.max_target_tokens],
         "prompt": options.refinement_prompt,
         "max_length": options.max_length,
         "tokens": options.refinement_tokens,
@@ -79,6 +80,7 @@ def _answering(job: Job, loaded: LoadedModel) -> Answering:
     return Answering(
         template=job.tools.template,
         tokenizer=loaded.tokenizer,
+        training=job.tools.training,
         context=loaded.context_length,
         max_length=min(options.max_length, loaded.context_length),
         max_new_tokens=options.refinement_tokens or cap,
