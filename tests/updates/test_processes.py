@@ -7,7 +7,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -78,22 +77,37 @@ def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
     assert "training.batch_blocks (15) cannot be divided over 2 processes" in said[0]
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from everlearn.cli.main import main
+from everlearn.updates import executor
+
+place, append = Path(sys.argv[1]), executor._append
+
+def then_killed(*args):
+    append(*args)
+    if place.exists():
+        os.kill(os.getpid(), signal.SIGKILL)
+
+executor._append = then_killed
+main(sys.argv[2:])
+"""
+"""Dies as soon as it logs a step after a folder was written."""
+
+
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     changes = {"training": {"checkpoint_every": 2, "batch_blocks": 2}, "schedule": {"warm_up_steps": 4}}
     execute(tiny_recipe(whole, **changes))
     write_recipe(killed, **changes)
-    command = [sys.executable, "-m", "everlearn", "update", str(killed / "recipe.yaml"), "--quiet"]
+    command = ["update", str(killed / "recipe.yaml"), "--quiet"]
     run = killed / "runs" / "tiny"
-    kills = 0
     for place in ("segments/m1a/checkpoint", "states/m1b", "segments/m2b/checkpoint"):
-        process = subprocess.Popen(command, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        while process.poll() is None and not (run / place).exists():
-            time.sleep(0.002)
-        process.send_signal(signal.SIGKILL)
-        kills += process.wait() == -signal.SIGKILL
-    assert kills == 3
-    assert subprocess.run(command, capture_output=True, check=False).returncode == 0
+        died = subprocess.run([sys.executable, "-c", KILLED, str(run / place), *command], capture_output=True)
+        assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+    last = subprocess.run([sys.executable, "-m", "everlearn", *command], capture_output=True, check=False)
+    assert last.returncode == 0
     assert histories(whole / "runs" / "tiny") == histories(run)
     for name, tensors in releases(whole / "runs" / "tiny").items():
         assert same_tensors(tensors, releases(run)[name])
