@@ -83,6 +83,12 @@ def test_a_mapping_to_no_column_is_refused_with_the_nearest(tmp_path):
         read_rows(source, columns={"input": "sentence"}, task="t")
 
 
+def test_a_column_that_is_mapped_is_not_also_read_under_its_own_name(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", {"instruction": "Say 3.", "answer": "3"})
+    (row,) = read_rows(source, columns={"input": "instruction", "output": "answer"}, task="t").rows
+    assert (row.instruction, row.input, row.output) == ("", "Say 3.", "3")
+
+
 def test_columns_with_another_format_are_refused(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", {"input": "x", "output": "y"})
     with pytest.raises(DataError, match="columns are given, but format is alpaca"):

@@ -46,7 +46,11 @@ def test_an_unknown_shape_is_not_guessed():
 
 def test_columns_are_guessed_by_their_usual_names():
     assert guess_columns(["Label", "sentence"]) == {"input": "sentence", "output": "Label"}
+    dolly = {"instruction": "instruction", "input": "context", "output": "response"}
+    assert guess_columns(["instruction", "context", "response", "category"]) == dolly
+    assert guess_columns(["Instruction", "Answer"]) == {"instruction": "Instruction", "output": "Answer"}
     assert guess_columns(["x", "y"]) is None
+    assert guess_columns(["instruction", "y"]) is None
 
 
 def test_the_instruction_is_what_stands_before_the_input_even_with_blank_lines_in_both():

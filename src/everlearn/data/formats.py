@@ -160,13 +160,14 @@ def _definition(document: dict[str, object] | None) -> str:
 
 
 def _renaming(columns: dict[str, str]) -> Parser:
-    """Parses rows whose columns have other names; a column that is not mapped keeps its own name."""
-    names = {key: columns.get(key, key) for key in _COLUMN_KEYS}
+    """Parses rows whose columns have other names; what is not mapped keeps its own name, unless that is taken."""
+    taken = {columns[key] for key in _COLUMN_KEYS if key in columns}
+    names = {key: columns.get(key, key) for key in _COLUMN_KEYS if key in columns or key not in taken}
 
     def parse(row: Row, frame: Frame) -> list[Instance]:
-        for key in _COLUMN_KEYS:
-            if key in columns and names[key] not in row:
-                raise RowFault(f"no column {names[key]!r} for the {key}")
+        for key, name in names.items():
+            if key in columns and name not in row:
+                raise RowFault(f"no column {name!r} for the {key}")
         return parse_columns({key: row.get(name) for key, name in names.items()}, frame)
 
     return parse

@@ -31,7 +31,7 @@ _ROLES = {
 }  # fmt: skip
 _INPUT_NAMES = (
     "input text sentence question query prompt document article passage review utterance content source context "
-    "premise instruction"
+    "premise"
 ).split()
 _OUTPUT_NAMES = (
     "output label answer target completion response summary translation intent category class label_text sentiment "
@@ -124,9 +124,10 @@ def detect_shape(row: Row) -> str | None:
 def guess_columns(names: Iterable[str]) -> dict[str, str] | None:
     """A mapping that fits usual names of columns (`text` and `label`), or None."""
     known = {name.lower(): name for name in names}
-    output = next((known[name] for name in _OUTPUT_NAMES if name in known), None)
-    given = next((known[name] for name in _INPUT_NAMES if name in known), None)
-    return {"input": given, "output": output} if given and output else None
+    usual = {"instruction": ["instruction"], "input": _INPUT_NAMES, "output": _OUTPUT_NAMES}
+    found = {key: next((known[name] for name in likely if name in known), "") for key, likely in usual.items()}
+    mapping = {key: name for key, name in found.items() if name}
+    return mapping if "output" in mapping and len(mapping) > 1 else None
 
 
 def text_of(row: Row, key: str) -> str:
