@@ -9,7 +9,7 @@ import pytest
 from pydantic import BaseModel
 
 from everlearn.cli.main import main
-from everlearn.data.recipe_writer import write_recipe
+from everlearn.data.recipe_writer import left_out_of, write_recipe
 from everlearn.data.stream import load_stream
 from everlearn.errors import DataError
 from everlearn.recipe import MethodConfig, Recipe, Section, TaskConfig, load_recipe
@@ -72,6 +72,14 @@ def test_init_names_what_it_left_out_and_a_command_that_can_be_pasted(folder, ca
     assert "Left out orphan.test.jsonl: task orphan has no training rows\n" in told
     pasted = shlex.split(told.partition("then: everlearn ")[2])
     assert pasted == ["run", str(folder / "recipe.yaml")]
+
+
+def test_columns_that_a_guessed_mapping_does_not_use_are_named(tmp_path):
+    row = json.dumps({"id": 1, "question": "How many?", "context": "Two.", "answer": "2", "title": "Count"})
+    (tmp_path / "squad.jsonl").write_text(row, encoding="utf-8")
+    text = write_recipe(tmp_path, tmp_path / "recipe.yaml")
+    assert "columns: {input: question, output: answer}\n" in text
+    assert left_out_of(text) == ["of squad.jsonl: the columns context, title"]
 
 
 def test_files_whose_names_differ_in_what_no_task_name_can_hold_are_tasks_of_their_own(tmp_path):

@@ -61,18 +61,19 @@ def write_recipe(folder: Path, out: Path) -> str:
 
 
 def left_out_of(recipe: str) -> list[str]:
-    """The files that a recipe written here says were left out, each with the reason."""
+    """The files and columns that a recipe written here says were left out, each with the reason."""
     return [line.removeprefix(_LEFT_OUT) for line in recipe.splitlines() if line.startswith(_LEFT_OUT)]
 
 
 def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
-    """Tasks by name, and the files that were left out with the reason."""
+    """Tasks by name, and the files and columns that were left out with the reason."""
     groups: dict[str, dict[str, list[tuple[int, Path]]]] = {}
     left_out: dict[str, str] = {}
     columns: dict[str, dict[str, str]] = {}
+    unused: dict[Path, str] = {}
     for path in data_files(folder):
         try:
-            mapping = _columns(path)
+            mapping, unused[path] = _columns(path)
         except DataError as error:
             left_out[path.name] = str(error)
             continue
@@ -91,6 +92,8 @@ def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
                 elif path != first[part]:
                     left_out[path.name] = f"task {task} takes {first[part].name} for that part"
         if "train" in first:
+            if unused[first["train"]]:
+                left_out[f"of {first['train'].name}"] = f"the columns {unused[first['train']]}"
             sources = {part: os.path.relpath(path.resolve(), base) for part, path in first.items()}
             tasks.append(TaskConfig.model_validate({"name": task, **sources, "columns": columns[text]}))
     return tasks, left_out
@@ -126,8 +129,8 @@ def _task_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "task"
 
 
-def _columns(path: Path) -> dict[str, str]:
-    """The mapping of columns that a file needs, usually none.
+def _columns(path: Path) -> tuple[dict[str, str], str]:
+    """The mapping of columns that a file needs, usually none, and the columns that such a mapping does not use.
 
     Raises:
         DataError: the file holds no rows of a known kind.
@@ -135,12 +138,12 @@ def _columns(path: Path) -> dict[str, str]:
     (raw,) = read_source(str(path))
     rows = [row for _, row in raw.rows[:20] if isinstance(row, dict)]
     if raw.document and "Instances" in raw.document:
-        return {}
+        return {}, ""
     for row in rows:
         if detect_shape(row):
-            return {}
+            return {}, ""
         if guess := guess_columns(row):
-            return guess
+            return guess, ", ".join(key for key in row if key not in {*guess.values(), "id"})
     keys = ", ".join(rows[0]) if rows else "none"
     raise DataError(
         f"no rows of a known format (keys: {keys[:80]}); if they are rows of a task, add it below and say what its "
@@ -155,7 +158,7 @@ def _render(name: str, tasks: list[TaskConfig], left_out: Mapping[str, str], fol
         "# then: everlearn run THIS_FILE",
     ]
     if left_out:
-        lines += ["#", "# Files that were left out:"]
+        lines += ["#", "# What was left out:"]
         lines += [f"{_LEFT_OUT}{file}: {reason}" for file, reason in sorted(left_out.items())]
     for key, info in Recipe.model_fields.items():
         default = info.get_default(call_default_factory=True)
