@@ -73,6 +73,11 @@ def test_the_sample_of_a_small_task_has_at_least_one_row():
     assert inputs(published_sample(task, 1)) == [0, 1, 2]
 
 
+def test_the_size_of_a_sample_is_rounded():
+    assert len(published_sample(Task("t", rows_of("x" * 18), ()), 0.1)) == 2
+    assert len(published_sample(Task("t", rows_of("x" * 14), ()), 0.1)) == 1
+
+
 @pytest.mark.parametrize("ratio", [0, -0.1, 1.5])
 def test_a_ratio_out_of_range_is_refused(ratio):
     with pytest.raises(DataError, match="give a ratio above 0 and up to 1"):

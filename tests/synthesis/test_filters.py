@@ -48,7 +48,7 @@ def test_without_labels_any_answer_is_allowed() -> None:
 
 
 def test_an_answer_ends_at_its_first_blank_line_unless_demonstrations_have_some() -> None:
-    row = one("x", "yes\n\nAnd now for something else")
+    row = one("x", "yes \n\nAnd now for something else")
     assert without_tail([row], ["yes", "no"])[0].output == "yes"
     assert without_tail([row], ["one\n\ntwo"])[0].output == row.output
 

@@ -4,11 +4,22 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from everlearn.synthesis.parsing import Candidate, Counters, Limits, RawText, counts, parse_alpaca, parse_superni
+from everlearn.synthesis.parsing import (
+    Candidate,
+    Counters,
+    Limits,
+    RawText,
+    Sifted,
+    counts,
+    parse_alpaca,
+    parse_superni,
+)
 
 STAND_INS = Counters(text=lambda text: 1 + len(text.split()), embedded=lambda text: 2 + len(text.split()))
 PROMPT = "Define.\n\nInput: a\nOutput: b\n\nInput:"
@@ -69,6 +80,23 @@ def test_pieces_at_the_limits_are_kept() -> None:
     assert len(parse_superni(records(f" {long_input}\nOutput: {long_output}"), STAND_INS).kept) == 1
 
 
+@pytest.mark.parametrize(
+    ("parse", "text", "longest"),
+    [
+        (parse_superni, " a b c\nOutput: v w x y", Limits(total=6, input=4, output=5, embedded=5)),
+        (parse_alpaca, " i j\nInput: a b c\nOutput: v w x y", Limits(total=6, input=4, output=5, embedded=7)),
+    ],
+)
+def test_each_limit_is_the_greatest_length_that_is_kept(
+    parse: Callable[..., Sifted], text: str, longest: Limits
+) -> None:
+    assert len(parse(records(text), STAND_INS, limits=longest).kept) == 1
+    for name in ("total", "input", "output", "embedded"):
+        tighter = replace(longest, **{name: getattr(longest, name) - 1})
+        reason = {"output": "output_too_long", "embedded": "embedding_too_long"}.get(name, "input_too_long")
+        assert parse(records(text), STAND_INS, limits=tighter).dropped == {reason: 1}
+
+
 def test_the_embedding_limit_is_on_the_input_alone() -> None:
     generous = Limits(total=None, input=None)
     text = " ".join(["w"] * 508)
@@ -113,6 +141,12 @@ def test_anchored_marks_leave_quoted_words_alone() -> None:
     assert [row.input for row in parse_superni(records(text), STAND_INS).kept] == ["b"]
 
 
+def test_anchored_marks_may_be_indented() -> None:
+    text = " a\n  Output: b\n\n\tInput: c\nOutput: d"
+    anchored = parse_superni(records(text), STAND_INS, is_anchored=True)
+    assert [(row.input, row.output) for row in anchored.kept] == [("a", "b"), ("c", "d")]
+
+
 def test_anchored_alpaca_takes_every_block_of_a_generation() -> None:
     text = " i\nInput: a\nOutput: b\n\nInstruction: j\nInput: <noinput>\nOutput: d\n\nInstruction: half"
     sifted = parse_alpaca(records(text), STAND_INS, is_anchored=True)
@@ -124,6 +158,14 @@ def test_only_the_last_piece_of_a_generation_that_hit_the_limit_is_cut() -> None
     text = " x\nOutput: y\n\nInput: z\nOutput: the beg"
     assert [row.is_cut for row in parse_superni(records(text, reason="length"), STAND_INS).kept] == [False, True]
     assert [row.is_cut for row in parse_superni(records(text), STAND_INS).kept] == [False, False]
+    blocks = " i\nInput: a\nOutput: b\n\nInstruction: j\nInput: c\nOutput: the beg"
+    cut = parse_alpaca(records(blocks, reason="length"), STAND_INS, is_anchored=True)
+    assert [row.is_cut for row in cut.kept] == [False, True]
+
+
+def test_a_continuation_survives_its_file() -> None:
+    row = {"inputs": PROMPT, "outputs": " x", "perm_idx": [0, 5], "sample": 2, "finish_reason": "length"}
+    assert RawText.from_json(row) == RawText(PROMPT, " x", (0, 5), 2, "length")
 
 
 def test_a_candidate_survives_its_file() -> None:
