@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import run_folders
 
 from everlearn.report.html import write_report
 
@@ -125,6 +127,44 @@ def test_the_page_never_scrolls_sideways(browser: Browser, report: Path, width: 
     with Visit(browser, report, width) as visit:
         visit.unfold()
         assert visit.page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+@pytest.mark.parametrize("width", [360, 1280])
+def test_a_long_name_of_a_task_in_the_headline_wraps(browser: Browser, tmp_path: Path, width: int):
+    folder = run_folders.make_run(tmp_path / "early", finished=1)
+    for name in ("manifest.json", "matrix.json"):
+        text = (folder / name).read_text(encoding="utf-8")
+        (folder / name).write_text(text.replace('"sentiment"', f'"{"a" * 120}"'), encoding="utf-8")
+    with Visit(browser, write_report(folder), width) as visit:
+        assert "a" * 120 in visit.page.locator("h1").inner_text()
+        assert visit.page.evaluate("() => document.documentElement.scrollWidth") == width
+
+
+def test_the_names_of_methods_stay_whole_beside_the_balance(browser: Browser, compared: Path):
+    with Visit(browser, write_report(compared), 768) as visit:
+        visit.page.evaluate(
+            "() => document.querySelectorAll('.balance .first th').forEach((task) => {"
+            " if (task.rowSpan > 1) task.textContent = 'task07-sentiment_analysis_of_reviews'; })"
+        )
+        name = visit.page.locator(".balance .who bdi", has_text="sequential").first
+        assert name.evaluate("(element) => element.getClientRects().length") == 1
+
+
+def test_paper_has_room_for_the_figures_of_many_tasks(browser: Browser, tmp_path: Path):
+    names = [f"task{place:02d}" for place in range(25)]
+    folder = run_folders.make_run(tmp_path / "many", finished=0)
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+    manifest["stages"] = [{"index": i, "name": f"{i:02d}", "tasks": [name]} for i, name in enumerate(names, 1)]
+    manifest["tasks"] = [{**manifest["tasks"][0], "name": name} for name in names]
+    run_folders.write_json(folder / "manifest.json", manifest)
+    full, ends = [100.0] * 25, [[95.0, 100.0]] * 25
+    matrix = {"tasks": names, "stages": names, "base": full, "values": [full] * 25, "intervals": [ends] * 25}
+    run_folders.write_json(folder / "matrix.json", matrix)
+    with Visit(browser, write_report(folder), 688) as visit:
+        visit.page.emulate_media(media="print")
+        cut = "() => [...document.querySelectorAll('.heat td')].filter((c) => c.scrollWidth > c.clientWidth).length"
+        assert visit.page.locator(".heat td").count() == 26 * 25
+        assert visit.page.evaluate(cut) == 0
 
 
 def test_wide_tables_scroll_inside_their_box(browser: Browser, compared: Path):

@@ -91,7 +91,7 @@ def test_at_most_twenty_rows_a_task_are_shown_and_all_are_counted(compared: Path
     folder = compared / "sequential-s42"
     part = forgotten_part(folder)
     memories = {memory.task: memory for memory in memory_of(read_run(folder))}
-    for heading, items in zip(part.all("h4"), part.all("ul"), strict=True):
+    for heading, items in zip(part.all("h3"), part.all("ul"), strict=True):
         task = heading.one("bdi").text
         assert f"{len(memories[task].lost)} instances forgotten" in heading.text
         assert len(items.all("li")) == min(SHOWN_PER_TASK, len(memories[task].lost))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import re
 import subprocess
 import sys
@@ -27,6 +28,18 @@ def test_the_page_is_well_formed(page: str):
     assert html.attributes["lang"] == "en"
     assert len(tree.all("h1")) == 1
     assert all(heading.text.strip() for heading in tree.all("h2") + tree.all("h3") + tree.all("h4"))
+
+
+def test_no_level_of_headings_is_skipped(page: str):
+    levels = [int(element.tag[1]) for element in parse(page).all() if re.fullmatch("h[1-6]", element.tag)]
+    assert all(now <= before + 1 for before, now in itertools.pairwise(levels))
+
+
+def test_every_table_has_a_name_and_every_column_a_head(page: str):
+    for table in parse(page).all("table"):
+        frame = table.parent.attributes if table.parent else {}
+        assert table.all("caption") or frame.get("aria-label")
+        assert all(head.text.strip() for head in table.all("th"))
 
 
 def test_the_page_loads_nothing_and_runs_nothing(page: str):

@@ -144,7 +144,14 @@ def _balance(found: Sequence[tuple[MethodRuns, list[TaskMemory]]], study: Study)
                     class_="first" if place == 0 else None,
                 )
             )
-    return el("table", el("tbody", *rows), class_="balance")
+    heads = ["Task", *(["Method"] if study.is_comparison else []), "What has become of its rows"]
+    return el(
+        "table",
+        el("caption", "Evaluation rows of the earlier tasks"),
+        el("thead", el("tr", *(el("th", el("span", head, class_="hidden"), scope="col") for head in heads))),
+        el("tbody", *rows),
+        class_="balance",
+    )
 
 
 def _stack(counts: dict[str, int]) -> Html:
@@ -205,7 +212,7 @@ def _task_examples(memory: TaskMemory, most: int, run: Run) -> Html:
         )
     return el(
         "section",
-        el("h4", name_of(memory.task), f": {plural(len(lost), 'instance')} forgotten{shown_count}"),
+        el("h3", name_of(memory.task), f": {plural(len(lost), 'instance')} forgotten{shown_count}"),
         el("div", shown(instruction, 400), class_="instruction") if instruction else None,
         el("ul", *items, class_="rows wide"),
     )

@@ -140,7 +140,7 @@ def _steps(method: MethodRuns, study: Study) -> Html | None:
         )
         for step in run.steps
     ]
-    heads = ("Step", "Took", "", "Finished (UTC)", "Size", "Fingerprint")
+    heads = ("Step", "Took", "How", "Finished (UTC)", "Size", "Fingerprint")
     title: list[Child] = [f"All {len(run.steps)} steps with fingerprints"]
     if study.is_comparison:
         title = [

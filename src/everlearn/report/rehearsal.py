@@ -28,10 +28,12 @@ def _of_method(method: MethodRuns, study: Study) -> Html | None:
     run = method.first
     mix = _mix(run)
     syntheses: list[Html] = []
+    heading = "h4" if study.is_comparison else "h3"
     for stage in run.stages:
         found = read_synthesis(run.stage_folder(stage.index) / "synthesis")
         if found:
-            syntheses.append(_of_stage(", ".join(stage.tasks), stage.index, found, run, is_open=not syntheses))
+            name = ", ".join(stage.tasks)
+            syntheses.append(_of_stage(name, stage.index, found, run, heading, is_open=not syntheses))
     if mix is None and not syntheses:
         return None
     seeds = f" (seed {run.seed}; the other seeds' folders hold theirs)" if len(method.runs) > 1 else ""
@@ -73,7 +75,7 @@ def _mix(run: Run) -> Html | None:
     return scrolling_table("Rows of each stage", heads, rows, css="numbers mix")
 
 
-def _of_stage(task: str, stage: int, found: Synthesis, run: Run, *, is_open: bool) -> Html:
+def _of_stage(task: str, stage: int, found: Synthesis, run: Run, heading: str, *, is_open: bool) -> Html:
     made = next((level.count for level in reversed(found.levels)), 0)
     asked = f" of {count(found.asked)} asked for" if found.asked and found.asked != made else ""
     return el(
@@ -86,7 +88,7 @@ def _of_stage(task: str, stage: int, found: Synthesis, run: Run, *, is_open: boo
         ),
         _funnel(found),
         _labels(task, found, run),
-        el("div", _demonstrations(found), _instances(found), class_="beside"),
+        el("div", _demonstrations(found, heading), _instances(found, heading), class_="beside"),
         class_="synthesis",
         open=is_open,
     )
@@ -152,14 +154,14 @@ def _labels(task: str, found: Synthesis, run: Run) -> Html | None:
     )
 
 
-def _demonstrations(found: Synthesis) -> Html | None:
+def _demonstrations(found: Synthesis, heading: str) -> Html | None:
     rows = found.demonstrations[:SHOWN_DEMONSTRATIONS]
     if not rows:
         return None
     more = len(found.demonstrations) - len(rows)
     return el(
         "div",
-        el("h4", f"Demonstrations shown ({count(len(found.demonstrations))}, real)"),
+        el(heading, f"Demonstrations shown ({count(len(found.demonstrations))}, real)"),
         el("div", shown(found.instruction, 400), class_="instruction") if found.instruction else None,
         el(
             "ul",
@@ -181,13 +183,13 @@ def _demonstrations(found: Synthesis) -> Html | None:
     )
 
 
-def _instances(found: Synthesis) -> Html:
+def _instances(found: Synthesis, heading: str) -> Html:
     chosen = sample(found.fates, SHOWN_INSTANCES)
     totals = Counter(fate.kind for fate in found.fates)
     told = ", ".join(f"{count(totals[kind])} {title}" for kind, title in FATES.items() if totals[kind])
     return el(
         "div",
-        el("h4", f"Synthetic instances ({len(chosen)} of {count(len(found.fates))} shown: {told})"),
+        el(heading, f"Synthetic instances ({len(chosen)} of {count(len(found.fates))} shown: {told})"),
         el("ul", *(_instance(fate) for fate in chosen), class_="rows"),
         class_="instances",
     )
