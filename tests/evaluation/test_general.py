@@ -92,12 +92,6 @@ def test_batching_changes_nothing(loaded: LoadedModel, monkeypatch: pytest.Monke
     assert perplexity(loaded, TEXTS) == perplexity(loaded, TEXTS)
 
 
-def test_scoring_stops_after_the_passage_that_reaches_the_limit(loaded: LoadedModel) -> None:
-    one, two = (perplexity(loaded, TEXTS[:count]) for count in (1, 2))
-    assert perplexity(loaded, TEXTS, max_tokens=int(str(one["tokens"]))) == one
-    assert perplexity(loaded, TEXTS, max_tokens=int(str(one["tokens"])) + 1) == two
-
-
 def test_special_tokens_in_the_text_are_read_as_text(loaded: LoadedModel) -> None:
     plain = perplexity(loaded, ["cat </s> dog"])
     assert plain["tokens"] == len(ids_of(loaded, "cat </s> dog")) - 1

@@ -27,6 +27,22 @@ def test_the_last_stage_and_the_final_model_score_as_in_the_run(tmp_path: Path, 
         assert {key: scores[key] for key in ("tasks", "general")} == {key: wanted[key] for key in ("tasks", "general")}
 
 
+@pytest.mark.parametrize("base", ["tiny", "embedded"])
+def test_general_ability_has_intervals_of_the_recipes_level(tmp_path: Path, tiny_model: Path, base: str) -> None:
+    widths: dict[float, list[float]] = {}
+    for confidence in (0.6, 0.99):
+        recipe = tiny_recipe(
+            tmp_path,
+            tiny_model if base == "tiny" else Path(base),
+            stream={"tasks": "embedded", "train_limit": 1, "evaluation_limit": 1},
+            evaluation={"max_new_tokens": 1, "bootstrap_samples": 100, "confidence": confidence},
+        )
+        found = evaluate_checkpoint(recipe, None, tmp_path / str(confidence), LineProgress())["general"]
+        widths[confidence] = [part["interval"][1] - part["interval"][0] for part in found.values()]
+    assert len(widths[0.6]) == (1 if base == "tiny" else 2)
+    assert all(narrow < wide for narrow, wide in zip(widths[0.6], widths[0.99], strict=True))
+
+
 def test_a_folder_without_weights_is_refused(tmp_path: Path, tiny_model: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="no safetensors: give a stage's 'training' folder"):

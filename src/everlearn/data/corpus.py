@@ -89,8 +89,8 @@ def held_out_text(seed: int, count: int = 100) -> list[str]:
     return [story(rng, held_out=True) for _ in range(count)]
 
 
-def held_out_microtasks(count: int, seed: int, shots: int = 4) -> list[dict[str, str]]:
-    """Few-shot prompts of fresh tasks, families in turn.
+def held_out_microtasks(count: int = 200, seed: int = 0, shots: int = 4) -> list[dict[str, str]]:
+    """Few-shot prompts of fresh tasks, families in turn; by default those that every model is asked.
 
     Families that take a grammar (all but count, class_name, fixed, lookup and join) take one that
     pre-training never saw; the others are fresh draws whose exact inputs it may have met.

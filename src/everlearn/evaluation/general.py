@@ -26,8 +26,8 @@ BATCH_TOKENS = 8192
 """Tokens computed at once on a GPU."""
 SPARE_TOKENS = 4
 """Tokens beyond the longest gold answer; an answer that needs more is wrong already."""
-SAMPLES, CONFIDENCE, SEED = 1000, 0.95, 0
-"""Of the intervals."""
+SEED = 0
+"""Of the resampling behind intervals."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,12 @@ class Window:
 
 
 def perplexity(
-    loaded: LoadedModel, texts: Sequence[str], *, max_tokens: int | None = None, tick: Tick | None = None
+    loaded: LoadedModel,
+    texts: Sequence[str],
+    *,
+    samples: int = 1000,
+    confidence: float = 0.95,
+    tick: Tick | None = None,
 ) -> dict[str, object]:
     """exp of the mean negative log-likelihood per token over all passages.
 
@@ -51,15 +56,15 @@ def perplexity(
     Args:
         loaded: The model.
         texts: Passages, each on its own.
-        max_tokens: Passages from the first one on are scored until that many tokens are reached, the last of them
-            whole; None scores all.
+        samples: Resamples behind the interval.
+        confidence: Level of the interval.
         tick: Called with (windows read, windows in all).
 
     Returns:
-        `value`, the number of predicted `tokens`, and `interval` (bootstrap over passages, 95 %). The value is NaN
+        `value`, the number of predicted `tokens`, and `interval` (bootstrap over passages). The value is NaN
         or infinite when the model's logits are.
     """
-    passages = _passages(texts, loaded.tokenizer, max_tokens)
+    passages = _passages(texts, loaded.tokenizer)
     width = min(WINDOW_TOKENS, loaded.context_length)
     losses = np.zeros(len(passages))
     counts = np.zeros(len(passages))
@@ -73,10 +78,10 @@ def perplexity(
             losses[window.passage] += loss
             counts[window.passage] += len(window.ids) - window.scored_from
     assert counts.sum() > 0, "general text holds at least one token to predict"
-    drawn = resampled_means(np.stack([losses, counts]), SAMPLES, SEED)  # (samples, 2)
+    drawn = resampled_means(np.stack([losses, counts]), samples, SEED)  # (samples, 2)
     with np.errstate(over="ignore"):
         value = float(np.exp(losses.sum() / counts.sum()))
-        interval = percentile_interval(np.exp(drawn[:, 0] / drawn[:, 1]), CONFIDENCE)
+        interval = percentile_interval(np.exp(drawn[:, 0] / drawn[:, 1]), confidence)
     return {"value": value, "tokens": int(counts.sum()), "interval": list(interval)}
 
 
@@ -85,6 +90,9 @@ def microtask_accuracy(
     tokenizer: PreTrainedTokenizerBase,
     items: Sequence[Mapping[str, str]],
     tick: Tick | None = None,
+    *,
+    samples: int = 1000,
+    confidence: float = 0.95,
 ) -> dict[str, object]:
     """Share of few-shot prompts that are answered exactly.
 
@@ -96,10 +104,12 @@ def microtask_accuracy(
         tokenizer: The model's.
         items: Each with `prompt` (demonstrations and the open last one), `answer` and `family`.
         tick: Called with (items answered, items in all, tokens written).
+        samples: Resamples behind each interval.
+        confidence: Level of the intervals.
 
     Returns:
-        `value` in percent, number of `rows`, `interval` (95 %), and `families`: family to its value, rows and
-        interval.
+        `value` in percent, number of `rows`, `interval` (bootstrap over items), and `families`: family to its value,
+        rows and interval.
     """
     assert items, "there is at least one micro-task"
     prompts = _prompts(tokenizer, items)
@@ -109,8 +119,13 @@ def microtask_accuracy(
     for item, (completion,) in zip(items, completions, strict=True):
         right = completion.text.strip() == item["answer"].strip()
         scores.setdefault(item["family"], []).append(100.0 * right)
-    families = {family: _share(values) for family, values in sorted(scores.items())}
-    return {**_share([score for values in scores.values() for score in values]), "families": families}
+
+    def share(values: Sequence[float]) -> dict[str, object]:
+        interval = list(mean_interval(values, samples, confidence, SEED))
+        return {"value": sum(values) / len(values), "rows": len(values), "interval": interval}
+
+    families = {family: share(values) for family, values in sorted(scores.items())}
+    return {**share([score for values in scores.values() for score in values]), "families": families}
 
 
 def longest_microtask(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> int:
@@ -126,29 +141,11 @@ def _answer_room(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str
     return max(len(plain_ids(f" {item['answer']}", tokenizer)) for item in items) + SPARE_TOKENS
 
 
-def _share(scores: Sequence[float]) -> dict[str, object]:
-    return {
-        "value": sum(scores) / len(scores),
-        "rows": len(scores),
-        "interval": list(mean_interval(scores, SAMPLES, CONFIDENCE, SEED)),
-    }
-
-
-def _passages(
-    texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, max_tokens: int | None
-) -> list[tuple[int, ...]]:
+def _passages(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, ...]]:
     """Token ids of the passages that have a token to predict."""
     bos = bos_ids(tokenizer)
-    passages: list[tuple[int, ...]] = []
-    scored = 0
-    for text in texts:
-        if max_tokens is not None and scored >= max_tokens:
-            break
-        ids = (*bos, *plain_ids(text, tokenizer))
-        if len(ids) > 1:
-            passages.append(ids)
-            scored += len(ids) - 1
-    return passages
+    passages = [(*bos, *plain_ids(text, tokenizer)) for text in texts]
+    return [ids for ids in passages if len(ids) > 1]
 
 
 def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]:

@@ -186,7 +186,16 @@ class Measurement:
     def _general_inputs(self) -> dict[str, object]:
         text = self.recipe.evaluation.general_text
         content = Path(text).read_text(encoding="utf-8") if text else None
-        return {"text": fingerprint_of(content), "base": self.recipe.model.base == EMBEDDED}
+        return {
+            "text": fingerprint_of(content),
+            "base": self.recipe.model.base == EMBEDDED,
+            "bootstrap": self._level(),
+        }
+
+    def _level(self) -> dict[str, Any]:
+        """How the intervals of general ability are made."""
+        evaluation = self.recipe.evaluation
+        return {"samples": evaluation.bootstrap_samples, "confidence": evaluation.confidence}
 
     def _measure_general(
         self,
@@ -201,13 +210,14 @@ class Measurement:
         embedded = self.recipe.model.base == EMBEDDED
         with self.progress.step(f"reading general text after {stage_name}") as tick:
             passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
-            scores: dict[str, object] = {"perplexity": perplexity(loaded, passages, tick=tick)}
+            scores: dict[str, object] = {"perplexity": perplexity(loaded, passages, tick=tick, **self._level())}
         if embedded:
             from everlearn.data.corpus import held_out_microtasks
 
             with self.progress.step(f"answering micro-tasks after {stage_name}") as tick:
-                items = held_out_microtasks(200, seed=0)
-                scores["microtasks"] = microtask_accuracy(generator(loaded), loaded.tokenizer, items, tick)
+                scores["microtasks"] = microtask_accuracy(
+                    generator(loaded), loaded.tokenizer, held_out_microtasks(), tick, **self._level()
+                )
         write_json(folder / "scores.json", scores)
 
     def _summarise(self) -> tuple[dict[str, object], dict[str, object]]:

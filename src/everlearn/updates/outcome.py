@@ -14,13 +14,13 @@ from everlearn.seeds import derive
 from everlearn.updates.cost import ledger, planned
 from everlearn.updates.folder import KIND, UpdateFolder
 from everlearn.updates.prepare import Prepared, cache_of
-from everlearn.updates.quality import block_likelihoods, cell, matrix_of, microtasks
+from everlearn.updates.quality import block_likelihoods, cell, matrix_of
 
 if TYPE_CHECKING:
     import torch
 
     from everlearn.progress import Progress
-    from everlearn.updates.config import UpdateRecipe
+    from everlearn.updates.config import QualityConfig, UpdateRecipe
 
 
 def measure(
@@ -51,7 +51,8 @@ def measure(
     if recipe.quality.microtasks:
         known = stored.get("microtasks", {})
         quality["microtasks"] = {
-            name: known.get(name) or _microtasks(store.release(name), device, progress) for name in prepared.ids
+            name: known.get(name) or _microtasks(store.release(name), recipe.quality, device, progress)
+            for name in prepared.ids
         }
     write_json(path, {**quality, "cells": cells})
     return quality
@@ -138,15 +139,25 @@ def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> di
     }
 
 
-def _microtasks(release: Path, device: torch.device, progress: Progress) -> Mapping[str, object]:
+def _microtasks(
+    release: Path, quality: QualityConfig, device: torch.device, progress: Progress
+) -> Mapping[str, object]:
     """Few-shot micro-task accuracy of a release."""
+    from everlearn.data.corpus import held_out_microtasks
     from everlearn.evaluation.general import microtask_accuracy
     from everlearn.generation.engine import make_generator
     from everlearn.models.loading import load_model
 
     loaded = load_model(ModelConfig(base=str(release), tuning="full", device=str(device)))
     with progress.step(f"answering micro-tasks with {release.name}") as tick:
-        return microtask_accuracy(make_generator(loaded), loaded.tokenizer, microtasks(), tick)
+        return microtask_accuracy(
+            make_generator(loaded),
+            loaded.tokenizer,
+            held_out_microtasks(),
+            tick,
+            samples=quality.bootstrap_samples,
+            confidence=quality.confidence,
+        )
 
 
 def _size(folder: Path) -> int:

@@ -19,7 +19,6 @@ from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConf
 from everlearn.updates.cost import flops_per_token
 from everlearn.updates.folder import UpdateFolder
 from everlearn.updates.plan import VersionPlan
-from everlearn.updates.quality import microtasks
 from everlearn.updates.start import get_tokenizer, model_config, read_tokenizer, size_of, tokenizer_fingerprint
 from everlearn.updates.text import TextSource
 
@@ -124,10 +123,11 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
 
 
 def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
+    from everlearn.data.corpus import held_out_microtasks
     from everlearn.evaluation.general import longest_microtask
     from everlearn.models.descriptions import context_of
 
-    needed = longest_microtask(tokenizer, microtasks())
+    needed = longest_microtask(tokenizer, held_out_microtasks())
     context = context_of(settings)
     if needed > context:
         raise RecipeError(

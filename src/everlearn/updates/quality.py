@@ -28,13 +28,6 @@ _BATCH_TOKENS = 16_384
 """Tokens computed at once on a GPU."""
 
 
-def microtasks() -> list[dict[str, str]]:
-    """The few-shot micro-tasks that all releases are asked."""
-    from everlearn.data.corpus import held_out_microtasks
-
-    return held_out_microtasks(200, seed=0)
-
-
 def keep_heldout(blocks: Blocks, most: int, path: Path) -> None:
     """Writes at most so many held-out blocks, evenly spread over the text, unless they are there."""
     if path.exists():
