@@ -1,4 +1,4 @@
-"""Checks a recipe's keys and values against its pydantic sections, and says all faults in one sentence.
+"""Checks keys and values of a recipe, or of a method's options, and says all faults in one sentence.
 
 Each fault is named with its key, an unknown key with the nearest valid one.
 """
@@ -18,7 +18,7 @@ RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
 
 
 def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
-    """Checks a recipe of any kind.
+    """Checks a recipe of any kind, or a part of one.
 
     Raises:
         RecipeError: an unknown key (with the nearest valid one) or a value out of range; all faults at once.
@@ -40,7 +40,7 @@ def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
         if fault["type"] == "extra_forbidden":
             known = _fields_at(kind, location[:-1])
             guess = nearest(str(location[-1]), known)
-            hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known))}"
+            hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known)) or 'none'}"
             lines.append(f"unknown key {key!r} ({hint})")
         elif fault["type"] == "missing":
             lines.append(f"key {key!r} is missing")
@@ -50,7 +50,8 @@ def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
             lines.append(f"{key} holds {given} where keys of its own belong ({keys}, ...): give some, or leave it out")
         else:
             said = fault["msg"].removeprefix("Value error, ")
-            lines.append(f"{key}: {said[:1].lower()}{said[1:]} (given: {_shortened(fault['input'])})")
+            said = f"{said[:1].lower()}{said[1:]}"
+            lines.append(f"{key}: {said} (given: {_shortened(fault['input'])})" if key else said)
     return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
 
 

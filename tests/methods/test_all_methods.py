@@ -32,7 +32,7 @@ def test_a_method_is_one_documented_class_with_documented_options(name: str) -> 
 
 @pytest.mark.parametrize("name", method_names())
 def test_an_unknown_option_is_refused_by_name(name: str) -> None:
-    with pytest.raises(RecipeError, match=f"method {name}: unknown option 'ratioo'"):
+    with pytest.raises(RecipeError, match=f"method {name}: unknown key 'ratioo'"):
         make_method(name, {"ratioo": 1})
 
 
@@ -69,3 +69,16 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
 def test_the_first_stage_is_plain_training_that_all_methods_share(name: str) -> None:
     stage = make_method(name, {}).stages(number_stream())[0]
     assert not make_method(name, {}).acts_on_training(stage)
+
+
+def test_options_that_do_not_go_together_are_refused_in_one_sentence() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_method("ssr", {"save_more": True, "refine": False})
+    assert str(caught.value) == "method ssr: save_more keeps inputs without an answer, so it needs refine: true."
+
+
+def test_a_long_wrong_value_is_shortened() -> None:
+    with pytest.raises(RecipeError) as caught:
+        make_method("ssr", {"ratio": "x" * 500})
+    assert str(caught.value).startswith("method ssr: ratio: input should be a valid number")
+    assert len(str(caught.value)) < 250

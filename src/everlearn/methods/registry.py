@@ -11,9 +11,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import TypeVar
 
-from pydantic import ValidationError
-
-from everlearn.errors import RecipeError, nearest, unknown
+from everlearn.checking import checked
+from everlearn.errors import RecipeError, unknown
 from everlearn.methods.base import Method
 
 MethodType = TypeVar("MethodType", bound=type[Method])
@@ -42,6 +41,7 @@ def method_class(name: str) -> type[Method]:
     if name not in method_names():
         raise RecipeError(unknown("method", name, method_names()))
     import_module(f"everlearn.methods.{name}")
+    assert name in _registered, f"everlearn/methods/{name}.py has no class decorated with @register"
     return _registered[name]
 
 
@@ -52,17 +52,4 @@ def make_method(name: str, options: Mapping[str, object]) -> Method:
         RecipeError: unknown method or option, or a value out of range; names the key.
     """
     cls = method_class(name)
-    try:
-        return cls(cls.Options.model_validate(dict(options)))
-    except ValidationError as error:
-        lines = []
-        for fault in error.errors():
-            key = ".".join(str(part) for part in fault["loc"])
-            if fault["type"] == "extra_forbidden":
-                guess = nearest(key, cls.Options.model_fields)
-                known = ", ".join(cls.Options.model_fields) or "none"
-                hint = f"did you mean {guess!r}?" if guess else f"its options: {known}"
-                lines.append(f"unknown option {key!r} ({hint})")
-            else:
-                lines.append(f"{key + ': ' if key else ''}{fault['msg']} (given: {fault['input']!r})")
-        raise RecipeError(f"method {name}: " + "; ".join(lines) + ".") from None
+    return cls(checked(cls.Options, dict(options), where=f"method {name}"))
