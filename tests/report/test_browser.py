@@ -150,6 +150,13 @@ def test_the_names_of_methods_stay_whole_beside_the_balance(browser: Browser, co
         assert name.evaluate("(element) => element.getClientRects().length") == 1
 
 
+def test_the_balance_names_itself_in_lines_on_a_phone(browser: Browser, single: Path):
+    with Visit(browser, write_report(single), 360) as visit:
+        box = visit.page.locator(".balance caption").bounding_box()
+        assert box is not None
+        assert box["width"] > 3 * box["height"]
+
+
 def test_paper_has_room_for_the_figures_of_many_tasks(browser: Browser, tmp_path: Path):
     names = [f"task{place:02d}" for place in range(25)]
     folder = run_folders.make_run(tmp_path / "many", finished=0)

@@ -95,6 +95,11 @@ def test_at_most_twenty_rows_a_task_are_shown_and_all_are_counted(compared: Path
         task = heading.one("bdi").text
         assert f"{len(memories[task].lost)} instances forgotten" in heading.text
         assert len(items.all("li")) == min(SHOWN_PER_TASK, len(memories[task].lost))
+    cut = [memory for memory in memories.values() if len(memory.lost) > SHOWN_PER_TASK]
+    places = [place.text for place in part.all("code")]
+    assert places
+    assert places == [f"{folder.name}/stages/05-booking/predictions/{memory.task}/predictions.jsonl" for memory in cut]
+    assert all((compared / place).is_file() for place in places)
 
 
 def test_bars_carry_their_counts_for_those_who_cannot_see_them(single: Path):

@@ -117,6 +117,12 @@ def test_demonstrations_stand_beside_the_instances(single: Path):
     assert all(item.one("p", "fate").text for item in instances)
 
 
+def test_rows_that_are_not_shown_have_their_place_named(single: Path):
+    places = [part.one("code").text for part in rehearsal_part(single).all("div", "instances")]
+    assert places[0] == f"{single.name}/stages/01-sentiment/synthesis"
+    assert all((single.parent / place).is_dir() for place in places)
+
+
 def test_mix_of_each_stage_counts_rehearsed_rows_by_task_and_origin(single: Path):
     mix = rehearsal_part(single).one("table", "mix")
     cells = [[cell.text for cell in row.all("td")] for row in mix.one("tbody").all("tr")]

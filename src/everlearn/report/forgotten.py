@@ -192,6 +192,9 @@ def _task_examples(memory: TaskMemory, most: int, run: Run) -> Html:
     lost = memory.lost
     chosen = lost if len(lost) <= most else [lost[place * len(lost) // most] for place in range(most)]
     shown_count = "" if len(chosen) == len(lost) else f", {in_words(len(chosen))} shown"
+    stage = run.stages[run.finished - 1].name
+    place = f"{run.folder.name}/stages/{stage}/predictions/{memory.task}/predictions.jsonl"
+    rest = el("p", "All answers of now: ", el("code", place), class_="soft") if shown_count else None
     instruction = str(lost[0].row.get("instruction", ""))
     names = {stage.index: stage.name for stage in run.stages}
     items = []
@@ -215,6 +218,7 @@ def _task_examples(memory: TaskMemory, most: int, run: Run) -> Html:
         el("h3", name_of(memory.task), f": {plural(len(lost), 'instance')} forgotten{shown_count}"),
         el("div", shown(instruction, 400), class_="instruction") if instruction else None,
         el("ul", *items, class_="rows wide"),
+        rest,
     )
 
 

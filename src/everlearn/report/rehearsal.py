@@ -7,7 +7,7 @@ from collections import Counter
 from everlearn.report.markup import Child, Html, el, name_of, shown
 from everlearn.report.numbers import NONE, count, percent, plural
 from everlearn.report.parsing import rows_of
-from everlearn.report.reading import Run
+from everlearn.report.reading import Run, Stage
 from everlearn.report.study import MethodRuns, Study
 from everlearn.report.synthetic import Fate, Synthesis, read_synthesis, reason_in_words, sample
 from everlearn.report.tables import scrolling_table
@@ -32,8 +32,7 @@ def _of_method(method: MethodRuns, study: Study) -> Html | None:
     for stage in run.stages:
         found = read_synthesis(run.stage_folder(stage.index) / "synthesis")
         if found:
-            name = ", ".join(stage.tasks)
-            syntheses.append(_of_stage(name, stage.index, found, run, heading, is_open=not syntheses))
+            syntheses.append(_of_stage(stage, found, run, heading, is_open=not syntheses))
     if mix is None and not syntheses:
         return None
     seeds = f" (seed {run.seed}; the other seeds' folders hold theirs)" if len(method.runs) > 1 else ""
@@ -75,7 +74,8 @@ def _mix(run: Run) -> Html | None:
     return scrolling_table("Rows of each stage", heads, rows, css="numbers mix")
 
 
-def _of_stage(task: str, stage: int, found: Synthesis, run: Run, heading: str, *, is_open: bool) -> Html:
+def _of_stage(stage: Stage, found: Synthesis, run: Run, heading: str, *, is_open: bool) -> Html:
+    task = ", ".join(stage.tasks)
     made = next((level.count for level in reversed(found.levels)), 0)
     asked = f" of {count(found.asked)} asked for" if found.asked and found.asked != made else ""
     return el(
@@ -84,11 +84,16 @@ def _of_stage(task: str, stage: int, found: Synthesis, run: Run, heading: str, *
             "summary",
             "Synthesized for ",
             el("strong", name_of(task)),
-            f" after stage {stage}: {plural(made, 'row')}{asked}",
+            f" after stage {stage.index}: {plural(made, 'row')}{asked}",
         ),
         _funnel(found),
         _labels(task, found, run),
-        el("div", _demonstrations(found, heading), _instances(found, heading), class_="beside"),
+        el(
+            "div",
+            _demonstrations(found, heading),
+            _instances(found, heading, f"{run.folder.name}/stages/{stage.name}/synthesis"),
+            class_="beside",
+        ),
         class_="synthesis",
         open=is_open,
     )
@@ -183,7 +188,7 @@ def _demonstrations(found: Synthesis, heading: str) -> Html | None:
     )
 
 
-def _instances(found: Synthesis, heading: str) -> Html:
+def _instances(found: Synthesis, heading: str, place: str) -> Html:
     chosen = sample(found.fates, SHOWN_INSTANCES)
     totals = Counter(fate.kind for fate in found.fates)
     told = ", ".join(f"{count(totals[kind])} {title}" for kind, title in FATES.items() if totals[kind])
@@ -191,6 +196,7 @@ def _instances(found: Synthesis, heading: str) -> Html:
         "div",
         el(heading, f"Synthetic instances ({len(chosen)} of {count(len(found.fates))} shown: {told})"),
         el("ul", *(_instance(fate) for fate in chosen), class_="rows"),
+        el("p", "All of them: ", el("code", place), class_="soft") if len(chosen) < len(found.fates) else None,
         class_="instances",
     )
 
