@@ -1,0 +1,102 @@
+"""What each step of a run depends on: all that changes its result, and nothing else, changes its fingerprint."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import safetensors.numpy
+
+from everlearn.methods.base import Artifact
+from everlearn.recipe import Recipe, make_recipe
+from everlearn.runs import loop, measure
+from everlearn.runs.store import RunStore
+from tests.runs.test_loop import tiny_recipe
+
+Plan = Callable[[Recipe], dict[str, str]]
+MEASURED = ".*/predictions/.*"
+TRAINED = "stages/0[123].*"
+
+
+@pytest.fixture
+def planned(monkeypatch: pytest.MonkeyPatch) -> Plan:
+    """The fingerprints of a run's steps by place; no step is made."""
+    found: dict[str, str] = {}
+
+    def note(store: RunStore, place: str, fingerprint: str, *_: object, **__: object) -> Artifact:
+        found[place] = fingerprint
+        return Artifact(store.folder / place, fingerprint)
+
+    monkeypatch.setattr(RunStore, "_find_or_make", note)
+    for module, name, value in (
+        (measure, "read_jsonl", []),
+        (measure, "read_mapping", {}),
+        (measure.Measurement, "_summarise", ({}, {})),
+        (measure.Measurement, "line", ""),
+        (loop, "read_json", {}),
+        (loop, "link_tree", None),
+        (loop, "claim", None),
+        (safetensors.numpy, "load_file", {}),
+    ):
+        monkeypatch.setattr(module, name, lambda *_, value=value, **__: value)
+
+    def plan(recipe: Recipe) -> dict[str, str]:
+        found.clear()
+        loop.execute(recipe)
+        return dict(found)
+
+    return plan
+
+
+def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {place for place in before if before[place] != after[place]}
+
+
+@pytest.mark.parametrize(
+    ("section", "change", "expected"),
+    [
+        ("seed", 7, f"{TRAINED}|{MEASURED}"),
+        ("model", {"lora": {"rank": 2}}, TRAINED),
+        ("model", {"template": "alpaca"}, f"{TRAINED}|{MEASURED}"),
+        ("model", {"device": "cpu"}, ""),
+        ("method", {"strength": 0.5}, "stages/01.*/state|stages/0[23].*"),
+        ("training", {"epochs": 2}, TRAINED),
+        ("training", {"checkpoint_every": 3}, ""),
+        ("evaluation", {"max_new_tokens": 7}, MEASURED),
+        ("evaluation", {"bootstrap_samples": 101}, f"{MEASURED}|.*/general"),
+        ("evaluation", {"unseen_tasks": True}, ""),
+        ("evaluation", {"general_text": "text.txt"}, ".*/general"),
+        ("name", "other", ""),
+    ],
+)
+def test_a_changed_key_repeats_the_steps_that_depend_on_it(
+    section: str, change: object, expected: str, tmp_path: Path, tiny_model: Path, planned: Plan
+) -> None:
+    (tmp_path / "text.txt").write_text("A passage.\n")
+    tree = tiny_recipe(tmp_path, tiny_model, method={"name": "l2"}).model_dump(mode="json")
+    if isinstance(change, dict):
+        change = tree[section] | {key: str(tmp_path / v) if v == "text.txt" else v for key, v in change.items()}
+    before, after = planned(make_recipe(tree)), planned(make_recipe({**tree, section: change}))
+    assert len(before) == 4 * (3 + 1) + 3 * 2  # tasks and general ability; training and state
+    assert changed(before, after) == {place for place in before if re.fullmatch(expected, place)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "expected"),
+    [
+        ("train", "stages/0[23].*"),
+        ("evaluation", ".*/predictions/animals|stages/0[23].*/state"),
+    ],
+)
+def test_a_changed_row_repeats_the_steps_that_read_it(
+    kind: str, expected: str, tmp_path: Path, tiny_model: Path, planned: Plan
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model, method={"name": "l2"})
+    before = planned(recipe)
+    with (tmp_path / "data" / f"animals.{kind}.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "Say.", "input": "one more", "output": "animals 1"}) + "\n")
+    after = planned(recipe)
+    assert changed(before, after) == {place for place in before if re.fullmatch(expected, place)}
