@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -59,6 +60,14 @@ def disk_error(path: Path, error: OSError) -> RunError:
             "finished steps are kept."
         )
     return RunError(f"cannot write {path} ({error.strerror or error}): choose a folder you may write to.")
+
+
+def write_error(path: Path, error: Exception) -> RunError:
+    """The user's sentence for a failed write of tensors; safetensors hides the system's error in its text."""
+    if isinstance(error, OSError):
+        return disk_error(path, error)
+    found = re.search(r"os error (\d+)", str(error))
+    return disk_error(path, OSError(int(found[1]) if found else errno.EIO, str(error)))
 
 
 def write_json(path: Path, value: object) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from safetensors import SafetensorError
 
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, write_json, write_text
@@ -147,11 +148,14 @@ def test_a_corrupt_cache_is_not_used_by_another_run(tmp_path: Path) -> None:
 def test_a_full_disk_is_one_sentence_and_earlier_steps_stand(store: RunStore) -> None:
     kept = store.step("a", "a", {}, Maker())
 
-    def make(folder: Path) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+    text = "No space left on device"
+    for error in (OSError(errno.ENOSPC, text), SafetensorError(f"I/O error: {text} (os error {errno.ENOSPC})")):
 
-    with pytest.raises(RunError, match="disk is full"):
-        store.step("b", "b", {}, make)
+        def make(folder: Path, error: Exception = error) -> None:
+            raise error
+
+        with pytest.raises(RunError, match="disk is full"):
+            store.step("b", "b", {}, make)
     assert store.step("a", "a", {}, Maker()) == kept
 
 

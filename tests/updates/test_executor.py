@@ -7,13 +7,17 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
+from transformers import PreTrainedModel
 
+from everlearn.errors import RunError
 from everlearn.progress import LineProgress
-from everlearn.updates import executor, loop
+from everlearn.updates import executor, loop, state
 from everlearn.updates.commands import add_version
 from everlearn.updates.config import UpdateRecipe
 from everlearn.updates.executor import execute
+from everlearn.updates.processes import Processes
 from tests.updates.tiny_runs import MODEL, tiny_recipe
 
 
@@ -203,6 +207,21 @@ def test_a_release_is_a_plain_folder_that_transformers_loads(tmp_path: Path) -> 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     ids = tokenizer("The sun moon", return_tensors="pt").input_ids
     assert model.generate(ids, max_new_tokens=3, do_sample=False).shape[1] == ids.shape[1] + 3
+
+
+@pytest.mark.parametrize(("code", "said"), [(28, "the disk is full while writing"), (13, "cannot write .*denied")])
+def test_a_state_or_release_that_cannot_be_written_is_said_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, said: str
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise SafetensorError(f"Error while serializing: I/O error: Permission denied (os error {code})")
+
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
+    monkeypatch.setattr(state, "save_file", fail)
+    with pytest.raises(RunError, match=said):
+        state.save_state(tmp_path / "state", torch.nn.Linear(2, 2), None, {}, Processes(torch.device("cpu")))
+    with pytest.raises(RunError, match=said):
+        execute(tiny_recipe(tmp_path, versions=1, paradigm="ptfs", training={"checkpoint_every": 1000}))
 
 
 def test_starting_from_a_model_keeps_its_weights_and_tokenizer(tmp_path: Path) -> None:

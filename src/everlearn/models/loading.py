@@ -1,17 +1,15 @@
 """Loading and saving any causal language model that Transformers knows, with or without an adapter.
 
-Weights are read from safetensors only and no code of a model's repository is ever run. Weights are float32 on a
-CPU and, for adapter tuning, bfloat16 on a GPU that supports it; full tuning keeps float32 weights everywhere,
-because small updates vanish in bfloat16.
+Weights are read from safetensors only and no code of a model's repository is ever run. Frozen weights under an
+adapter are bfloat16 where the device multiplies it natively, else float32; full tuning keeps float32 weights
+everywhere unless the recipe says otherwise, because small updates vanish in bfloat16.
 
 A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transformers, tokenizer included).
 """
 
 from __future__ import annotations
 
-import errno
 import inspect
-import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -19,8 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.errors import ModelError, RunError
-from everlearn.files import disk_error
+from everlearn.errors import ModelError
+from everlearn.files import write_error
 from everlearn.models import adapters
 from everlearn.models.batching import ran_out_of_memory
 from everlearn.models.descriptions import check_vocabulary, context_of, read_config, read_tokenizer
@@ -44,7 +42,6 @@ __all__ = [
     "load_tokenizer",
     "save_checkpoint",
     "without_bars",
-    "write_error",
 ]
 
 
@@ -219,14 +216,6 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
             loaded.tokenizer.save_pretrained(str(target))
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
-
-
-def write_error(path: Path, error: Exception) -> RunError:
-    """The user's sentence for a failed write of tensors; safetensors hides the system's error in its text."""
-    if isinstance(error, OSError):
-        return disk_error(path, error)
-    found = re.search(r"os error (\d+)", str(error))
-    return disk_error(path, OSError(int(found[1]) if found else errno.EIO, str(error)))
 
 
 def choose_device(name: str) -> torch.device:

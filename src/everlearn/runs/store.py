@@ -20,9 +20,11 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import disk_error, make_folder, read_json, read_mapping, write_json
+from everlearn.files import disk_error, make_folder, read_json, read_mapping, write_error, write_json
 from everlearn.methods.base import Artifact, StepRunner
 
 RECORD = "artifact.json"
@@ -167,8 +169,8 @@ class RunStore:
             if partial.exists():
                 _move(partial, stored)
                 self._verified.add(stored)
-        except OSError as error:
-            raise disk_error(partial, error) from None
+        except (OSError, SafetensorError) as error:
+            raise write_error(partial, error) from None
 
     def _note(self, place: str, fingerprint: str, target: Path, *, reused: bool) -> None:
         steps = self.manifest.setdefault("steps", {})

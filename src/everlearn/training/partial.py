@@ -19,8 +19,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from everlearn.files import read_json, write_json
-from everlearn.models.loading import write_error
+from everlearn.files import read_json, write_error, write_json
 
 if TYPE_CHECKING:
     from torch.nn import Module

@@ -24,10 +24,12 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from everlearn.data.corpus import Document, documents
 from everlearn.errors import UserError
+from everlearn.files import write_error
 from everlearn.models.embedded_tokenizer import BLANK_LINE, train_tokenizer
 from everlearn.training.schedules import cosine, warm_up_factor
 from everlearn.updates.config import UpdateTraining
@@ -176,9 +178,16 @@ def encode_documents(tokenizer: PreTrainedTokenizerBase, batch: list[Document]) 
 
 
 def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerBase, out: Path) -> None:
-    """Write a bf16 copy of the model beside its tokenizer."""
-    copy.deepcopy(model).to(torch.bfloat16).save_pretrained(str(out))
-    tokenizer.save_pretrained(str(out))
+    """Write a bf16 copy of the model beside its tokenizer.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        copy.deepcopy(model).to(torch.bfloat16).save_pretrained(str(out))
+        tokenizer.save_pretrained(str(out))
+    except (OSError, SafetensorError) as error:
+        raise write_error(out, error) from None
 
 
 def _budget_steps(tokens: int | None, steps: int | None) -> int:

@@ -16,10 +16,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from everlearn.errors import RunError
-from everlearn.files import disk_error, held, read_jsonl, write_json, write_jsonl
+from everlearn.files import disk_error, held, read_jsonl, write_error, write_json, write_jsonl
 from everlearn.models.loading import without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.seeds import derive
@@ -270,8 +271,8 @@ class _Run:
                 model.save_pretrained(str(partial), state_dict=tensors)
             self.prepared.tokenizer.save_pretrained(str(partial))
             replace_folder(partial, target)
-        except OSError as error:
-            raise disk_error(target, error) from None
+        except (OSError, SafetensorError) as error:
+            raise write_error(target, error) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 

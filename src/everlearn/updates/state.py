@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from everlearn.errors import RunError
-from everlearn.files import disk_error, read_json, write_json
+from everlearn.files import read_json, write_error, write_json
 from everlearn.updates.processes import Processes, fill, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -42,7 +42,7 @@ def save_state(
         processes: This process among all.
 
     Raises:
-        RunError: the disk is full.
+        RunError: the disk is full or the folder cannot be written to.
     """
     weights = {name: whole(tensor) for name, tensor in named_tensors(model).items()}
     moments: dict[str, Tensor] = {}
@@ -62,7 +62,7 @@ def save_state(
             write_json(partial / "state.json", dict(record))
             replace_folder(partial, folder)
         except (OSError, SafetensorError) as error:
-            raise disk_error(folder, error if isinstance(error, OSError) else OSError(28, str(error))) from None
+            raise write_error(folder, error) from None
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     processes.wait()
