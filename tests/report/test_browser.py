@@ -157,6 +157,13 @@ def test_the_balance_names_itself_in_lines_on_a_phone(browser: Browser, single: 
         assert box["width"] > 3 * box["height"]
 
 
+def test_a_long_interval_wraps_within_its_cell_on_a_phone(browser: Browser, single: Path):
+    with Visit(browser, write_report(single), 360) as visit:
+        end = visit.page.locator(".heat td .ends").first
+        end.evaluate("(element) => { element.textContent = '60.74\u201381.89'; }")
+        assert end.evaluate("(element) => element.parentElement.scrollWidth <= element.parentElement.clientWidth")
+
+
 def test_paper_has_room_for_the_figures_of_many_tasks(browser: Browser, tmp_path: Path):
     names = [f"task{place:02d}" for place in range(25)]
     folder = run_folders.make_run(tmp_path / "many", finished=0)

@@ -18,6 +18,7 @@ from everlearn.progress import LineProgress
 from everlearn.updates.compare import compare
 from everlearn.updates.config import QualityConfig, load_update_recipe
 from everlearn.updates.executor import execute
+from everlearn.updates.figures import short_perplexity
 from everlearn.updates.folder import claim
 from everlearn.updates.quality import difference
 from everlearn.updates.report import verdict, write_report
@@ -124,6 +125,24 @@ def test_the_reports_are_single_files_without_script_or_network(compared) -> Non
     assert "Planned rates" in run
     assert "Executed rates" in run
     assert "main path" in run
+
+
+def test_what_scrolls_in_the_reports_has_a_name_and_is_reached_by_keyboard(compared) -> None:
+    folder, _ = compared
+    for place in (folder, folder / "path_switching-s1"):
+        text = write_report(place).read_text()
+        frames = re.findall(r'<div class="scroll"[^>]*>', text)
+        assert frames
+        assert all('tabindex="0"' in frame and 'aria-label="' in frame for frame in frames)
+        assert '<pre tabindex="0">' in text
+        assert '<p class="soft"></p>' not in text
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1.968, "1.97"), (99.999, "100.0"), (812.44, "812.4"), (12345.6, "1.2e4")]
+)
+def test_a_perplexity_of_any_size_fits_a_cell(value: float, text: str) -> None:
+    assert short_perplexity(value) == text
 
 
 def test_names_from_data_are_escaped(tmp_path: Path) -> None:

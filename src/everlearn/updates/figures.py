@@ -70,13 +70,13 @@ def perplexity_matrix(title: str, quality: Mapping[str, Any], scale: tuple[float
         cells = []
         for place, value in enumerate(quality["perplexity"][at]):
             ends = quality["intervals"][at][place] if quality.get("intervals") else None
-            note = f"{ends[0]:.2f}\u2013{ends[1]:.2f}" if ends else None
+            note = f"{short_perplexity(ends[0])}\u2013{short_perplexity(ends[1])}" if ends else None
             own = " learnt" if versions[place] == release else ""
             colour = f"h{level_of(value, scale)}" if place <= at else "missing"
             cells.append(
                 el(
                     "td",
-                    f"{value:.2f}",
+                    short_perplexity(value),
                     el("span", note, class_="ends") if note else None,
                     class_=f"{colour}{own}",
                 )
@@ -127,6 +127,11 @@ def level_of(value: float, scale: tuple[float, float]) -> int:
     """The step of the colour scale: the lowest perplexity is darkest."""
     low, high = (math.log(end) for end in scale)
     return round(STEPS * (high - math.log(value)) / (high - low)) if high > low else STEPS
+
+
+def short_perplexity(value: float) -> str:
+    """A perplexity in five characters: `1.97`, `70.59`, `812.4`, `1.2e4`."""
+    return f"{value:.2f}" if value < 99.995 else f"{value:.1f}" if value < 999.95 else short_rate(value)
 
 
 def short_rate(rate: float) -> str:

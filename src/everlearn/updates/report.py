@@ -11,6 +11,7 @@ from everlearn.files import read_jsonl, read_mapping, read_text, write_text
 from everlearn.report.html import document
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, count, duration
+from everlearn.report.tables import scrolling_table
 from everlearn.training.schedules import Schedule
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
 from everlearn.updates.last_release import last_releases
@@ -107,7 +108,7 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
         rates.append(rates_figure(f"{label}: executed rates", segments, _executed(path, segments)))
     matrices = [(label, read_mapping(path / "quality.json")) for label, path in first.items()]
     seeds = comparison["seeds"]
-    note = el("p", f"Shown: seed {seeds[0]}." if len(seeds) > 1 else "", class_="soft")
+    note = el("p", f"Shown: seed {seeds[0]}.", class_="soft") if len(seeds) > 1 else None
     manifest = read_mapping(next(iter(first.values())) / "manifest.json")
     return (
         f"{folder.name}: {len(arms)} ways to {len(arms[0]['versions'])} versions",
@@ -171,11 +172,11 @@ def _costs(ledger: Mapping[str, Any]) -> Html:
     ]
     return el(
         "div",
-        _table(("Paradigm", "of from scratch", "steps", "tokens", "FLOPs"), rows),
+        _table("Cost of the paradigms", ("Paradigm", "of from scratch", "steps", "tokens", "FLOPs"), rows),
         el(
             "details",
             el("summary", "Every segment"),
-            _table(("Segment", "kind", "planned", "executed", "done again", "time"), segments),
+            _table("Segments", ("Segment", "kind", "planned", "executed", "done again", "time"), segments),
         ),
         el(
             "p",
@@ -206,16 +207,14 @@ def _summary(comparison: Mapping[str, Any]) -> Html:
         "of from scratch",
         "time",
     )
-    return _table(heads, rows)
+    return _table("Quality and cost of the last release", heads, rows)
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
-    head = [el("th", text, scope="col") for text in heads]
+def _table(label: str, heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
     body = [
         el("tr", el("th", row[0], scope="row"), *(el("td", cell, class_="num") for cell in row[1:])) for row in rows
     ]
-    table = el("table", el("thead", el("tr", *head)), el("tbody", *body), class_="numbers")
-    return el("div", table, class_="scroll")
+    return scrolling_table(label, heads, body, css="numbers")
 
 
 def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
@@ -228,7 +227,7 @@ def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
             *(el("div", el("dt", str(key)), el("dd", str(value))) for key, value in facts.items()),
             class_="facts",
         ),
-        el("details", el("summary", "Recipe"), el("pre", recipe)),
+        el("details", el("summary", "Recipe"), el("pre", recipe, tabindex="0")),
     )
 
 
