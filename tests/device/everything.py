@@ -1,0 +1,107 @@
+"""Trains, rehearses, generates and measures on the CPU and on the stand-in; run by `test_stand_in.py`.
+
+Usage: python -m tests.device.everything LIBRARY FOLDER
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from everlearn.data.embedded_stream import embedded_stream
+from everlearn.files import write_jsonl
+from everlearn.generation.engine import make_generator
+from everlearn.generation.protocol import Sampling
+from everlearn.models.loading import load_model
+from everlearn.progress import LineProgress, Tick
+from everlearn.recipe import Recipe, make_recipe
+from everlearn.runs.loop import execute
+from everlearn.updates import executor
+from tests.conftest import make_tiny_model
+from tests.device.stand_in import NAME, register
+from tests.updates.tiny_runs import tiny_recipe
+
+SSR = {
+    "name": "ssr",
+    "preset": "faithful",
+    "top_p": 1.0,
+    "top_k": 0,
+    "temperature": 1.0,
+    "repetition_penalty": 1.0,
+    "max_new_tokens": 60,
+    "ratio": 0.1,
+    "clusters": 1,
+    "minimum": 0,
+    "refinement_tokens": 4,
+}
+"""A random model's text: nothing but the marks shapes it."""
+CASES = {
+    "ssr": ("lora", SSR, {}),
+    "kmeans": ("lora", {"name": "kmeans_rehearsal", "ratio": 0.2, "clusters": 3}, {"gradient_checkpointing": True}),
+    "ewc": ("full", {"name": "ewc", "fisher_rows": 4}, {"checkpoint_every": 1, "micro_batch_tokens": 128}),
+    "l2": ("full", {"name": "l2"}, {}),
+}
+"""Tuning, method and training of each run."""
+
+
+class Interrupted(LineProgress):
+    """Stops the first training after its second step."""
+
+    @contextmanager
+    def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
+        def tick(done: int, of: int | None = None, note: str = "") -> None:
+            if what.startswith("training") and done == 2:
+                raise KeyboardInterrupt
+
+        yield tick
+
+
+def recipe_for(case: str, device: str, folder: Path, entries: list[dict[str, object]]) -> Recipe:
+    """The recipe of one run."""
+    tuning, method, training = CASES[case]
+    return make_recipe(
+        {
+            "name": case,
+            "runs_dir": str(folder / device),
+            "cache_dir": str(folder / device / "cache"),
+            "model": {"base": str(folder / tuning), "tuning": tuning, "device": device, "dtype": "float32"},
+            "stream": {"tasks": entries},
+            "method": method,
+            "training": {"epochs": 1, "batch_size": 8, "precision": "float32", **training},
+            "evaluation": {"max_new_tokens": 4, "bootstrap_samples": 100},
+        }
+    )
+
+
+def main(library: Path, folder: Path) -> None:
+    """Runs everything on both devices, into `FOLDER/DEVICE`."""
+    register(library)
+    tasks = embedded_stream(0).tasks[:2]
+    texts = [f"{row.instruction} Input: {row.input} Output: {row.output}" for task in tasks for row in task.train]
+    entries: list[dict[str, object]] = []
+    for task in tasks:
+        entry: dict[str, object] = {"name": task.name, "metric": task.metric, "demonstrations": 3}
+        for kind, count in (("train", 24), ("evaluation", 3)):
+            path = folder / f"{task.name}.{kind}.jsonl"
+            write_jsonl(path, (row.to_json() for row in getattr(task, kind)[:count]))
+            entry[kind] = str(path)
+        entries.append(entry)
+    make_tiny_model(folder / "lora", "llama", texts, marks=("Input:", "Output:"))
+    make_tiny_model(folder / "full", "gpt2", texts)
+    for device in ("cpu", NAME):
+        for case in CASES:
+            recipe = recipe_for(case, device, folder, entries)
+            if recipe.training.checkpoint_every == 1:
+                with suppress(KeyboardInterrupt):
+                    execute(recipe, progress=Interrupted())
+            execute(recipe)
+        generator = make_generator(load_model(recipe_for("ssr", device, folder, entries).model))
+        generator.generate([[5, 6, 7], [5, 6, 8]], Sampling(max_new_tokens=2))
+        assert generator.shares_prefixes, f"generation on {device} shares no prefixes"
+        executor.execute(tiny_recipe(folder / device, versions=2, training={"device": device}))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
