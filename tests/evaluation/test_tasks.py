@@ -8,6 +8,7 @@ import pytest
 from everlearn.data.instance import Instance, Task
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.errors import DataError, RecipeError
+from everlearn.evaluation.bootstrap import mean_interval
 from everlearn.evaluation.tasks import predict_task, score_rows
 from everlearn.generation.protocol import Sampling
 from everlearn.progress import LineProgress
@@ -49,6 +50,11 @@ def test_rows_carry_question_answer_and_all_scores() -> None:
     }
     assert (second["prediction"], second["finish_reason"]) == ("blue", "length")
     assert second["scores"] == {"exact_match": 0.0, "token_f1": 0.0}
+
+
+def test_the_gold_answer_counts_beside_other_references() -> None:
+    (row,) = predict(ByHeart(answered("the dog")), speak(instance("one", "the dog", "a hound")))
+    assert row["scores"]["exact_match"] == 100
 
 
 def test_prompts_are_the_training_prompts_and_decoding_is_greedy() -> None:
@@ -109,4 +115,6 @@ def test_scores_are_means_with_an_interval_of_the_main_metric() -> None:
         "values": {"exact_match": 50.0, "token_f1": pytest.approx((100 + 100 + 0 + 200 / 3) / 4)},
     }
     assert 0 <= low < 50 < high <= 100
+    other = score_rows(rows, speak(*task.evaluation, metric="token_f1"), samples=500, confidence=0.9, seed=1)
+    assert other["interval"] == list(mean_interval([100, 100, 0, 200 / 3], 500, 0.9, 1))
     assert np.isfinite([low, high]).all()

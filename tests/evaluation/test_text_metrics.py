@@ -62,6 +62,7 @@ def test_rouge_keeps_the_published_package_at_its_oddest(
 
 def test_a_sentence_of_white_space_counts_as_one_token_as_published() -> None:
     assert counted_tokens("What is it? \nWhat?") == ("What", "is", "it", "?", "", "What", "?")
+    assert counted_tokens("\nWhat? \n") == ("What", "?")  # but not before the first or after the last sentence
     assert published_tokens("What is it? \nWhat?") == ("What", "is", "it", "?", "What", "?")
 
 
@@ -149,6 +150,7 @@ def test_token_f1_by_hand() -> None:
     assert token_f1("a a b", ["a b b"]) == pytest.approx(200 * 2 / 6)
     assert token_f1("cat", ["dog"]) == 0
     assert token_f1("", ["dog"]) == 0
+    assert token_f1("", [" "]) == 100
 
 
 def test_words_are_runs_of_ascii_letters_and_digits() -> None:

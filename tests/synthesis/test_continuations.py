@@ -85,3 +85,13 @@ def test_every_chunk_task_and_run_has_a_seed_of_its_own(tmp_path: Path, monkeypa
         )
         seeds += [sampling.seed for _, sampling in generator.calls]
     assert len(seeds) == len(set(seeds)) >= 6
+
+
+@pytest.mark.parametrize(("samples", "sizes"), [(1, [10, 10, 10]), (2, [5] * 6), (3, [5] * 6)])
+def test_a_chunk_is_whole_groups_of_one_first_demonstration(
+    samples: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuations, "CHUNK_SEQUENCES", 10)
+    chunks = continuations.chunks_of(prompts(), samples)
+    assert [len(chunk) for chunk in chunks] == sizes
+    assert [prompt for chunk in chunks for prompt in chunk] == prompts()

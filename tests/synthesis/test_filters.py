@@ -35,6 +35,7 @@ def test_each_kind_of_fault_is_dropped_with_its_reason() -> None:
         labels=("yes", "no"),
     )
     assert [row.input for row in result.kept] == ["grass grows on the hill"]
+    assert result.seen == 5
     assert [row["reason"] for row in result.rejected] == [
         "run_on",
         "unknown_label",
@@ -51,6 +52,7 @@ def test_an_answer_ends_at_its_first_blank_line_unless_demonstrations_have_some(
     row = one("x", "yes \n\nAnd now for something else")
     assert without_tail([row], ["yes", "no"])[0].output == "yes"
     assert without_tail([row], ["one\n\ntwo"])[0].output == row.output
+    assert sifted([row], labels=("yes", "no")).kept == [one("x", "yes")]
 
 
 def test_rejected_rows_keep_input_and_answer_for_the_report() -> None:

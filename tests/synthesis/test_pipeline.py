@@ -14,6 +14,7 @@ import pytest
 
 import everlearn.models.embeddings as embeddings
 from everlearn.data.instance import Instance, Task
+from everlearn.data.prompts import AlpacaTemplate
 from everlearn.errors import DataError, MissingExtraError, UserError
 from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
@@ -241,11 +242,22 @@ def test_another_latest_model_refines_again_and_nothing_else(tmp_path: Path) -> 
     [
         ({"temperature": 0.5}, "raw"),
         ({"demonstrations": 1}, "raw"),
+        ({"top_p": 0.5}, "raw"),
+        ({"top_k": 9}, "raw"),
+        ({"repetition_penalty": 1.1}, "raw"),
+        ({"max_length": 999}, "raw"),
+        ({"max_new_tokens": 99}, "raw"),
+        ({"stop": ["|"]}, "raw"),
+        ({"samples_per_prompt": 2}, "raw"),
+        ({"max_prompts": 9}, "raw"),
+        ({"preset": "faithful"}, "raw"),
         ({"save_more": True}, "parsed"),
         ({"near_duplicates": 0.99}, "filtered"),
         ({"embedded_text": "query"}, "embedded"),
         ({"clusters": 2}, "selected"),
+        ({"selection": "supervised"}, "embedded"),
         ({"refinement_tokens": 7}, "refined"),
+        ({"refinement_prompt": "published"}, "refined"),
     ],
 )
 def test_a_changed_option_repeats_the_first_step_that_depends_on_it(
@@ -255,6 +267,31 @@ def test_a_changed_option_repeats_the_first_step_that_depends_on_it(
     run(workshop)
     workshop.steps.made = []
     run(workshop, **change)
+    assert workshop.steps.made[0] == f"synthesis/{first}"
+
+
+@pytest.mark.parametrize(
+    ("task", "tools", "first"),
+    [
+        ({}, {"base_fingerprint": "other"}, "raw"),
+        ({}, {"seed": 1}, "raw"),
+        ({"name": "other"}, {}, "raw"),
+        ({"demonstrations": number_task(demonstrations=7).demonstrations}, {}, "raw"),
+        ({"labels": ("even", "odd")}, {}, "refined"),
+        ({}, {"template": AlpacaTemplate()}, "refined"),
+        ({}, {"latest_fingerprint": "other"}, "refined"),
+        ({"train": number_task(rows=41).train, "labels": ("even", "odd")}, {}, "refined"),
+    ],
+)
+def test_another_task_or_model_repeats_the_first_step_that_depends_on_it(
+    tmp_path: Path, task: dict[str, object], tools: dict[str, object], first: str
+) -> None:
+    workshop = make_workshop(tmp_path)
+    workshop.latest.write = lambda text, stream: " even"
+    run(workshop)
+    workshop.steps.made = []
+    changed = replace(number_task(), **task)  # type: ignore[arg-type]
+    synthesize_task(changed, options(), replace(workshop.tools, **tools))  # type: ignore[arg-type]
     assert workshop.steps.made[0] == f"synthesis/{first}"
 
 

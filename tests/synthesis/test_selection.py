@@ -110,6 +110,8 @@ def test_improved_selection_has_the_count_asked_for_and_is_spread_from_its_start
 def test_spread_takes_clusters_in_turn_by_their_size() -> None:
     rows = [Chosen(at, 0) for at in range(4)] + [Chosen(at, 1) for at in range(4, 6)]
     assert [row.index for row in spread(rows)] == [0, 4, 1, 2, 5, 3]
+    rows = [Chosen(at, 0) for at in range(5)] + [Chosen(5, 1)]
+    assert [row.index for row in spread(rows)] == [0, 1, 2, 5, 3, 4]  # the middle one of its cluster in the middle
 
 
 def test_supervised_clusters_come_from_the_reference_rows() -> None:

@@ -66,6 +66,11 @@ def text_is_same(one: str, other: str, bound: float) -> bool:
     return normalised(one) == normalised(other) or similarity(one, other) > bound + 1e-7
 
 
+def test_texts_just_as_alike_as_the_bound_are_not_the_same() -> None:
+    assert similarity("abcde", "abcd") == 0.5
+    assert first_of_each_kind(["abcde", "abcd"], [], 0.5) == [None, None]
+
+
 def test_more_texts_than_a_block_are_compared_across_blocks() -> None:
     stream = random.Random(0)
     texts = [" ".join(stream.choice("abcdefgh") * 5 for _ in range(6)) for _ in range(600)]
