@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from everlearn.methods.registry import method_names
+from everlearn.recipe import MethodConfig
 
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
@@ -35,7 +35,19 @@ def imports_of(file: Path) -> Iterator[tuple[str, int]]:
             yield from ((name.name, node.lineno) for name in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            yield str(node.module), node.lineno
+            if node.module == "everlearn":
+                yield from ((_of_package(name.name), node.lineno) for name in node.names if name.name != "__version__")
+            else:
+                yield str(node.module), node.lineno
+        elif isinstance(node, ast.Call) and "import_module" in ast.unparse(node.func):
+            text = node.args[0].values[0] if isinstance(node.args[0], ast.JoinedStr) else node.args[0]
+            if isinstance(text, ast.Constant):
+                yield str(text.value).rstrip("."), node.lineno
+
+
+def _of_package(name: str) -> str:
+    """What `from everlearn import name` reaches: a room, or what the package itself offers."""
+    return f"everlearn.{name if name in FLOORS else '__init__'}"
 
 
 def room_of(file: Path) -> str:
@@ -48,10 +60,11 @@ def test_imports_go_downwards_only() -> None:
         here = room_of(file)
         for module, line in imports_of(file):
             package, _, inner = module.partition(".")
-            if package != "everlearn" or not inner:
+            if package != "everlearn":
                 continue
-            there = inner.split(".")[0]
-            if there != here and FLOORS[there] >= FLOORS[here] > 0:
+            there = inner.split(".")[0] or "__init__"
+            is_beside = FLOORS[there] == FLOORS[here] > 0
+            if there != here and (FLOORS[there] > FLOORS[here] or is_beside):
                 upwards.append(f"{file.relative_to(SOURCE)}:{line} imports {module}")
     assert not upwards
 
@@ -63,13 +76,15 @@ def test_the_rooms_of_floors_one_and_above_import_no_heavy_library_in_their_init
 
 
 @pytest.mark.parametrize("method", method_names())
-def test_a_method_is_decided_upon_in_its_own_file_only(method: str) -> None:
-    compared = re.compile(rf"""(==|!=|\bin)\s*[(\[{{]?\s*["']{method}["']|["']{method}["']\s*(==|!=)""")
+def test_a_method_is_named_in_its_own_file_only(method: str) -> None:
+    """The one exception is the default of a recipe."""
     for file in FILES:
-        if file != SOURCE / "methods" / f"{method}.py":
-            text = file.read_text(encoding="utf-8")
-            assert not compared.search(text), file
-            assert f"everlearn.methods.{method} " not in text, file
+        if file == SOURCE / "methods" / f"{method}.py":
+            continue
+        tree = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        named = [node.lineno for node in tree if isinstance(node, ast.Constant) and node.value == method]
+        assert len(named) == (file.name == "recipe.py" and method == MethodConfig().name), (file, named)
+        assert f"everlearn.methods.{method}" not in [module for module, _ in imports_of(file)], file
 
 
 def test_nothing_runs_code_that_comes_with_data_or_models() -> None:

@@ -12,7 +12,7 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from everlearn.data.grammars import Grammar
+from everlearn.data.grammars import RESERVED_TEMPLATES, Grammar
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.words import NONSENSE, POOLS
 
@@ -30,7 +30,7 @@ class EmbeddedTask:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.template in _TEMPLATES, "templates of the stream are reserved in everlearn.data.grammars"
+        assert self.template in RESERVED_TEMPLATES, "templates of the stream are reserved in everlearn.data.grammars"
 
 
 _TEMPLATES = (
