@@ -40,9 +40,14 @@ def test_improved_samples_are_spread_over_many_prompts(
 
 
 def test_an_option_given_overrides_the_preset() -> None:
-    options = SynthesisOptions(preset="faithful", top_p=0.9, minimum=0, spare=0.5, samples_per_prompt=1, max_prompts=7)
+    options = SynthesisOptions(preset="faithful", top_p=0.9, minimum=0, samples_per_prompt=1, max_prompts=7)
     settings = resolve(options, 10)
-    assert (settings.top_p, settings.least, settings.wanted, settings.plan(380)) == (0.9, 0, 15, (7, 1))
+    assert (settings.top_p, settings.least, settings.plan(380)) == (0.9, 0, (7, 1))
+
+
+def test_spare_rows_are_only_refined_where_the_surplus_is_taken_away() -> None:
+    assert resolve(SynthesisOptions(spare=0.5), 10).wanted == 15
+    assert resolve(SynthesisOptions(preset="faithful", spare=0.5), 10).wanted == 10
 
 
 def test_improved_clusters_never_exceed_the_rows_asked_for() -> None:

@@ -75,7 +75,8 @@ class SynthesisOptions(BaseModel):
     """Clusters of K-means. faithful: 20 (published). improved: 20, or the number of rows if that is smaller."""
     embedding: str = "model"
     """`model`: mean of the base model's last hidden states, nothing to download; or the name of a
-    sentence-transformers model (published: the pooled output of princeton-nlp/sup-simcse-roberta-base)."""
+    sentence-transformers model. Published: the pooled output of princeton-nlp/sup-simcse-roberta-base, which neither
+    gives (of a model without a pooling of its own, sentence-transformers averages the hidden states)."""
     embedded_text: Literal["input", "query"] = "input"
     """What is embedded: the input alone, or the instruction as well (not settled in the paper; see the spec). Layout
     alpaca always takes both."""
@@ -92,8 +93,8 @@ class SynthesisOptions(BaseModel):
     """Most tokens of a refined answer. faithful: up to `max_length`. improved: twice the longest demonstration's
     answer; answers that do not end by then are dropped (P3)."""
     spare: Annotated[float, Field(ge=0)] | None = None
-    """Rows refined beyond those asked for, as a share of them, to replace dropped answers and to balance labels.
-    faithful: 0. improved: 1, since refining is much cheaper than synthesis."""
+    """Only improved: rows refined beyond those asked for, as a share of them, to replace dropped answers and to
+    balance labels. Left out: 1, since refining is much cheaper than synthesis."""
 
     @model_validator(mode="after")
     def _answers_are_needed(self) -> Self:
@@ -170,7 +171,7 @@ def resolve(options: SynthesisOptions, count: int) -> Settings:
         repetition_penalty=value(options.repetition_penalty, 1.2, 1.0),
         clusters=min(clusters, count) if is_improved else clusters,
         minimum=value(options.minimum, 1.0, 0.25),
-        spare=value(options.spare, 0.0, 1.0),
+        spare=value(options.spare, 0.0, 1.0) if is_improved else 0.0,
     )
 
 
