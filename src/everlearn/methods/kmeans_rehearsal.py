@@ -2,8 +2,9 @@
 
 "KMeansSel" in arXiv 2403.01244 (spec section 8): embeddings of the inputs of all training rows of an earlier task,
 K-means with 20 clusters, from each the rows nearest to its centre, as many as its share of the rows (selection as in
-`everlearn.synthesis.selection`, with the published rounding). The published embedding is a sentence model's; here the
-base model's mean hidden states by default. The number of clusters is free (the script's is fixed at 20, P9).
+`everlearn.synthesis.selection`, with the published rounding). The published embedding is a sentence model's pooled
+output; here the base model's mean hidden states by default. The number of clusters is free (the script's is fixed at
+20, P9).
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
 The model at hand needs no download; its vectors group texts by wording and topic, which is all that selection asks
 of them (in the paper random selection does about as well). The published embedding is the pooled output of
 princeton-nlp/sup-simcse-roberta-base (arXiv 2403.01244, spec section 3); a sentence-transformers model is the nearest
-option here. Not normalised: whoever clusters decides that.
+option here (the same one by name: its mean hidden states, because it names no pooling). Not normalised: whoever
+clusters decides that.
 
 Padding stands on the right under an attention mask, texts of similar length share a batch. BOS is not part of the
 mean: its state is the same for all texts.
