@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from everlearn.recipe import TrainingConfig
 
 StartFrom = Literal["previous", "base"]
+BASE_STAGE = "00-base"
+"""Folder name, among the stages, of what is measured before any training."""
 
 
 class MethodOptions(BaseModel):

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from everlearn.files import read_json
+from everlearn.methods.base import BASE_STAGE
 from everlearn.report.parsing import assert_mapping, form_of, items, mapping, mappings, number, optional, whole
 
-BASE_STAGE = "00-base"
 Cells = tuple[float | None, ...]
 
 
@@ -45,7 +45,6 @@ class TaskFacts:
     name: str
     metric: str
     train_rows: int | None
-    evaluation_rows: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +169,6 @@ def read_run(folder: Path) -> Run:
                 str(item["name"]),
                 str(item.get("metric", "")),
                 whole(item.get("train_rows")),
-                whole(item.get("evaluation_rows")),
             )
             for item in mappings(manifest.get("tasks"))
         )

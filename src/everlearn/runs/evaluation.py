@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.files import held, read_mapping
+from everlearn.methods.base import BASE_STAGE
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from everlearn.runs.loop import BASE_STAGE, prepare
+from everlearn.runs.loop import prepare
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.store import RunStore

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, write_json, write_jsonl, write_text
-from everlearn.methods.base import Artifact, Method, Stage, StageContext
+from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, Recipe, cache_folder, make_recipe, read_stored
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
-
-BASE_STAGE = "00-base"
 
 
 @dataclass(frozen=True)
