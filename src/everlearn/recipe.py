@@ -1,8 +1,9 @@
 """The recipe: one YAML file that names a model, a stream of tasks, a method and how to train and measure.
 
 Every section is a frozen pydantic model; the string under each field is its documentation and the only place
-where a default is explained. Unknown keys are refused with the nearest valid one. Paths in a recipe file are
-relative to the file. A method's own options are validated by the method (`everlearn.methods`), not here.
+where a default is explained. Unknown keys are refused with the nearest valid one. Paths of what a recipe file reads
+are relative to the file, those of what is written to the working directory. A method's own options are validated by
+the method (`everlearn.methods`), not here.
 """
 
 from __future__ import annotations
@@ -185,7 +186,7 @@ class SynthesizeConfig(Section):
     checkpoint: Folder | None = None
     """A stage's training folder, whose model answers the inputs again; nothing: the base model's answers stay."""
     out: Folder | None = None
-    """Where the data goes; nothing means `runs_dir/name-synthesis`."""
+    """Where the data goes, relative to the working directory; nothing means `runs_dir/name-synthesis`."""
 
 
 class EvaluateConfig(Section):
@@ -232,7 +233,7 @@ class Recipe(Section):
     synthesize: SynthesizeConfig = SynthesizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runs_dir: str = "runs"
-    """Where run folders are made."""
+    """Where run folders are made; relative to the working directory."""
     cache_dir: str | None = None
     """Artifacts shared by runs; nothing: `runs_dir/.cache`."""
 

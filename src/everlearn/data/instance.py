@@ -101,10 +101,6 @@ class Task:
             *([[row.to_json() for row in rows]] for rows in (self.train, self.evaluation, self.demonstrations)),
         )
 
-    def limited(self, *, train: int | None = None, evaluation: int | None = None) -> Task:
-        """The same task with at most that many leading rows of each kind."""
-        return replace(self, train=self.train[:train], evaluation=self.evaluation[:evaluation])
-
 
 @dataclass(frozen=True, slots=True)
 class TaskStream:

@@ -1,7 +1,7 @@
 """The recipe of `everlearn update`: versions of raw text, a model, a paradigm, its rates, training and measuring.
 
 The sections are frozen, unknown keys are refused with the nearest valid one, and the text under each field is its
-documentation, as in `everlearn.recipe`. Paths in a recipe file are relative to the file.
+documentation, as in `everlearn.recipe`. Paths of what a recipe file reads are relative to the file.
 """
 
 from __future__ import annotations
@@ -233,7 +233,7 @@ class UpdateRecipe(Section):
     seeds: Seeds = Field(default_factory=list)
     """Seeds for `everlearn update --compare`; nothing means the recipe's own seed."""
     runs_dir: str = "runs"
-    """Where run folders are made."""
+    """Where run folders are made; relative to the working directory."""
     cache_dir: str | None = None
     """Tokenised blocks shared by runs; nothing: `runs_dir/.cache`."""
 
