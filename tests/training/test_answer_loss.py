@@ -50,11 +50,28 @@ def test_loss_and_gradients_equal_the_plain_computation(tmp_path, architecture: 
         assert len(parts) > 1
         packed = sum(answer_loss(part) / COUNT for part in parts)
         packed.backward()
+    assert not answer_loss.is_packed
     torch.testing.assert_close(packed, plain, rtol=1e-5, atol=0)
     found = gradients(model)
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5 * gradient.abs().max().item() + 1e-9)
+
+
+def test_dropout_does_not_rule_packing_out(tmp_path) -> None:
+    model = loaded_model(tmp_path, "llama", "full")
+    embeddings = model.get_input_embeddings()
+    embeddings.register_forward_hook(lambda layer, _, out: torch.nn.functional.dropout(out, 0.5, layer.training))
+    with AnswerLoss(model, pad_id=3).packed_where_equal(ROWS) as is_packed:
+        assert is_packed
+        assert model.training
+
+
+def test_a_loss_is_computed_in_the_number_format_of_the_stage(tmp_path) -> None:
+    model = loaded_model(tmp_path, "llama", "full")
+    exact, rounded = (AnswerLoss(model, pad_id=3, autocast=form)(ROWS) for form in (None, torch.bfloat16))
+    assert exact != rounded
+    torch.testing.assert_close(exact, rounded, rtol=1e-2, atol=0)
 
 
 def test_recomputed_activations_give_the_same_gradients(tmp_path) -> None:

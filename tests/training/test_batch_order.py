@@ -21,6 +21,7 @@ def test_the_published_stage_has_63_steps_an_epoch() -> None:
 
 def test_a_fractional_epoch_is_cut_short_but_never_empty() -> None:
     assert len(batches(100, batch_size=10, epochs=1.5, seed=1)) == 15
+    assert len(batches(100, batch_size=10, epochs=1.25, seed=1)) == 13
     assert len(batches(100, batch_size=10, epochs=0.01, seed=1)) == 1
 
 

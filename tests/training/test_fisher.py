@@ -38,8 +38,9 @@ def test_squares_are_of_single_rows_not_of_their_mean() -> None:
 
 def test_many_small_squares_of_bfloat16_gradients_are_not_lost() -> None:
     w = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
-    (fisher,) = mean_squared_gradients((w.sum() for _ in range(1000)), [w])
-    assert fisher.tolist() == [1.0]
+    gradient = 1.0078125  # the next number after 1; its square is none of this format
+    (fisher,) = mean_squared_gradients(((gradient * w).sum() for _ in range(1000)), [w])
+    assert fisher.tolist() == pytest.approx([gradient**2], rel=1e-5)
 
 
 def loaded(folder: Path, tuning: str) -> LoadedModel:
@@ -53,6 +54,10 @@ def loaded(folder: Path, tuning: str) -> LoadedModel:
 @pytest.mark.parametrize("tuning", ["lora", "full"])
 def test_the_information_equals_a_plain_computation(tiny_model: Path, tuning: str) -> None:
     model = loaded(tiny_model, tuning)
+    model.model.train()
+    with torch.no_grad():
+        for parameter in tuned_parameters(model.model).values():
+            parameter += 0.01  # an adapter that begins at zero would hide its dropout
     found = fisher_information(model, ROWS)
     expected: dict[str, torch.Tensor] = {}
     model.model.eval()
@@ -70,13 +75,14 @@ def test_the_information_equals_a_plain_computation(tiny_model: Path, tuning: st
     assert sum(float(values.sum()) for values in found.values()) > 0
 
 
-def test_the_model_is_left_as_it_was(tiny_model: Path) -> None:
+@pytest.mark.parametrize("training", [True, False])
+def test_the_model_is_left_as_it_was(tiny_model: Path, training: bool) -> None:
     model = loaded(tiny_model, "lora")
     model.model.requires_grad_(False)
-    model.model.train()
+    model.model.train(training)
     before = {name: values.clone() for name, values in model.model.state_dict().items()}
     fisher_information(model, ROWS)
-    assert model.model.training
+    assert model.model.training == training
     for name, parameter in model.model.named_parameters():
         assert not parameter.requires_grad
         assert parameter.grad is None

@@ -37,6 +37,7 @@ def test_equal_prompts_keep_their_last_token_apart() -> None:
 
 
 def test_a_row_without_prompt_is_predicted_from_its_own_first_token() -> None:
+    assert row(7, 8, 2, prompt=0).answer_count == 2
     packing = pack(split_batch([row(7, 8, 2, prompt=0)], 100)[0])
     assert packing.input_ids.tolist() == [[7, 8]]
     assert (packing.predicts.tolist(), packing.targets.tolist()) == ([0, 1], [8, 2])

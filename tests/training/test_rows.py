@@ -9,6 +9,7 @@ from everlearn.data.prompts import get_template
 from everlearn.errors import DataError
 from everlearn.recipe import TrainingConfig
 from everlearn.training.rows import check_rows
+from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.tiny_models import make_tokenizer
 
 
@@ -44,6 +45,23 @@ def test_no_row_is_looked_at_where_the_cuts_fit_into_the_context() -> None:
     config = TrainingConfig(max_prompt_tokens=60, max_target_tokens=40)
     check_rows([row(500)], template, tokenizer, config, 100)  # type: ignore[arg-type]
     assert template.count == 0
+
+
+@pytest.mark.parametrize(("letter", "most"), [("c", 97), ("é", 48)])
+def test_a_row_is_counted_in_bytes_with_its_control_tokens(letter: str, most: int) -> None:
+    tokenizer = make_byte_tokenizer()
+    template = get_template("vanilla", tokenizer)
+    fitting, longer = (Instance("", letter * count, "y", "letters", id=f"of-{count}") for count in (most, most + 1))
+    check_rows([fitting], template, tokenizer, TrainingConfig(), 100)
+    with pytest.raises(DataError, match=f"training row {longer.id}"):
+        check_rows([longer], template, tokenizer, TrainingConfig(), 100)
+
+
+def test_a_long_answer_is_looked_at_too() -> None:
+    tokenizer = make_tokenizer()
+    long = Instance("", "cat", "cat " * 120, "animals", id="long")
+    with pytest.raises(DataError, match="training row long"):
+        check_rows([long], get_template("vanilla", tokenizer), tokenizer, TrainingConfig(), 100)
 
 
 @pytest.mark.parametrize("long", [row(99), row(10, history=(Turn("user", "dog " * 95), Turn("assistant", "no")))])

@@ -96,6 +96,15 @@ def test_the_main_path_goes_on_counting_its_warm_up() -> None:
     assert [tail(step) for step in range(8)] == [whole(step) for step in range(6, 14)]
 
 
+def test_a_scaled_schedule_and_a_branch_of_another_cycle_keep_to_their_parameters() -> None:
+    assert Schedule("constant", scale=0.1)(5) == 0.1
+    assert Schedule("branch_cosine", length=6, cycle=math.inf)(6) == 1.0
+
+
+def test_a_cosine_that_ends_with_its_warm_up_ends_at_its_floor() -> None:
+    assert Schedule("cosine", length=10, warm_up=10, floor=0.25)(10) == 0.25
+
+
 def test_a_schedule_is_plain_json() -> None:
     assert Schedule("branch_cosine", length=6, cycle=math.inf).to_json() == {
         "name": "branch_cosine",

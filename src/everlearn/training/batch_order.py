@@ -22,4 +22,4 @@ def batches(row_count: int, *, batch_size: int, epochs: float, seed: int) -> lis
         generator = torch.Generator().manual_seed(derive(seed, "order", epoch))
         order = torch.randperm(row_count, generator=generator).tolist()
         steps += [order[at : at + batch_size] for at in range(0, row_count, batch_size)]
-    return steps[: max(1, math.ceil(epochs * per_epoch))]
+    return steps[: math.ceil(epochs * per_epoch)]

@@ -95,7 +95,7 @@ def _encode(
     answer = template.target_ids(row, tokenizer, config.max_target_tokens)
     one = EncodedRow((*prompt, *answer), len(prompt))
     where = f"task {row.task!r}, training row {row.id or number}"
-    if not answer or one.answer_count < 1:
+    if one.answer_count < 1:
         raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
     if len(one.ids) > context_length:
         raise DataError(
