@@ -9,6 +9,7 @@ import pytest
 import run_folders
 from rich.console import Console
 
+from everlearn.cli.main import main
 from everlearn.errors import RunError
 from everlearn.report.numbers import score
 from everlearn.report.text import matrix_table, print_tables
@@ -99,8 +100,12 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
         matrix_table(tmp_path)
 
 
-def test_output_that_knows_no_arrows_does_not_fail(compared: Path, monkeypatch: pytest.MonkeyPatch):
+def test_output_that_knows_no_arrows_keeps_the_signs_and_powers_of_its_numbers(
+    single: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path = single / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "BWT": {"value": -5.6e6, "low": -1, "high": 1}}))
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    print_tables(compared)
-    assert b"sequential" in raw.getvalue()
+    assert main(["report", str(single)]) == 0
+    assert b" -5.6 x 10^6" in raw.getvalue()

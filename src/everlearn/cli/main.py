@@ -7,11 +7,14 @@ heavy. A user's mistake ends with one sentence and exit code 2; Ctrl-C says how 
 from __future__ import annotations
 
 import argparse
+import codecs
+import io
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from everlearn.errors import UserError
+from everlearn.report.numbers import in_plain_signs
 
 COMMANDS = (
     "run",
@@ -79,6 +82,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
         parser.error(_refusal(parser, args.command, unknown))
+    if isinstance(sys.stdout, io.TextIOWrapper):  # names and signs that the terminal or the pipe cannot show
+        codecs.register_error("plain_signs", in_plain_signs)
+        sys.stdout.reconfigure(errors="plain_signs")
     try:
         return int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
     except UserError as error:

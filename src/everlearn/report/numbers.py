@@ -3,12 +3,27 @@
 from __future__ import annotations
 
 import math
+import re
 
 THIN = "\u202f"
 NONE = "–"
 MINUS = "\u2212"
 _RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_PLAIN = {ord(sign): plain for sign, plain in {MINUS: "-", NONE: "-", "×": "x", THIN: " ", "\u00a0": " "}.items()}
 _WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
+
+
+def in_plain_signs(error: UnicodeError) -> tuple[str, int]:
+    """What stands for signs that an output's encoding has not: `-`, `x`, `10^5`; a question mark for any other.
+
+    An error handler of `codecs`, so that no number loses its sign or its power of ten.
+    """
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda power: f"^{power[0].translate(_LOWERED)}", text).translate(_PLAIN)
+    return "".join(sign if sign.isascii() else "?" for sign in text), error.end
 
 
 def score(value: float | None) -> str:

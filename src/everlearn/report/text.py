@@ -7,8 +7,6 @@ repeat what the figures say.
 
 from __future__ import annotations
 
-import sys
-from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,8 +33,6 @@ def print_tables(folder: Path, console: Console | None = None) -> None:
     """
     from rich.console import Console
 
-    if console is None and isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="replace")  # arrows, on a terminal that has none
     (console or Console()).print(matrix_table(folder))
 
 
