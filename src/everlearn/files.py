@@ -146,15 +146,21 @@ def held(folder: Path) -> Iterator[None]:
     """Holds a folder, made where it is not there, against a second process.
 
     Raises:
-        RunError: another process works in it, or it cannot be made.
+        RunError: another process works in it, or it cannot be made or written to.
     """
     from filelock import FileLock, Timeout
 
     make_folder(folder)
+    lock = FileLock(folder / ".lock", timeout=0)
     try:
-        with FileLock(folder / ".lock", timeout=0):
-            yield
+        lock.acquire()
     except Timeout:
         raise RunError(
             f"{folder} is in use by another everlearn process: wait for it or choose another --name."
         ) from None
+    except OSError as error:
+        raise disk_error(folder, error) from None
+    try:
+        yield
+    finally:
+        lock.release()

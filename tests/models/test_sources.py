@@ -77,6 +77,10 @@ def test_an_unreachable_hub_name_takes_one_sentence(monkeypatch: pytest.MonkeyPa
     assert "cannot be reached" in refusal("somebody/no-such-model")
 
 
+def test_a_misspelt_folder_is_not_taken_for_an_absent_network() -> None:
+    assert "check the spelling" in refusal("my chekpoint")
+
+
 def test_the_same_content_has_the_same_fingerprint_wherever_it_lies(tiny: Path, copy: Path) -> None:
     assert base_fingerprint(ModelConfig(base=str(tiny))) == base_fingerprint(ModelConfig(base=str(copy)))
 

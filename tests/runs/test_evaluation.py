@@ -47,3 +47,5 @@ def test_a_folder_without_weights_is_refused(tmp_path: Path, tiny_model: Path) -
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelError, match="no safetensors: give a stage's 'training' folder"):
         evaluate_checkpoint(tiny_recipe(tmp_path, tiny_model), tmp_path / "empty", tmp_path / "out", LineProgress())
+    with pytest.raises(ModelError, match=r"there is no checkpoint .*gone: give a stage's 'training' folder"):
+        evaluate_checkpoint(tiny_recipe(tmp_path, tiny_model), tmp_path / "gone", tmp_path / "out", LineProgress())

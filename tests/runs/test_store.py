@@ -200,6 +200,15 @@ def test_a_second_process_is_kept_out(store: RunStore) -> None:
     assert "in use by another everlearn process" in other.stderr
 
 
+def test_a_folder_that_cannot_be_locked_is_refused(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read_only(*_: object) -> None:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    monkeypatch.setattr("filelock.FileLock._acquire", read_only)
+    with pytest.raises(RunError, match=r"cannot write .*Read-only file system"), held(store.folder):
+        pass
+
+
 def test_the_manifest_is_written_after_the_artifact(store: RunStore) -> None:
     store.step("a", "a", {}, Maker())
     manifest = read_json(store.manifest_path)

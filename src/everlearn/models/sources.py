@@ -111,7 +111,12 @@ def _sample_tensors(stream: IO[bytes], digest: hashlib._Hash) -> None:
 
 
 def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:
-    from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        HFValidationError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
 
     name = config.base
     try:
@@ -131,6 +136,11 @@ def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:
         raise ModelError(
             f"model.base {name!r} is neither a local folder nor a public model of the Hugging Face hub: "
             "check the spelling, or log in with 'hf auth login' if it is private."
+        ) from None
+    except HFValidationError:
+        raise ModelError(
+            f"model.base {name!r} is neither a local folder nor a name that the Hugging Face hub could have: check "
+            "the spelling."
         ) from None
     except (OSError, ValueError, RuntimeError) as error:
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

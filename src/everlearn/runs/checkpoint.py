@@ -13,9 +13,13 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
     """The training step's own fingerprint, or a hash of the weights for a folder from elsewhere.
 
     Raises:
-        ModelError: the folder holds no weights.
+        ModelError: there is no such folder, or it holds no weights.
         RunError: it is a corrupt artifact of a run.
     """
+    if not checkpoint.is_dir():
+        raise ModelError(
+            f"there is no checkpoint {checkpoint}: give a stage's 'training' folder, or the 'model' folder of a run."
+        )
     if (checkpoint / RECORD).exists():
         fault = fault_of(checkpoint)
         if fault:
