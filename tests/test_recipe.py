@@ -13,6 +13,10 @@ from everlearn.recipe import load_recipe, make_recipe
 def test_the_defaults_are_the_published_settings() -> None:
     recipe = make_recipe({})
     assert (recipe.training.epochs, recipe.training.batch_size, recipe.training.learning_rate) == (3, 32, 2e-4)
+    training, evaluation = recipe.training, recipe.evaluation
+    assert (training.scheduler, training.warmup_ratio, training.weight_decay) == ("cosine", 0.0, 0.0)
+    assert (training.max_grad_norm, training.max_prompt_tokens, training.max_target_tokens) == (1.0, 1024, 512)
+    assert (recipe.seed, evaluation.max_new_tokens) == (42, 512)
     lora = recipe.model.lora
     assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (8, 32, 0.1, ["q_proj", "v_proj"])
 

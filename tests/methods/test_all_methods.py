@@ -65,6 +65,19 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
         method = resumed
 
 
+@pytest.mark.parametrize(
+    ("name", "defaults"),
+    [
+        ("l2", {"strength": 0.1}),
+        ("ewc", {"strength": 0.1, "fisher_rows": 200}),
+        ("random_rehearsal", {"ratio": 0.1, "draw": "published"}),
+        ("kmeans_rehearsal", {"ratio": 0.1, "clusters": 20}),
+    ],
+)
+def test_the_defaults_of_a_baseline_are_the_published_ones(name: str, defaults: dict[str, object]) -> None:
+    assert make_method(name, {}).options.model_dump(include=set(defaults)) == defaults
+
+
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_first_stage_is_plain_training_that_all_methods_share(name: str) -> None:
     stage = make_method(name, {}).stages(number_stream())[0]
