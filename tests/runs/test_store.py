@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +12,7 @@ import pytest
 from safetensors import SafetensorError
 
 from everlearn.errors import RunError
-from everlearn.files import held, read_json, write_json, write_text
+from everlearn.files import held, read_json, read_jsonl, write_json, write_text
 from everlearn.runs import store as store_module
 from everlearn.runs.store import RunStore, remove_corrupt
 
@@ -182,10 +184,11 @@ def test_the_seconds_of_a_step_are_its_own(store: RunStore, monkeypatch: pytest.
         clock[0] += 5
         store.step("inner", "inner", {}, inner)
         store.step("inner", "inner", {}, inner)
+        store.step("next", "next", {}, inner)
 
     store.step("outer", "outer", {}, outer)
     steps = store.manifest["steps"]
-    assert steps["inner"]["seconds"] == 20  # type: ignore[index]
+    assert steps["inner"]["seconds"] == steps["next"]["seconds"] == 20  # type: ignore[index]
     assert steps["outer"]["seconds"] == 5  # type: ignore[index]
 
 
@@ -209,6 +212,89 @@ def test_a_folder_that_cannot_be_locked_is_refused(store: RunStore, monkeypatch:
         pass
 
 
+def test_two_runs_that_make_the_same_at_once_end_with_one_artifact(tmp_path: Path) -> None:
+    one, other = (RunStore(tmp_path / name, tmp_path / "cache") for name in ("one", "other"))
+
+    def make(folder: Path) -> None:
+        other.step("a", "a", {}, Maker())
+        Maker()(folder)
+
+    assert (one.step("a", "a", {}, make).path / "inner" / "result.txt").read_text() == "result"
+    assert len(list((tmp_path / "cache").rglob("artifact.json"))) == 1
+    assert not list((one.folder / ".partial").iterdir())
+
+
+def test_a_cached_folder_without_its_record_is_made_again(tmp_path: Path) -> None:
+    RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, Maker())
+    (record,) = (tmp_path / "cache").rglob("artifact.json")
+    record.unlink()
+    make = Maker("new")
+    artifact = RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, make)
+    assert make.calls == 1
+    assert (artifact.path / "inner" / "result.txt").read_text() == "new"
+
+
+def test_an_artifact_that_was_half_linked_is_linked_again(store: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, linked = os.link, []
+
+    def link(source: Path, target: Path) -> None:
+        if linked:
+            raise KeyboardInterrupt
+        linked.append(target)
+        real(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "link", link)
+        with pytest.raises(KeyboardInterrupt):
+            store.step("a", "a", {}, Maker())
+    make = Maker()
+    assert (store.step("a", "a", {}, make).path / "inner" / "result.txt").exists()
+    assert make.calls == 0
+
+
+def test_across_file_systems_an_artifact_appears_whole_or_not_at_all(
+    store: RunStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rename = os.rename
+
+    def refuse(source: Path, target: Path) -> None:
+        if ".partial" in str(source):
+            raise OSError(errno.EXDEV, "Invalid cross-device link")
+        rename(source, target)
+
+    def break_off(source: Path, target: Path) -> None:
+        target.mkdir(parents=True)
+        shutil.copy(source / "artifact.json", target)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "rename", refuse)
+    with monkeypatch.context() as broken:
+        broken.setattr(shutil, "copytree", break_off)
+        with pytest.raises(KeyboardInterrupt):
+            store.step("a", "a", {}, Maker())
+    make = Maker()
+    assert (store.step("a", "a", {}, make).path / "inner" / "result.txt").exists()
+    assert make.calls == 1
+    assert not list((store.folder / ".partial").iterdir())
+    assert len(list(store.cache.rglob("result.txt"))) == 1
+
+
+def test_the_manifest_names_what_stands_even_when_it_was_lost(store: RunStore) -> None:
+    for value in (1, 2):
+        artifact = store.step("a", "a", {"x": value}, Maker())
+        assert store.manifest["steps"]["a"]["fingerprint"] == artifact.fingerprint  # type: ignore[index]
+    store.manifest_path.unlink()
+    again = RunStore(store.folder, store.cache)
+    again.step("a", "a", {"x": 2}, Maker())
+    assert read_json(again.manifest_path)["steps"].keys() == {"a"}  # type: ignore[index, call-overload]
+
+
+def test_a_complete_run_keeps_nothing_of_unfinished_attempts(store: RunStore) -> None:
+    store.step("a", "a", {}, Maker())
+    store.tidy()
+    assert not (store.folder / ".partial").exists()
+
+
 def test_the_manifest_is_written_after_the_artifact(store: RunStore) -> None:
     store.step("a", "a", {}, Maker())
     manifest = read_json(store.manifest_path)
@@ -229,6 +315,32 @@ def test_files_are_written_whole_or_not_at_all(tmp_path: Path) -> None:
         write_json(tmp_path / "x.json", {"a": object()})
     assert read_json(tmp_path / "x.json") == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(os, name, lambda *given, name=name, real=real: (done.append(name), real(*given)))
+    write_text(tmp_path / "x.txt", "x")
+    assert done == ["fsync", "replace"]
+
+
+def test_a_failed_write_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(RunError, match="disk is full while writing"):
+        write_text(tmp_path / "x.txt", "x")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("line", ["[]", "{", "3"])
+def test_a_corrupt_line_is_named(tmp_path: Path, line: str) -> None:
+    (tmp_path / "rows.jsonl").write_text(f'{{"a": 1}}\n{line}\n')
+    with pytest.raises(RunError, match=r"rows\.jsonl is corrupt near line 2"):
+        list(read_jsonl(tmp_path / "rows.jsonl"))
 
 
 def test_files_may_be_read_by_whom_the_user_lets(tmp_path: Path) -> None:

@@ -267,6 +267,7 @@ def _move(source: Path, target: Path) -> None:
         os.rename(source, target)
     except OSError:
         beside = target.with_name(f".{target.name}.{os.getpid()}")
+        shutil.rmtree(beside, ignore_errors=True)  # of a copy that was broken off
         shutil.copytree(source, beside)
         os.rename(beside, target)
         shutil.rmtree(source)
