@@ -105,7 +105,7 @@ class TaskConfig(Section):
     instruction: str | None = None
     """A definition for the whole task, used where rows have none."""
     metric: str = "auto"
-    """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L."""
+    """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L (published: `rouge_l` for all)."""
     labels: list[str] = []
     """The closed set of answers; nothing means: found from the data when at most 20 distinct short outputs."""
 
