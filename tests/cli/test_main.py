@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.cli.main import COMMANDS, main
+from tests.report.run_folders import make_run
 
 
 def test_help_loads_no_heavy_library() -> None:
@@ -95,3 +97,21 @@ def test_a_device_without_memory_is_one_sentence(
     monkeypatch.setattr(doctor, "run", fail)
     with pytest.raises(RuntimeError, match="shapes"):
         main(["doctor"])
+
+
+def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:
+    folder = make_run(tmp_path / "named")
+    reading, writing = os.pipe()
+    os.close(reading)
+    command = [sys.executable, "-m", "everlearn", "report", str(folder)]
+    ended = subprocess.run(command, stdout=writing, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
+
+
+def test_a_run_keeps_its_name_where_its_folder_is_the_working_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(make_run(tmp_path / "named"))
+    assert main(["report", "."]) == 0
+    assert "<title>named · everlearn report</title>" in Path("report.html").read_text(encoding="utf-8")

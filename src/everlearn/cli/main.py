@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import codecs
 import io
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -86,10 +87,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         codecs.register_error("plain_signs", in_plain_signs)
         sys.stdout.reconfigure(errors="plain_signs")
     try:
-        return int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
+        code = int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         print(f"everlearn: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # what read the output has ended, such as `| head`
+        with open(os.devnull, "w") as nowhere:
+            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else the interpreter complains as it ends
+        return 1
     except RuntimeError as error:
         from everlearn.models.batching import ran_out_of_memory
 

@@ -31,6 +31,12 @@ LISTS = ("seeds", "synthesize.tasks")
 """Keys whose flag takes several values, apart by commas or each with the flag again."""
 
 
+def named_folder(text: str) -> Path:
+    """The folder, with its name also where it is given as `.` or `..`: a run is called what its folder is called."""
+    path = Path(text)
+    return path.resolve() if path.name in ("", "..") else path
+
+
 def add_recipe(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]] | None = None) -> None:
     """The recipe argument, and the flags that override its keys: those of all commands and the command's own."""
     parser.add_argument("recipe", nargs="?", default="embedded", help="a YAML recipe, or 'embedded' (the default)")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -14,10 +13,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes report.html and prints the tables."""
+    from everlearn.cli.options import named_folder
     from everlearn.cli.run import show
     from everlearn.updates.folder import is_update
 
-    folder = Path(args.folder)
+    folder = named_folder(args.folder)
     if is_update(folder):
         from everlearn.updates.report import write_report
 

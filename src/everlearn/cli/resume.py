@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -17,13 +16,13 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Reads the folder's own recipe and runs it again; finished steps are found, not repeated."""
-    from everlearn.cli.options import make_display
+    from everlearn.cli.options import make_display, named_folder
     from everlearn.cli.run import run_folder, show
     from everlearn.runs.compare import compare, planned
     from everlearn.runs.loop import recipe_of
     from everlearn.updates.folder import is_update
 
-    folder = Path(args.folder)
+    folder = named_folder(args.folder)
     if is_update(folder):
         from everlearn.updates.commands import resume
 

@@ -90,13 +90,13 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
 
 def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     """The recipe and its run folder; a run folder stands for the recipe that it was made with."""
-    from everlearn.cli.options import read_keys
+    from everlearn.cli.options import named_folder, read_keys
     from everlearn.updates.config import load_update_recipe
     from everlearn.updates.folder import comparison_of, recipe_of
 
     overrides = read_keys(args)
     if Path(args.recipe).is_dir():
-        folder = Path(args.recipe)
+        folder = named_folder(args.recipe)
         seeds = overrides.pop("seeds", None) if args.compare else None
         if overrides:
             raise RecipeError(
