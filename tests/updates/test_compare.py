@@ -127,6 +127,18 @@ def test_the_reports_are_single_files_without_script_or_network(compared) -> Non
     assert "main path" in run
 
 
+def test_the_report_of_a_comparison_says_what_its_labels_and_figures_mean(compared) -> None:
+    folder, _ = compared
+    text = write_report(folder).read_text()
+    assert "Perplexity: lower is better; ptfs: pre-training from scratch; cpt: continual pre-training" in text
+    assert "in brackets: interval over the seeds." in text
+
+
+def test_a_run_folder_may_be_the_working_one(compared, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(compared[0] / "path_switching-s1")
+    assert main(["update", ".", "--plan"]) == 0
+
+
 def test_what_scrolls_in_the_reports_has_a_name_and_is_reached_by_keyboard(compared) -> None:
     folder, _ = compared
     for place in (folder, folder / "path_switching-s1"):

@@ -114,7 +114,10 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
         f"{folder.name}: {len(arms)} ways to {len(arms[0]['versions'])} versions",
         verdict(comparison),
         [
-            ("Quality against cost", el("div", plots, _summary(comparison))),
+            (
+                "Quality against cost",
+                el("div", plots, _summary(comparison), el("p", _words(arms, seeds), class_="soft")),
+            ),
             ("Learning rates", el("div", note, el("div", *rates, class_="panels"))),
             ("Perplexity of every release on every version", el("div", note, _matrices(matrices))),
             ("How it was made", _origin(next(iter(first.values())), manifest)),
@@ -208,6 +211,13 @@ def _summary(comparison: Mapping[str, Any]) -> Html:
         "time",
     )
     return _table("Quality and cost of the last release", heads, rows)
+
+
+def _words(arms: Sequence[Mapping[str, Any]], seeds: Sequence[int]) -> str:
+    """What the labels and figures of a comparison mean."""
+    names = [f"{arm['label']}: {NAMES[arm['label']].lower()}" for arm in arms if arm["label"] in NAMES]
+    over = "the seeds" if len(seeds) > 1 else "blocks of the held-out text"
+    return "; ".join(["Perplexity: lower is better", *names, f"in brackets: interval over {over}"]) + "."
 
 
 def _table(label: str, heads: Sequence[str], rows: Sequence[Sequence[Child]]) -> Html:
