@@ -129,6 +129,12 @@ def test_samples_of_one_prompt_differ_and_another_seed_gives_others():
     assert complete(model, tokenizer, PROMPTS[:2], other) != first
 
 
+def test_equal_prompts_get_samples_of_their_own():
+    model, tokenizer = make_model("llama")
+    first, second = complete(model, tokenizer, [PROMPTS[7], PROMPTS[7]], SAMPLED)
+    assert len({completion.token_ids for completion in (*first, *second)}) == 6
+
+
 def test_more_prompts_than_rows_join_as_others_end():
     model, tokenizer = make_model("qwen3")
     prompts = [*make_prompts(10, seed=8), *make_prompts(9, shared=70, seed=9)]
@@ -154,9 +160,20 @@ def test_finish_reasons_are_told_apart():
         assert after[0].text == before[0].text.split(word)[0]
 
 
-def test_all_end_tokens_of_the_generation_configuration_count():
+def test_an_end_token_in_the_last_place_is_an_end():
+    model, tokenizer = make_model("llama")
+    prompts = make_prompts(30, seed=2)
+    ended = zip(prompts, complete(model, tokenizer, prompts, Sampling(max_new_tokens=40)), strict=True)
+    prompt, expected = next((prompt, row) for prompt, row in ended if row[0].finish_reason == "eos")
+    room = Sampling(max_new_tokens=len(expected[0].token_ids) + 1)
+    assert complete(model, tokenizer, [prompt], room) == [expected]
+
+
+def test_all_end_tokens_of_the_call_and_of_the_generation_configuration_count():
     model, tokenizer = make_model("llama")
     free = complete(model, tokenizer, PROMPTS[:1])[0][0].token_ids
+    result = complete(model, tokenizer, PROMPTS[:1], Sampling(max_new_tokens=NEW, end_ids=(free[4],)))[0][0]
+    assert (result.token_ids, result.finish_reason) == (free[: free.index(free[4])], "eos")
     model.generation_config.eos_token_id = [END, free[4]]
     result = complete(model, tokenizer, PROMPTS[:1])[0][0]
     assert (result.token_ids, result.finish_reason) == (free[: free.index(free[4])], "eos")
