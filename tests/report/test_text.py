@@ -40,6 +40,11 @@ def test_an_unfinished_run_shows_what_is_there(unfinished: Path):
     text = printed(unfinished)
     assert "03-routing" in text
     assert "04-delivery" not in text
+    assert text.startswith("Unfinished: 3 of 5 stages measured.")
+
+
+def test_a_finished_run_is_not_called_unfinished(single: Path, compared: Path):
+    assert "Unfinished" not in printed(single) + printed(compared)
 
 
 def test_a_comparison_shows_methods_side_by_side(compared: Path):

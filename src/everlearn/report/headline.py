@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, RIGHT_OR_WRONG, Meaning, metric_title, written
 from everlearn.report.markup import Child, Html, el, join, name_of
-from everlearn.report.numbers import in_words, mean, percent, score
+from everlearn.report.numbers import in_words, mean, percent, plural, score
 from everlearn.report.study import MethodRuns, Study
 
 SAME = 0.05  # scores are shown to one decimal
@@ -81,6 +81,19 @@ def headline(study: Study) -> tuple[Html, Html]:
         (words.main(worst), "; ", el("strong", name_of(best.title)), f" {words.verb} ", words.amount(value), ".")
     )
     return main, words.second(best, joint)
+
+
+def unfinished(study: Study) -> str | None:
+    """How far an unfinished run or comparison is; None for a finished one."""
+    if study.complete:
+        return None
+    if not study.is_comparison:
+        run = study.methods[0].first
+        return f"{run.finished} of {plural(len(run.stages), 'stage')} measured"
+    what = f"{study.finished_runs} of {study.planned} runs are finished"
+    if study.left_out:
+        what += f"; {plural(study.left_out, 'unfinished run')} of methods that have finished ones left out"
+    return what
 
 
 def metrics_line(study: Study) -> Html | None:

@@ -15,7 +15,7 @@ from everlearn.files import write_text
 from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
 from everlearn.report.forgotten import forgotten
-from everlearn.report.headline import headline, metrics_line
+from everlearn.report.headline import headline, metrics_line, unfinished
 from everlearn.report.heatmap import any_measured, heat_maps
 from everlearn.report.markup import Html, el, name_of, stylesheet
 from everlearn.report.numbers import plural
@@ -135,15 +135,9 @@ def _kicker(study: Study) -> list[Html | str]:
 
 
 def _unfinished(study: Study) -> Html | None:
-    if study.complete:
+    what = unfinished(study)
+    if what is None:
         return None
-    if study.is_comparison:
-        what = f"{study.finished_runs} of {study.planned} runs are finished"
-        if study.left_out:
-            what += f"; {plural(study.left_out, 'unfinished run')} of methods that have finished ones left out"
-    else:
-        run = study.methods[0].first
-        what = f"{run.finished} of {plural(len(run.stages), 'stage')} measured"
     return el(
         "p",
         el("strong", "Unfinished"),

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
-from everlearn.report.headline import best_of
+from everlearn.report.headline import best_of, unfinished
 from everlearn.report.markup import printable
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
@@ -52,6 +52,9 @@ def matrix_table(folder: Path) -> Group:
 
     study = read_study(folder)
     parts: list[Text | Table | SideBySide] = []
+    what = unfinished(study)
+    if what is not None:
+        parts.append(_plain(f"Unfinished: {what}. Shown is what is there so far.\n"))
     for method in study.methods:
         if method.first.matrix:
             parts += [_heading(method), _matrix(method, study)]
