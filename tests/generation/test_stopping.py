@@ -64,6 +64,13 @@ def test_end_tokens_come_before_stop_strings_and_are_dropped(tokenizer):
     assert stopper.finish([5, 2], "eos")[1:] == ((5,), "eos")
 
 
+def test_an_empty_stop_string_ends_nothing(tokenizer):
+    ids = tokenizer("yes", add_special_tokens=False)["input_ids"]
+    stopper = Stopper(tokenizer, ("",), frozenset())
+    assert feed(stopper, ids) == (len(ids), None)
+    assert stopper.finish(ids, "length")[0] == "yes"
+
+
 def test_special_tokens_do_not_show(tokenizer):
     ids = tokenizer("yes", add_special_tokens=False)["input_ids"]
     assert Stopper(tokenizer, (), frozenset()).finish([1, *ids], "length")[0] == "yes"

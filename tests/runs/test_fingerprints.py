@@ -52,7 +52,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Plan:
 
 
 def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
-    return {place for place in before if before[place] != after[place]}
+    return {place for place in before if before[place] != after.get(place)}
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("training", {"checkpoint_every": 3}, ""),
         ("evaluation", {"max_new_tokens": 7}, MEASURED),
         ("evaluation", {"bootstrap_samples": 101}, f"{MEASURED}|.*/general"),
-        ("evaluation", {"unseen_tasks": True}, ""),
+        ("evaluation", {"unseen_tasks": False}, "stages/0[12].*/predictions/places|stages/01.*/predictions/animals"),
         ("evaluation", {"general_text": "text.txt"}, ".*/general"),
         ("name", "other", ""),
     ],
@@ -82,6 +82,17 @@ def test_a_changed_key_repeats_the_steps_that_depend_on_it(
     before, after = planned(make_recipe(tree)), planned(make_recipe({**tree, section: change}))
     assert len(before) == 4 * (3 + 1) + 3 * 2  # tasks and general ability; training and state
     assert changed(before, after) == {place for place in before if re.fullmatch(expected, place)}
+
+
+@pytest.mark.parametrize(("method", "expected"), [("sequential", TRAINED), ("single_task", "stages/01.*")])
+def test_a_stage_depends_on_those_before_it_where_it_starts_from_them(
+    method: str, expected: str, tmp_path: Path, tiny_model: Path, planned: Plan
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model, method=method)
+    before = planned(recipe)
+    with (tmp_path / "data" / "colours.train.jsonl").open("a") as file:
+        file.write(json.dumps({"instruction": "Say.", "input": "one more", "output": "colours 1"}) + "\n")
+    assert changed(before, planned(recipe)) == {place for place in before if re.fullmatch(expected, place)}
 
 
 @pytest.mark.parametrize(

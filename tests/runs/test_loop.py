@@ -9,13 +9,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from everlearn.errors import RunError, UserError
 from everlearn.files import read_json
 from everlearn.progress import LineProgress
-from everlearn.recipe import MethodConfig, Recipe, make_recipe
+from everlearn.recipe import MethodConfig, ModelConfig, Recipe, make_recipe
 from everlearn.runs.compare import compare, labels_of, planned
 from everlearn.runs.loop import claim, execute, recipe_of
 
@@ -141,6 +142,30 @@ def test_a_killed_process_resumes_to_the_same_matrix(tmp_path: Path, tiny_model:
     assert (folder / "report.html").exists()
 
 
+@pytest.mark.parametrize(
+    ("method", "starts"),
+    [("sequential", [None, "01-colours", "02-animals"]), ("single_task", [None, None, None])],
+)
+def test_a_stage_starts_from_the_weights_that_its_method_names(
+    method: str, starts: list[str | None], tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import everlearn.training.stage_trainer as trainer
+    from everlearn.models import loading
+
+    started: list[str | None] = []
+    real = loading.load_model
+
+    def load(config: ModelConfig, **given: Any) -> object:
+        if given.get("trainable"):
+            started.append(given["checkpoint"] and given["checkpoint"].parent.name)
+        return real(config, **given)
+
+    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(trainer, "train_stage", lambda *_, **__: None)
+    execute(tiny_recipe(tmp_path, tiny_model, method=method))
+    assert started == starts
+
+
 def test_nothing_is_trained_or_predicted_twice(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -244,8 +269,25 @@ def test_prompts_of_a_compared_method_are_checked_before_any_training(tmp_path: 
     rows = [{"instruction": "Say.", "input": f"long {i} " * 100, "output": "x"} for i in range(12)]
     (tmp_path / "data" / "colours.train.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     methods = [MethodConfig(name="sequential"), MethodConfig.model_validate({"name": "ssr", "preset": "improved"})]
-    with pytest.raises(UserError, match=r"task colours: even the shortest synthesis prompt.*`demonstrations`"):
-        compare(recipe, methods)
+    for act in (
+        lambda: compare(recipe, methods),
+        lambda: execute(recipe.model_copy(update={"method": methods[1]})),
+    ):
+        with pytest.raises(UserError, match=r"task colours: even the shortest synthesis prompt.*`demonstrations`"):
+            act()
+    assert not list(tmp_path.rglob("stages"))
+
+
+def test_options_that_cannot_work_on_the_data_are_refused_before_any_training(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model, method={"name": "ssr", "demonstrations": 9})
+    for act in (
+        lambda: execute(recipe),
+        lambda: compare(recipe, [MethodConfig(name="sequential"), recipe.method]),
+    ):
+        with pytest.raises(UserError, match="has 4 demonstrations but a prompt shows 9"):
+            act()
     assert not list(tmp_path.rglob("stages"))
 
 

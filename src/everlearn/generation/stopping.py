@@ -62,7 +62,7 @@ class Stopper:
         text = self.decode(kept)
         cuts = [position for position in (text.find(stop) for stop in self._stop) if position >= 0]
         if not cuts:
-            return text, tuple(kept), "length" if reason == "stop" else reason
+            return text, tuple(kept), reason
         text = text[: min(cuts)]
         low, high = 0, len(kept)
         while low < high:
