@@ -251,7 +251,10 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
             of range; all faults are named at once.
     """
     source = quickstart_path() if str(path) == EMBEDDED else Path(path)
-    recipe = make_recipe(read_tree(source, overrides), where=str(path))
+    tree = read_tree(source, overrides)
+    if "versions" in tree and "stream" not in tree:
+        raise RecipeError(f"{path} is a recipe of version updates (it has versions): give it to 'everlearn update'.")
+    recipe = make_recipe(tree, where=str(path))
     return recipe if str(path) == EMBEDDED else _anchored(recipe, source.resolve().parent, overrides or {})
 
 

@@ -23,6 +23,18 @@ def test_help_loads_no_heavy_library() -> None:
     assert shown.stdout.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("command", "key", "right"),
+    [("run", "versions", "update"), ("compare", "versions", "update"), ("update", "stream", "run")],
+)
+def test_a_recipe_of_the_other_kind_is_sent_to_its_command(
+    command: str, key: str, right: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "other.yaml").write_text(f"name: other\n{key}: {{}}\n", encoding="utf-8")
+    assert main([command, str(tmp_path / "other.yaml")]) == 2
+    assert f"give it to 'everlearn {right}'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:

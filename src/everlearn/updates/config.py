@@ -315,7 +315,10 @@ def load_update_recipe(path: str | Path, overrides: dict[str, object] | None = N
     """
     embedded = str(path).partition(":")[0] == EMBEDDED
     source = shipped_recipe(str(path)) if embedded else Path(path)
-    recipe = checked(UpdateRecipe, read_tree(source, overrides), where=str(path))
+    tree = read_tree(source, overrides)
+    if "stream" in tree and "versions" not in tree:
+        raise RecipeError(f"{path} is a recipe of tasks (it has a stream): give it to 'everlearn run'.")
+    recipe = checked(UpdateRecipe, tree, where=str(path))
     return recipe if embedded else _anchored(recipe, source.resolve().parent)
 
 
