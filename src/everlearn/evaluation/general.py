@@ -11,7 +11,7 @@ import numpy as np
 from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
 from everlearn.generation.protocol import Generator, Sampling
-from everlearn.models.batching import tokens_at_once
+from everlearn.models.batching import by_length, tokens_at_once
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -70,7 +70,9 @@ def perplexity(
     counts = np.zeros(len(passages))
     windows = [window for at, ids in enumerate(passages) for window in _windows(at, ids, width)]
     read = 0
-    for batch in _batches(windows, loaded):
+    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
+    most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
+    for batch in by_length(windows, lambda window: len(window.ids), most):
         if tick:
             tick(read, len(windows))
         read += len(batch)
@@ -158,17 +160,6 @@ def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]
         done = end
         if end == len(ids):
             return
-
-
-def _batches(windows: Sequence[Window], loaded: LoadedModel) -> Iterator[list[Window]]:
-    """Windows of like length together, the longest first."""
-    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
-    most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
-    left = sorted(windows, key=lambda window: len(window.ids), reverse=True)
-    while left:
-        rows = max(1, most // len(left[0].ids))
-        yield left[:rows]
-        left = left[rows:]
 
 
 def _losses(loaded: LoadedModel, batch: Sequence[Window]) -> list[float]:

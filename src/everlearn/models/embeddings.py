@@ -12,7 +12,7 @@ mean: its state is the same for all texts.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.errors import MissingExtraError, ModelError
-from everlearn.models.batching import tokens_at_once
+from everlearn.models.batching import by_length, tokens_at_once
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -59,7 +59,7 @@ def embed_texts(
     done = 0
     with torch.inference_mode():
         most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
-        for batch in _batches([len(bos) + len(one) for one in ids], most_tokens):
+        for batch in by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens):
             width = max(len(bos) + len(ids[at]) for at in batch)
             tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
             mask = torch.zeros((len(batch), width), dtype=torch.long)
@@ -132,15 +132,3 @@ def _decoder(loaded: LoadedModel) -> Module:
     model = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
     decoder: Module = model.get_decoder()
     return decoder
-
-
-def _batches(lengths: Sequence[int], most: int) -> Iterator[list[int]]:
-    """Texts by falling length, as many at a time as fit."""
-    batch: list[int] = []
-    for at in sorted(range(len(lengths)), key=lambda at: -lengths[at]):
-        if batch and (len(batch) + 1) * lengths[batch[0]] > most:
-            yield batch
-            batch = []
-        batch.append(at)
-    if batch:
-        yield batch

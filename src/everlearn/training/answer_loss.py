@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from everlearn.models.batching import by_length
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.losses import answer_cross_entropy
 from everlearn.training.packing import Packing, pack
@@ -81,16 +82,9 @@ class AnswerLoss:
         """Splits a batch into parts that are computed one after the other."""
         if self.is_packed:
             return [pack(groups) for groups in split_batch(rows, most_tokens)]
-        parts: list[Packing | list[EncodedRow]] = []
         vocabulary = self.inner.get_output_embeddings().weight.shape[0]
         most_tokens = min(most_tokens, max(1, MOST_LOGITS // vocabulary))
-        current: list[EncodedRow] = []
-        for row in sorted(rows, key=lambda row: -len(row.ids)):
-            if current and (len(current) + 1) * len(current[0].ids) > most_tokens:
-                parts.append(current)
-                current = []
-            current.append(row)
-        return [*parts, current]
+        return [*by_length(rows, lambda row: len(row.ids), most_tokens)]
 
     def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
         """Summed cross-entropy over the answer tokens of a part of a batch."""
