@@ -10,10 +10,11 @@ import pytest
 import yaml
 
 from everlearn.cli.main import main
-from everlearn.errors import ModelError, UserError
+from everlearn.errors import ModelError, RunError, UserError
 from everlearn.updates import executor
 from everlearn.updates.config import load_update_recipe
 from everlearn.updates.executor import execute
+from everlearn.updates.folder import UpdateFolder
 from tests.updates.tiny_runs import tiny_recipe, tiny_tree
 
 
@@ -157,3 +158,9 @@ def test_paths_in_a_recipe_are_relative_to_it(tmp_path: Path) -> None:
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
     recipe = load_update_recipe(tmp_path / "recipe.yaml")
     assert [version.data for version in recipe.versions] == [str(tmp_path / f"text{n}.txt") for n in (1, 2, 3)]
+
+
+def test_the_folder_of_a_task_run_is_refused_with_the_command_that_takes_it(tmp_path: Path) -> None:
+    (tmp_path / "manifest.json").write_text('{"status": "complete"}', encoding="utf-8")
+    with pytest.raises(RunError, match="holds a run of tasks: go on with it by 'everlearn resume'"):
+        UpdateFolder(tmp_path)

@@ -43,7 +43,9 @@ class UpdateFolder:
         if (path / "manifest.json").exists():
             stored = read_json(path / "manifest.json")
             if not isinstance(stored, dict) or stored.get("kind") != KIND:
-                raise RunError(f"{path} holds another kind of run: choose another --name.")
+                raise RunError(
+                    f"{path} holds a run of tasks: go on with it by 'everlearn resume', or choose another --name."
+                )
             self.manifest = stored
 
     def update(self, **values: object) -> None:
