@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, settings
 
 REPOSITORY = Path(__file__).parents[1]
 
-# no clock decides: the first example may load a dictionary, and the machine may be busy
-settings.register_profile("everlearn", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# No clock decides (the first example may load a dictionary, and the machine may be busy), nor does chance: every run
+# has the same examples. Fresh ones: --hypothesis-profile=fresh.
+settings.register_profile("fresh", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("everlearn", settings.get_profile("fresh"), derandomize=True)
 settings.load_profile("everlearn")
 
 
