@@ -125,6 +125,8 @@ def test_microtasks_are_counted_in_all_and_by_family() -> None:
 def test_punctuation_and_capitals_count_in_microtasks() -> None:
     items = [item("red + blue", "join"), item("Red", "form")]
     assert microtask_accuracy(ByHeart(answered("red - blue"), answered("red")), make_tokenizer(), items)["value"] == 0
+    longer = microtask_accuracy(ByHeart(answered("Red cat"), answered("red + blue +")), make_tokenizer(), items[::-1])
+    assert longer["value"] == 0
 
 
 def test_microtask_answers_end_at_a_blank_line_and_have_room_for_the_longest() -> None:

@@ -111,3 +111,14 @@ def test_a_changed_row_repeats_the_steps_that_read_it(
         file.write(json.dumps({"instruction": "Say.", "input": "one more", "output": "animals 1"}) + "\n")
     after = planned(recipe)
     assert changed(before, after) == {place for place in before if re.fullmatch(expected, place)}
+
+
+def test_another_metric_scores_its_task_again_and_trains_nothing(
+    tmp_path: Path, tiny_model: Path, planned: Plan
+) -> None:
+    tree = tiny_recipe(tmp_path, tiny_model).model_dump(mode="json")
+    before = planned(make_recipe(tree))
+    tree["stream"]["tasks"][1]["metric"] = "token_f1"
+    assert changed(before, planned(make_recipe(tree))) == {
+        place for place in before if re.fullmatch(".*/predictions/animals", place)
+    }

@@ -166,6 +166,49 @@ def test_a_stage_starts_from_the_weights_that_its_method_names(
     assert started == starts
 
 
+@pytest.mark.parametrize(
+    ("method", "hooks", "rows"),
+    [
+        ({"name": "l2"}, [None, "l2", "l2"], [(task, task) for task in TASKS]),
+        (
+            {"name": "random_rehearsal", "ratio": 0.5},
+            [None, None, None],
+            [("colours", "colours"), ("animals", "colours"), ("places", "animals")],
+        ),
+    ],
+)
+def test_a_stage_is_trained_with_its_own_seed_its_own_rows_first_and_the_method_where_it_acts(
+    method: dict[str, object],
+    hooks: list[str | None],
+    rows: list[tuple[str, str]],
+    tmp_path: Path,
+    tiny_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    import everlearn.training.stage_trainer as trainer
+    from everlearn.models import loading
+
+    seeds: dict[str, list[int]] = {"loaded": [], "trained": []}
+    found: list[tuple[str | None, tuple[str, str]]] = []
+    real = loading.load_model
+
+    def load(config: ModelConfig, **given: Any) -> object:
+        if given.get("trainable"):
+            seeds["loaded"].append(given["seed"])
+        return real(config, **given)
+
+    def train(loaded: object, rows: list[Any], *_: object, seed: int, hooks: Any, **__: object) -> None:
+        seeds["trained"].append(seed)
+        found.append((hooks and hooks.name, (rows[0].task, rows[-1].task)))
+
+    monkeypatch.setattr(loading, "load_model", load)
+    monkeypatch.setattr(trainer, "train_stage", train)
+    execute(tiny_recipe(tmp_path, tiny_model, method=method))
+    assert found == list(zip(hooks, rows, strict=True))
+    assert seeds["loaded"] == seeds["trained"]
+    assert len(set(seeds["trained"])) == 3
+
+
 def test_nothing_is_trained_or_predicted_twice(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
