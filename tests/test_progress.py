@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import RunError
-from everlearn.progress import LineProgress, make_progress
+from everlearn.progress import LineProgress, RichProgress, make_progress
 
 
 def work(progress: LineProgress, steps: int = 3) -> None:
@@ -45,6 +45,17 @@ def test_without_a_terminal_lines_go_to_standard_error(capsys: pytest.CaptureFix
     shown = capsys.readouterr()
     assert shown.out == ""
     assert shown.err == "after 01-a: a 50.0\n"
+
+
+@pytest.mark.parametrize("columns", [50, 60, 80, 100, 160])
+def test_no_figure_is_cut_on_a_narrow_terminal(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    progress = RichProgress()
+    with progress.step("answering micro-tasks after 05-booking", 200) as tick:
+        tick(81, 200, "12,345 tokens written, 45.2/s")
+        with progress.console.capture() as shown:
+            progress.console.print(progress._bars.get_renderable())
+    assert {"81/200", "-:--:--", "12,345", "45.2/s", "05-booking"} <= set(shown.get().split())
 
 
 def test_a_log_that_cannot_be_written_is_one_sentence() -> None:

@@ -16,6 +16,7 @@ from typing import Protocol
 
 from everlearn.files import disk_error
 
+_ROOM_FOR_BAR = 100  # columns of a terminal: narrower ones are filled by words and figures
 Tick = Callable[..., None]
 """`tick(done, total=None, note="")`: how far the step is; `note` is a short figure such as `loss 1.23`."""
 
@@ -91,15 +92,17 @@ class RichProgress(LineProgress):
     def __init__(self, log: Path | None = None) -> None:
         from rich.console import Console
         from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.table import Column
 
         self.console = Console(stderr=True)
         super().__init__(lambda line: self.console.print(line, highlight=False, markup=False), log)
         self._bars = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[note]}"),
+            # where the line is too long, words fold and figures stay whole
+            TextColumn("{task.description}", table_column=Column()),
+            *([BarColumn()] if self.console.width >= _ROOM_FOR_BAR else []),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn("{task.fields[note]}", table_column=Column()),
             console=self.console,
             transient=True,
         )
