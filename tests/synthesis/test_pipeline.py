@@ -21,6 +21,8 @@ from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
 from tests.synthesis.fakes import Workshop, answer_parity, make_workshop, number_task
 
+STEPS = ("raw", "parsed", "filtered", "embedded", "selected", "refined")
+
 
 @pytest.fixture(autouse=True)
 def vectors_by_text(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -262,7 +264,7 @@ def test_another_latest_model_refines_again_and_nothing_else(tmp_path: Path) -> 
         ({"refinement_prompt": "published"}, "refined"),
     ],
 )
-def test_a_changed_option_repeats_the_first_step_that_depends_on_it(
+def test_a_changed_option_repeats_the_first_step_that_depends_on_it_and_all_after_it(
     tmp_path: Path, change: dict[str, object], first: str
 ) -> None:
     workshop = make_workshop(tmp_path)
@@ -270,7 +272,12 @@ def test_a_changed_option_repeats_the_first_step_that_depends_on_it(
     workshop.steps.made = []
     with suppress(UserError):  # the scripted engine writes for one layout alone
         run(workshop, **change)
-    assert workshop.steps.made[0] == f"synthesis/{first}"
+        assert workshop.steps.made[-1] == "synthesis/refined"
+    following = [f"synthesis/{name}" for name in STEPS[STEPS.index(first) :]]
+    if change.get("preset") == "faithful":
+        following.remove("synthesis/filtered")
+    assert workshop.steps.made == following[: len(workshop.steps.made)]
+    assert workshop.steps.made
 
 
 @pytest.mark.parametrize(
