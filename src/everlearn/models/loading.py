@@ -196,7 +196,7 @@ def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
 
 
 def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
-    """Writes `folder/adapter` or `folder/model`, loadable by PEFT or Transformers as they are.
+    """Writes `folder/adapter` or `folder/model`, with the tokenizer, loadable by PEFT or Transformers as they are.
 
     Raises:
         RunError: the disk is full or the folder cannot be written to.
@@ -213,7 +213,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
         else:
             with without_bars():
                 loaded.model.save_pretrained(str(target))
-            loaded.tokenizer.save_pretrained(str(target))
+        loaded.tokenizer.save_pretrained(str(target))
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
 
