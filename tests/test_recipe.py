@@ -29,7 +29,7 @@ def test_the_defaults_are_the_published_settings() -> None:
         ({"model": {"lora": {"rnk": 3}}}, ["'model.lora.rnk'", "'rank'"]),
         ({"training": {"epochs": 0}}, ["training.epochs", "greater than 0"]),
         ({"stream": {"tasks": [{"name": "a", "train": "x", "evalution": "y"}]}}, ["evalution", "'evaluation'"]),
-        ({"stream": {"tasks": [{"name": "a/b", "train": "x"}]}}, ["stream.tasks.0.name"]),
+        ({"stream": {"tasks": [{"name": "a/b", "train": "x"}]}}, ["stream.tasks.0.name", "use letters, digits"]),
         ({"model": {"tuning": "qlora"}}, ["model.tuning", "'lora' or 'full'"]),
         ({"synthesize": {"task": ["a"]}}, ["'synthesize.task'", "'tasks'"]),
         ({"synthesize": {"count": 0}}, ["synthesize.count", "greater than or equal to 1"]),

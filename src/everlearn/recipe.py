@@ -8,6 +8,7 @@ the method (`everlearn.methods`), not here.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,6 +21,15 @@ from everlearn.errors import RecipeError, RunError
 EMBEDDED = "embedded"
 NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
 """Keys on which no run depends: its folder goes on whatever they say."""
+
+
+def _fit_for_a_folder(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
+        raise ValueError("a folder is called so: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    return name
+
+
+Name = Annotated[str, AfterValidator(_fit_for_a_folder)]
 
 
 def _listed(value: object) -> object:
@@ -86,7 +96,7 @@ class ModelConfig(Section):
 class TaskConfig(Section):
     """One task of the stream, read from files or from a Hugging Face dataset."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
+    name: Name
     """Unique within the stream; letters, digits, `.`, `_` and `-`."""
     train: str
     """File, folder or `hub-name[:config][@split]` with the training rows."""
@@ -217,7 +227,7 @@ class MethodConfig(BaseModel):
 class Recipe(Section):
     """All that a run depends on."""
 
-    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")] = "run"
+    name: Name = "run"
     """Name of the run; its folder is `runs_dir/name`."""
     seed: int = 42
     """Root of every random stream."""

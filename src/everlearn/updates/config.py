@@ -14,11 +14,9 @@ from pydantic import Field, model_validator
 
 from everlearn.checking import checked
 from everlearn.errors import RecipeError, unknown
-from everlearn.recipe import EMBEDDED, Section, Seeds, read_tree, set_dotted
+from everlearn.recipe import EMBEDDED, Name, Section, Seeds, read_tree, set_dotted
 from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
-
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
 
 
 class VersionConfig(Section):
