@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from everlearn.files import disk_error
+from everlearn.files import disk_error, make_folder
 
 _ROOM_FOR_BAR = 100  # columns of a terminal: narrower ones are filled by words and figures
 Tick = Callable[..., None]
@@ -56,12 +56,13 @@ class LineProgress:
             self._write(line)
 
     def log(self, line: str) -> None:
-        """Logs one line without showing it.
+        """Logs one line without showing it; the log's folder is made for its first line.
 
         Raises:
             RunError: the disk is full or the file cannot be written to.
         """
         if self._log:
+            make_folder(self._log.parent)
             try:
                 with self._log.open("a", encoding="utf-8") as file:
                     file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")

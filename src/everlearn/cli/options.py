@@ -95,15 +95,10 @@ def read_keys(args: argparse.Namespace) -> dict[str, object]:
 
 def make_display(args: argparse.Namespace, folder: Path | None = None) -> LineProgress:
     """The progress display, with a log file in the run folder."""
-    from everlearn.files import make_folder
     from everlearn.progress import make_progress
 
     quiet_libraries()
-    log = None
-    if folder is not None:
-        make_folder(folder)
-        log = folder / "run.log"
-    return make_progress(quiet=args.quiet, log=log)
+    return make_progress(quiet=args.quiet, log=folder and folder / "run.log")
 
 
 def quiet_libraries() -> None:
