@@ -49,5 +49,5 @@ def unknown(kind: str, word: str, known: Iterable[str]) -> str:
     """One sentence that refuses `word`, names the nearest known one and lists them all."""
     names = sorted(known)
     guess = nearest(word, names)
-    hint = f"did you mean {guess!r}? " if guess else ""
-    return f"unknown {kind} {word!r}: {hint}Known: {', '.join(names)}."
+    hint = f"did you mean {guess!r}? Known" if guess else "known"
+    return f"unknown {kind} {word!r}: {hint} are {', '.join(names)}."
