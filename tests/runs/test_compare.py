@@ -69,3 +69,8 @@ def test_seeds_given_in_python_are_checked_as_those_of_a_recipe() -> None:
 
     with pytest.raises(RecipeError, match="seeds: 3 stands twice"):
         everlearn.compare(make_recipe({}), ["sequential"], seeds=[3, 3])
+
+
+def test_one_method_with_one_seed_is_no_comparison(tmp_path: Path, tiny_model: Path) -> None:
+    with pytest.raises(RecipeError, match="nothing to compare: name methods, such as --methods sequential,ssr"):
+        compare(tiny_recipe(tmp_path, tiny_model))

@@ -71,7 +71,7 @@ def compare(
 
     Args:
         recipe: What the runs have in common.
-        methods: Nothing means the recipe's `compare`, or its one method.
+        methods: Nothing means the recipe's `compare`, or, where seeds are given, its one method.
         seeds: Nothing means the recipe's `seeds`, or its one seed.
         progress: Where to show what goes on.
 
@@ -82,6 +82,11 @@ def compare(
         UserError: as `execute`; everything is checked for all methods before the first training.
     """
     progress = progress or LineProgress()
+    if not (methods or recipe.compare or seeds or recipe.seeds):
+        raise RecipeError(
+            "there is nothing to compare: name methods, such as --methods sequential,ssr, or list them under the "
+            "recipe's key 'compare'."
+        )
     methods = list(methods or recipe.compare or [recipe.method])
     seeds = list(seeds or recipe.seeds or [recipe.seed])
     labels = labels_of(methods)
