@@ -32,7 +32,7 @@ def provenance(study: Study) -> Html:
         *(_steps(method, study) for method in study.methods),
         _notes(run),
         el("h3", "Versions and machine"),
-        _facts(run),
+        facts(run.manifest),
         *(_recipe(method.first, study) for method in study.methods),
     )
 
@@ -162,17 +162,18 @@ def _notes(run: Run) -> Html | None:
     return el("div", el("h3", "Notes on the data"), el("ul", *(el("li", name_of(str(note))) for note in notes)))
 
 
-def _facts(run: Run) -> Html:
+def facts(manifest: Mapping[str, object]) -> Html:
+    """Versions, machine and model as a manifest holds them."""
     pairs: list[tuple[str, object]] = []
     for key in ("versions", "machine"):
-        part = run.manifest.get(key)
+        part = manifest.get(key)
         if isinstance(part, Mapping):
             pairs += [(NAMES.get(str(name), str(name).replace("_", " ")), value) for name, value in part.items()]
-    model = run.manifest.get("model")
+    model = manifest.get("model")
     if isinstance(model, Mapping):
-        pairs += [(f"model {name}", value) for name, value in model.items()]
+        pairs += [(f"model {name}".replace("_", " "), value) for name, value in model.items()]
     if not any(name == "everlearn" for name, _ in pairs):
-        pairs.insert(0, ("everlearn", run.manifest.get("everlearn", "")))
+        pairs.insert(0, ("everlearn", manifest.get("everlearn", "")))
     return el(
         "dl",
         *(

@@ -11,6 +11,7 @@ from everlearn.files import read_jsonl, read_mapping, read_text, write_text
 from everlearn.report.html import document
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, count, duration
+from everlearn.report.provenance import facts
 from everlearn.report.tables import scrolling_table
 from everlearn.training.schedules import Schedule
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
@@ -228,15 +229,10 @@ def _table(label: str, heads: Sequence[str], rows: Sequence[Sequence[Child]]) ->
 
 
 def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
-    facts = {**manifest.get("versions", {}), **manifest.get("machine", {}), **manifest.get("model", {})}
     recipe = read_text(folder / "recipe.yaml")
     return el(
         "div",
-        el(
-            "dl",
-            *(el("div", el("dt", str(key)), el("dd", str(value))) for key, value in facts.items()),
-            class_="facts",
-        ),
+        facts(manifest),
         el("details", el("summary", "Recipe"), el("pre", recipe, tabindex="0")),
     )
 
