@@ -36,6 +36,15 @@ def test_an_unknown_option_is_refused_by_name(name: str) -> None:
         make_method(name, {"ratioo": 1})
 
 
+def test_each_seed_stage_and_purpose_has_a_random_stream_of_its_own(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    contexts = [
+        bench.context(stage, seed=seed) for stage in make_method("ewc", {}).stages(number_stream()) for seed in (1, 2)
+    ]
+    seeds = [context.random_seed(purpose) for context in contexts for purpose in ("fisher", "draw")]
+    assert len(set(seeds)) == len(seeds) == 12
+
+
 @pytest.mark.parametrize("name", method_names())
 def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_path: Path, tiny_model: Path) -> None:
     stream = number_stream(rows=200)

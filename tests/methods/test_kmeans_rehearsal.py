@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -28,15 +29,15 @@ def test_rows_are_those_nearest_to_the_centres_of_their_clusters(
         return np.array([points[text] for text in texts], dtype=np.float32)
 
     monkeypatch.setattr(embeddings, "embed_texts", embed)
-    method = make_method("kmeans_rehearsal", {"ratio": 0.2, "clusters": 3})
-    rows = method.rehearsal(Bench(tmp_path, tiny_model).context(method.stages(STREAM)[1]))
-    places = [int(row.id.removeprefix("n")) for row in rows]
-    assert Counter("low" if at < 20 else "middle" if at < 30 else "high" for at in places) == {
-        "low": 4,
-        "middle": 2,
-        "high": 2,
-    }
-    assert {at % 10 for at in places} <= {3, 4, 5, 6}  # the middle of each cluster's arc
+    for ratio, counts in (
+        (0.2, {"low": 4, "middle": 2, "high": 2}),
+        (0.15, {"low": 3, "middle": 2, "high": 2}),  # of 6 wanted: 3, 1.5 and 1.5, each rounded by itself
+    ):
+        method = make_method("kmeans_rehearsal", {"ratio": ratio, "clusters": 3})
+        rows = method.rehearsal(Bench(tmp_path, tiny_model).context(method.stages(STREAM)[1]))
+        places = [int(row.id.removeprefix("n")) for row in rows]
+        assert Counter("low" if at < 20 else "middle" if at < 30 else "high" for at in places) == counts
+        assert {at % 10 for at in places} <= {3, 4, 5, 6}  # the middle of each cluster's arc
 
 
 def test_selection_is_made_once_and_kept_with_the_stage_of_its_task(tmp_path: Path, tiny_model: Path) -> None:
@@ -54,10 +55,38 @@ def test_selection_is_made_once_and_kept_with_the_stage_of_its_task(tmp_path: Pa
     assert bench.steps[1].made == ["rehearsal/kmeans"]
 
 
+def test_another_row_option_or_base_selects_again(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    options = {"ratio": 0.25, "clusters": 4}
+    stage = make_method("kmeans_rehearsal", options).stages(STREAM)[1]
+    context = bench.context(stage)
+    task = stage.seen[0]
+    fewer = replace(context, stage=replace(stage, seen=(replace(task, train=task.train[1:]),)))
+    for number, (changed, one) in enumerate(
+        (
+            (options, context),
+            ({**options, "clusters": 3}, context),
+            ({**options, "ratio": 0.5}, context),
+            (options, fewer),
+            (options, replace(context, base_fingerprint="other")),
+        ),
+        1,
+    ):
+        make_method("kmeans_rehearsal", changed).rehearsal(one)
+        assert len(bench.steps[1].made) == number
+    make_method("kmeans_rehearsal", options).rehearsal(context)
+    assert len(bench.steps[1].made) == number
+
+
 def test_more_clusters_than_rows_to_take_are_refused() -> None:
-    method = make_method("kmeans_rehearsal", {"ratio": 0.1})
+    method = make_method("kmeans_rehearsal", {"ratio": 0.09})
     with pytest.raises(RecipeError, match=r"20 clusters, but only 4 of the 40 rows of task first.*lower clusters"):
         method.check(STREAM)
+
+
+def test_the_last_task_is_not_rehearsed_and_may_have_fewer_rows() -> None:
+    last = replace(STREAM.tasks[2], train=STREAM.tasks[2].train[:5])
+    make_method("kmeans_rehearsal", {"ratio": 0.5}).check(replace(STREAM, tasks=(*STREAM.tasks[:2], last)))
 
 
 def test_an_absent_embedding_package_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

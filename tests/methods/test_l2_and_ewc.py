@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import weakref
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,9 +12,12 @@ import pytest
 import torch
 
 from everlearn.methods.registry import make_method
+from everlearn.models.loading import load_model
 from everlearn.models.parameters import tuned_parameters
+from everlearn.training import fisher
 from everlearn.training.quadratic_penalty import values_of
-from tests.methods.contexts import Bench, equal_tensors, number_stream, stored_and_loaded
+from everlearn.training.rows import EncodedRow
+from tests.methods.contexts import Bench, equal_tensors, number_stream, stored_and_loaded, tiny_config
 
 STREAM = number_stream()
 
@@ -92,6 +96,39 @@ def test_what_a_stage_was_pulled_to_leaves_the_device_with_it(name: str, tmp_pat
 
 
 @pytest.mark.parametrize("name", ["l2", "ewc"])
+@pytest.mark.parametrize("hook", ["before_stage", "load_state"])
+def test_the_model_of_another_stage_is_pulled_and_no_longer_the_first(
+    name: str, hook: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    method.penalty(bench.latest.model)
+    if hook == "before_stage":
+        method.before_stage(bench.context(stages[1]))
+    else:
+        method.load_state(method.state_tensors(), method.state_json())
+    bench.latest = load_model(tiny_config(tiny_model), trainable=True, seed=3)
+    moved(bench, 0.5)
+    assert method.penalty(bench.latest.model).item() > 0  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("name", ["l2", "ewc"])
+def test_every_stage_but_the_first_is_pulled_and_the_last_keeps_nothing(
+    name: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method(name, {})
+    stages = method.stages(STREAM)
+    assert [method.acts_on_training(stage) for stage in stages] == [False, True, True]
+    method.after_stage(bench.context(stages[1]))
+    assert method.state_tensors()
+    method.after_stage(bench.context(stages[2]))
+    assert method.state_tensors() == {}
+
+
+@pytest.mark.parametrize("name", ["l2", "ewc"])
 def test_a_resumed_stage_is_pulled_to_the_same_values(name: str, tmp_path: Path, tiny_model: Path) -> None:
     bench = Bench(tmp_path, tiny_model)
     method = make_method(name, {})
@@ -131,3 +168,21 @@ def test_the_information_is_that_of_rows_of_the_stage_just_finished(tmp_path: Pa
         states.append(method.state_tensors())
     assert equal_tensors(states[0], states[1])
     assert not equal_tensors(states[0], states[2])
+
+
+def test_the_information_is_that_of_as_many_rows_as_asked_for_drawn_by_the_seed(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drawn: list[list[tuple[int, ...]]] = []
+
+    def note(loaded: object, rows: Sequence[EncodedRow], tick: object) -> dict[str, np.ndarray]:
+        drawn.append([row.ids for row in rows])
+        return {}
+
+    monkeypatch.setattr(fisher, "fisher_information", note)
+    bench = Bench(tmp_path, tiny_model)
+    stage = make_method("ewc", {}).stages(STREAM)[0]
+    for rows, seed in ((4, 1), (4, 1), (4, 2), (999, 1)):
+        make_method("ewc", {"fisher_rows": rows}).after_stage(bench.context(stage, seed=seed))
+    assert [len(rows) for rows in drawn] == [4, 4, 4, len(stage.rows)]
+    assert drawn[0] == drawn[1] != drawn[2]

@@ -61,6 +61,13 @@ def test_drawn_samples_depend_on_seed_and_task_alone(tmp_path: Path, tiny_model:
     assert list(method.rehearsal(Bench(tmp_path, tiny_model).context(stage, seed=1))) == sample
 
 
+@pytest.mark.parametrize(("ratio", "count"), [(0.09, 4), (0.0001, 1), (1.0, 40)])
+def test_a_drawn_sample_has_the_nearest_number_of_rows_in_the_order_of_the_data(ratio: float, count: int) -> None:
+    places = [int(row.id.removeprefix("n")) for row in drawn_sample(number_stream().tasks[0], ratio, 1)]
+    assert len(places) == count
+    assert places == sorted(set(places))
+
+
 @pytest.mark.parametrize("ratio", [0, 1.5, -0.1])
 def test_ratios_outside_zero_to_one_are_refused(ratio: float) -> None:
     with pytest.raises(RecipeError, match="method random_rehearsal: ratio"):

@@ -109,9 +109,14 @@ def test_what_cannot_work_is_refused_before_training(
         make_method("ssr", options).check(stream)
 
 
-def test_the_last_task_needs_no_demonstrations() -> None:
-    last = replace(STREAM.tasks[2], demonstrations=())
-    make_method("ssr", {}).check(replace(STREAM, tasks=(*STREAM.tasks[:2], last)))
+def test_the_last_task_needs_no_demonstrations(tmp_path: Path, tiny_model: Path) -> None:
+    stream = replace(STREAM, tasks=(*STREAM.tasks[:2], replace(STREAM.tasks[2], demonstrations=())))
+    make_method("ssr", {}).check(stream)
+    make_method("ssr", {}).check_prompts(stream, Bench(tmp_path, tiny_model).base.tokenizer, 1024)
+
+
+def test_random_selection_asks_for_no_clusters() -> None:
+    make_method("ssr", {"preset": "faithful", "selection": "random"}).check(STREAM)
 
 
 def test_prompts_longer_than_the_context_are_refused_before_training(tmp_path: Path, tiny_model: Path) -> None:

@@ -101,7 +101,7 @@ class SSR(Method):
             training=context.training,
             progress=context.progress,
             seed=context.seed,
-            latest=context.latest if self.options.refine else None,
+            latest=context.latest,
             latest_fingerprint=context.latest_fingerprint,
         )
         for task in context.stage.tasks:
