@@ -80,6 +80,15 @@ def test_answers_end_at_the_end_of_turn_or_eos():
     assert tokenizer.convert_ids_to_tokens(list(ends)) == ["<|im_end|>", "</s>"]
 
 
+def test_an_end_of_several_marks_is_kept_whole_and_answers_end_at_its_last():
+    controls = ("<|im_start|>", "<|im_end|>", "<|eom|>", "<|eot|>")
+    template = CHATML.replace("<|im_end|>", " <|eom|><|eot|> \n<|eom|>.")
+    tokenizer = make_byte_tokenizer(chat_template=template, controls=controls)
+    chat = ChatTemplate(tokenizer)
+    assert read(tokenizer, chat.target_ids(Instance("", "q", "a", "t"), tokenizer)) == "a <|eom|><|eot|> \n<|eom|>"
+    assert tokenizer.convert_ids_to_tokens(list(chat.end_ids(tokenizer))) == ["<|eom|>", "</s>"]
+
+
 def test_a_long_query_is_shortened_and_the_cue_of_the_assistant_kept():
     tokenizer = make_byte_tokenizer(chat_template=CHATML, controls=IM)
     chat = ChatTemplate(tokenizer)

@@ -16,7 +16,7 @@ SUPERNI = {
     "Positive Examples": [{"input": "p", "output": "P", "explanation": "so"}],
     "Negative Examples": [{"input": "n", "output": "wrong", "explanation": "no"}],
     "Instances": [
-        {"id": "task1-a", "input": " a ", "output": ["A ", "Ä"]},
+        {"id": "task1-a", "input": " a ", "output": ["A ", " Ä"]},
         {"id": "task1-b", "input": "b", "output": ["B"]},
         {"id": "task1-c", "input": "c", "output": []},
     ],
@@ -42,6 +42,15 @@ def test_an_official_superni_file_gives_definition_and_all_references(superni):
     assert (first.instruction, first.input, first.output) == ("Copy the word.", "a", "A")
     assert (first.id, first.references, first.query) == ("task1-a", ("Ä",), "Copy the word.\n\na")
     assert [(bad.line, bad.unit, bad.reason) for bad in result.bad] == [(3, "row", "empty output")]
+
+
+def test_the_definition_of_a_superni_file_goes_before_the_recipes_instruction(tmp_path, superni):
+    (first, _) = read_rows(superni, task="t", instruction="Mine.").rows
+    assert first.instruction == "Copy the word."
+    bare = tmp_path / "bare.json"
+    bare.write_text(json.dumps({"Instances": SUPERNI["Instances"]}), encoding="utf-8")
+    (first, _) = read_rows(str(bare), task="t", instruction="Mine.").rows
+    assert first.instruction == "Mine."
 
 
 def test_positive_examples_of_a_superni_file_serve_as_demonstrations(superni):

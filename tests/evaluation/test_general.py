@@ -74,6 +74,16 @@ def test_a_long_passage_is_read_in_windows_that_overlap_by_half(loaded: LoadedMo
     assert found["value"] == pytest.approx(math.exp(total / (len(ids) - 1)), rel=1e-5)
 
 
+def test_a_longer_context_sees_no_more_than_the_longest_window(
+    loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = " ".join(TEXTS) * 3
+    expected = perplexity(replace(loaded, context_length=16), [text])
+    assert general.WINDOW_TOKENS == 1024
+    monkeypatch.setattr(general, "WINDOW_TOKENS", 16)
+    assert perplexity(replace(loaded, context_length=64), [text]) == expected
+
+
 @pytest.mark.parametrize("width", [2, 3, 7, 64])
 @pytest.mark.parametrize("length", [2, 3, 6, 7, 8, 40])
 def test_every_token_but_the_first_is_predicted_once(width: int, length: int) -> None:

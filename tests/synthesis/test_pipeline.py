@@ -14,11 +14,13 @@ import numpy as np
 import pytest
 
 import everlearn.models.embeddings as embeddings
-from everlearn.data.instance import Instance, Task
+from everlearn.data.instance import Instance, Task, Turn
 from everlearn.data.prompts import AlpacaTemplate
 from everlearn.errors import DataError, MissingExtraError, UserError
+from everlearn.synthesis import selection_steps
 from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
+from everlearn.synthesis.selection import Chosen
 from tests.synthesis.fakes import Workshop, answer_parity, make_workshop, number_task
 
 STEPS = ("raw", "parsed", "filtered", "embedded", "selected", "refined")
@@ -305,6 +307,26 @@ def test_another_task_or_model_repeats_the_first_step_that_depends_on_it(
     assert workshop.steps.made[0] == f"synthesis/{first}"
 
 
+def test_a_shared_system_message_stands_before_every_refined_question(tmp_path: Path) -> None:
+    turns = (Turn("system", "Be kind."),)
+    task = number_task()
+    workshop = make_workshop(tmp_path)
+    result = run(workshop, replace(task, demonstrations=tuple(replace(row, history=turns) for row in task.train[:6])))
+    questions = [text for texts, _ in workshop.latest.calls for text in texts]
+    assert questions
+    assert all(text.startswith("<s>Be kind.\n\nSay whether") for text in questions)
+    assert {row.history for row in result.rows} == {turns}
+
+
+@pytest.mark.parametrize(("option", "context", "most"), [(600, 4096, 600), (2048, 700, 700)])
+def test_prompt_and_refined_answer_have_the_length_that_option_and_context_allow(
+    tmp_path: Path, option: int, context: int, most: int
+) -> None:
+    workshop = make_workshop(tmp_path, context=context)
+    run(workshop, max_length=option)
+    assert {sampling.max_length for _, sampling in workshop.latest.calls} == {most}
+
+
 def test_random_selection_needs_no_embeddings(tmp_path: Path) -> None:
     result = run(make_workshop(tmp_path), preset="faithful", selection="random", ratio=0.5)
     assert len(result.rows) == 20
@@ -392,20 +414,50 @@ def test_inputs_without_answers_can_be_kept(tmp_path: Path) -> None:
     assert all(row.output for row in result.rows)
 
 
-def test_free_instructions_are_invented_too(tmp_path: Path) -> None:
+def free_task() -> Task:
+    """A task whose rows have instructions of their own."""
     pool = tuple(
         Instance(f"Write sentence {at}.", f"text {at}" if at % 2 else "", f"Done {at}.", "alpaca") for at in range(5)
     )
-    task = Task("alpaca", pool * 8, (), pool)
+    return Task("alpaca", pool * 8, (), pool)
 
-    def write(text: str, stream: random.Random) -> str:
-        number = stream.randrange(10**6)
-        body = f" Sum {number}.\nInput: {number} 4\nOutput: many\n\nInstruction: Name {number}."
-        return body + "\nInput: <noinput>\nOutput: it"
 
-    workshop = make_workshop(tmp_path, write=write)
+def write_freely(text: str, stream: random.Random) -> str:
+    number = stream.randrange(10**6)
+    body = f" Sum {number}.\nInput: {number} 4\nOutput: many\n\nInstruction: Name {number}."
+    return body + "\nInput: <noinput>\nOutput: it"
+
+
+@pytest.mark.parametrize(
+    ("preset", "layout", "adds_up", "one_each"),
+    [
+        ("improved", "superni", True, False),
+        ("faithful", "superni", False, False),
+        ("improved", "alpaca", True, True),
+    ],
+)
+def test_clusters_give_as_many_rows_as_the_preset_and_the_layout_say(
+    preset: str, layout: str, adds_up: bool, one_each: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    select = selection_steps.select_clustered
+
+    def note(*arguments: object, **how: object) -> list[Chosen]:
+        asked.append((how["adds_up"], how["one_each"], how["clusters"]))
+        return select(*arguments, **how)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(selection_steps, "select_clustered", note)
+    task = number_task() if layout == "superni" else free_task()
+    workshop = make_workshop(tmp_path, **({} if layout == "superni" else {"write": write_freely}))
+    workshop.latest.write = lambda text, stream: " even"
+    run(workshop, task, preset=preset, near_duplicates=1.0)
+    assert asked == [(adds_up, one_each, 3)]
+
+
+def test_free_instructions_are_invented_too(tmp_path: Path) -> None:
+    workshop = make_workshop(tmp_path, write=write_freely)
     workshop.latest.write = lambda text, stream: " ok"
-    result = run(workshop, task, near_duplicates=1.0)
+    result = run(workshop, free_task(), near_duplicates=1.0)
     assert workshop.base.calls[0][0][0].startswith("<s>Create task instructions following exmaples below.")
     assert workshop.base.calls[0][1].stop == ("\nInstruction:",)
     assert len(result.rows) == 4
