@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 
 from everlearn.errors import RecipeError
-from everlearn.recipe import MethodConfig, make_recipe
-from everlearn.runs.compare import compare, planned
-from everlearn.runs.loop import claim, recipe_of
+from everlearn.evaluation.bootstrap import seeds_interval
+from everlearn.files import read_json
+from everlearn.progress import LineProgress
+from everlearn.recipe import MethodConfig, Recipe, make_recipe
+from everlearn.runs import compare as module
+from everlearn.runs.compare import compare, labels_of, parse_methods, planned
+from everlearn.runs.loop import RunResult, claim, recipe_of
 from everlearn.training import stage_trainer
 from tests.runs.test_loop import tiny_recipe
 
@@ -74,3 +79,120 @@ def test_seeds_given_in_python_are_checked_as_those_of_a_recipe() -> None:
 def test_one_method_with_one_seed_is_no_comparison(tmp_path: Path, tiny_model: Path) -> None:
     with pytest.raises(RecipeError, match="nothing to compare: name methods, such as --methods sequential,ssr"):
         compare(tiny_recipe(tmp_path, tiny_model))
+
+
+METHODS = {"compare": ["sequential", {"name": "random_rehearsal", "ratio": 0.5}], "seeds": [1, 2]}
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
+    """The runs that a comparison executes; each scores ten times its seed, the second method one more."""
+    done: list[Recipe] = []
+
+    def execute(one: Recipe, *, folder: Path, label: str, progress: object) -> RunResult:
+        done.append(one)
+        metrics: dict[str, object] = {"BWT": {"value": None}, "definitions": {"AR": "mean"}}
+        metrics["AR"] = {"value": 10.0 * one.seed + (one.method.name != "sequential")}
+        assert one.method.name in label
+        return RunResult(folder, {}, metrics)
+
+    stream = SimpleNamespace(notes=["3 rows are set aside"])
+    prepared = SimpleNamespace(stream=stream, tokenizer=None, context_length=9)
+    monkeypatch.setattr(module, "execute", execute)
+    monkeypatch.setattr(module, "prepare", lambda *_, **__: prepared)
+    return done
+
+
+def test_every_method_runs_with_every_seed_over_one_cache(tmp_path: Path, executed: list[Recipe]) -> None:
+    lines: list[str] = []
+    recipe = make_recipe({"name": "both", "runs_dir": str(tmp_path), **METHODS})
+    results = compare(recipe, progress=LineProgress(lines.append))
+    assert [(one.method.name, one.seed, one.name) for one in executed] == [
+        ("sequential", 1, "sequential-s1"),
+        ("random_rehearsal", 1, "random_rehearsal-s1"),
+        ("sequential", 2, "sequential-s2"),
+        ("random_rehearsal", 2, "random_rehearsal-s2"),
+    ]
+    assert {one.cache_dir for one in executed} == {str(tmp_path / ".cache")}
+    assert [result.folder.name for result in results["random_rehearsal"]] == [
+        "random_rehearsal-s1",
+        "random_rehearsal-s2",
+    ]
+    assert [line for line in lines if "rows" in line or "seed" in line][:2] == [
+        "3 rows are set aside",
+        "sequential, seed 1",
+    ]
+
+
+def test_a_comparison_is_summed_up_over_the_seeds(tmp_path: Path, executed: list[Recipe]) -> None:
+    tree = {"name": "both", "runs_dir": str(tmp_path), "evaluation": {"confidence": 0.8}, **METHODS}
+    compare(make_recipe(tree))
+    low, high = seeds_interval([11, 21], 0.8) or (0, 0)
+    found = read_json(tmp_path / "both" / "comparison.json")
+    assert isinstance(found, dict)
+    assert found["runs"][3] == {
+        "label": "random_rehearsal",
+        "method": "random_rehearsal",
+        "options": {"ratio": 0.5},
+        "seed": 2,
+        "folder": "random_rehearsal-s2",
+    }
+    assert found["summary"]["random_rehearsal"] == {
+        "seeds": 2,
+        "AR": {"mean": 16.0, "low": low, "high": high, "values": [11.0, 21.0]},
+    }
+    compare(make_recipe({**tree, "seeds": [1]}))
+    found = read_json(tmp_path / "both" / "comparison.json")
+    assert isinstance(found, dict)
+    assert found["summary"]["sequential"]["AR"] == {"mean": 10.0, "low": None, "high": None, "values": [10.0]}
+
+
+def test_a_stopped_comparison_shows_the_runs_that_are_finished_and_can_go_on(
+    tmp_path: Path, executed: list[Recipe], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    execute = module.execute
+
+    def stopping(one: Recipe, **where: object) -> RunResult:
+        if executed:
+            raise KeyboardInterrupt
+        return execute(one, **where)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(module, "execute", stopping)
+    recipe = make_recipe({"name": "both", "runs_dir": str(tmp_path), **METHODS})
+    with pytest.raises(KeyboardInterrupt):
+        compare(recipe)
+    found = read_json(tmp_path / "both" / "comparison.json")
+    assert isinstance(found, dict)
+    assert [run["folder"] for run in found["runs"]] == ["sequential-s1"]
+    assert list(found["summary"]) == ["sequential"]
+    moved = (tmp_path / "both").rename(tmp_path / "elsewhere")
+    again = planned(moved)
+    assert again is not None
+    assert again[0].runs_dir == str(tmp_path)
+    assert again[1:] == (recipe.compare, [1, 2])
+    assert planned(tmp_path) is None
+
+
+def test_methods_of_the_command_line_take_their_options_from_the_recipe() -> None:
+    recipe = make_recipe(
+        {
+            "method": {"name": "ssr", "preset": "faithful"},
+            "compare": [{"name": "l2", "strength": 1}, {"name": "l2", "strength": 2}, {"name": "ssr", "ratio": 0.2}],
+        }
+    )
+    found = parse_methods("ssr, l2,ewc,l2:strength=3,ssr:ratio=0.5;preset=improved;", recipe)
+    assert [(method.name, method.options) for method in found] == [
+        ("ssr", {"ratio": 0.2}),
+        ("l2", {"strength": 1}),
+        ("ewc", {}),
+        ("l2", {"strength": 3}),
+        ("ssr", {"ratio": 0.5, "preset": "improved"}),
+    ]
+    assert parse_methods("ssr", make_recipe({"method": {"name": "ssr", "ratio": 0.3}}))[0].options == {"ratio": 0.3}
+    with pytest.raises(RecipeError, match="write options as name:key=value;key=value"):
+        parse_methods("l2:strength", recipe)
+
+
+def test_a_method_that_stands_twice_is_refused() -> None:
+    with pytest.raises(RecipeError, match="method 'l2' stands twice"):
+        labels_of([MethodConfig(name="l2"), MethodConfig(name="l2")])
