@@ -1,13 +1,19 @@
-"""What a person writes who guesses at the Python API is refused with a sentence."""
+"""The Python API: what it makes of its arguments, and the sentence for a person who guesses at them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
 import everlearn
+from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.errors import RecipeError
+from everlearn.files import write_jsonl
+from everlearn.progress import LineProgress
+from everlearn.recipe import MethodConfig, Recipe, load_recipe, make_recipe
+from everlearn.runs import compare, loop
 
 
 @pytest.mark.parametrize(
@@ -23,3 +29,77 @@ from everlearn.errors import RecipeError
 def test_a_value_of_another_kind_is_refused_with_what_is_wanted(call: Callable[[], object], words: str) -> None:
     with pytest.raises(RecipeError, match=words):
         call()
+
+
+def rows(word: str, count: int) -> tuple[Instance, ...]:
+    return tuple(Instance("Say the number.", f"{word} {at}", f"{at}", "", id=f"{word}{at}") for at in range(count))
+
+
+STREAM = TaskStream(
+    (
+        Task("shown", rows("a", 6), rows("b", 2), rows("c", 3), metric="token_f1"),
+        Task("bare", rows("d", 6), rows("e", 2), labels=tuple(str(at) for at in range(6))),
+    )
+)
+
+
+@pytest.fixture
+def executed(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Recipe, object]]:
+    """Recipe and progress of the runs asked for, none of which is made."""
+    done: list[tuple[Recipe, object]] = []
+    monkeypatch.setattr(loop, "execute", lambda recipe, *, progress=None: done.append((recipe, progress)))
+    return done
+
+
+def test_a_run_is_the_quickstarts_but_for_the_keys_that_are_given(executed: list[tuple[Recipe, object]]) -> None:
+    quickstart = load_recipe("embedded")
+    shown = LineProgress()
+    everlearn.run(name="mine", seed=5, method={"name": "l2", "strength": 2}, training={"epochs": 7}, progress=shown)
+    recipe, progress = executed[0]
+    assert progress is shown
+    assert (recipe.name, recipe.seed, recipe.method.options) == ("mine", 5, {"strength": 2})
+    assert recipe.training == quickstart.training.model_copy(update={"epochs": 7})
+    assert (recipe.model, recipe.stream) == (quickstart.model, quickstart.stream)
+    everlearn.run(recipe)
+    assert executed[1][0] == recipe
+
+
+def test_a_stream_made_in_python_is_kept_with_the_run_and_read_back_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executed: list[tuple[Recipe, object]]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    everlearn.run(stream=STREAM, name="mine", method="sequential")
+    recipe = executed[0][0]
+    assert len(list((tmp_path / "runs" / "mine" / "stream").iterdir())) == 6
+    monkeypatch.chdir("/")
+    entries = [task.model_dump() for task in recipe.stream.tasks]  # type: ignore[union-attr]
+    shown, bare = everlearn.load_stream(entries)
+    for found, made in ((shown, STREAM["shown"]), (bare, STREAM["bare"])):
+        assert (found.name, found.metric, found.labels) == (made.name, made.metric, made.labels)
+        assert [row.query for row in found.train] == [row.query for row in made.train]
+        assert [row.output for row in found.evaluation] == [row.output for row in made.evaluation]
+    assert [row.input for row in shown.demonstrations] == ["c 0", "c 1", "c 2"]
+    assert {row.input for row in bare.demonstrations} <= {row.input for row in bare.train}
+
+
+def test_a_stream_is_loaded_with_its_seed_and_the_keys_of_its_section(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    write_jsonl(path, (row.to_json() for row in rows("a", 30)))
+    tasks = [{"name": name, "train": str(path), "demonstrations": 2} for name in ("one", "two")]
+    stream = everlearn.load_stream(tasks, seed=1, order=["two", "one"], evaluation_limit=2)
+    assert (stream.names, len(stream["one"].evaluation)) == (["two", "one"], 2)
+    first, second = (everlearn.load_stream(tuple(tasks), seed=seed)["one"].evaluation for seed in (1, 2))
+    assert first != second
+
+
+def test_a_comparison_takes_methods_and_seeds_as_a_recipe_names_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(compare, "compare", lambda recipe, methods, *, progress: asked.append((recipe, methods)))
+    base = make_recipe({"seeds": [1], "name": "mine"})
+    everlearn.compare(base, ["sequential", {"name": "l2", "strength": 2}])
+    everlearn.compare(base, ["ewc"], seeds=(3, 4))
+    methods = [MethodConfig(name="sequential"), MethodConfig.model_validate({"name": "l2", "strength": 2})]
+    assert asked == [
+        (base, methods),
+        (base.model_copy(update={"seeds": [3, 4]}), [MethodConfig(name="ewc")]),
+    ]

@@ -16,6 +16,12 @@ PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "
 
 def test_the_published_methods_are_registered() -> None:
     assert set(PUBLISHED) <= set(method_names())
+    assert method_names() == sorted(method_names())
+
+
+def test_an_unknown_method_is_refused_with_the_nearest() -> None:
+    with pytest.raises(RecipeError, match="unknown method 'sequental': did you mean 'sequential'"):
+        make_method("sequental", {})
 
 
 @pytest.mark.parametrize("name", method_names())

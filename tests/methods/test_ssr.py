@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 import everlearn.models.embeddings as embeddings
-from everlearn.data.instance import TaskStream
+from everlearn.data.instance import Task, TaskStream
 from everlearn.errors import DataError, MissingExtraError, RecipeError
 from everlearn.methods.base import Method
 from everlearn.methods.registry import make_method
+from everlearn.recipe import TrainingConfig
+from everlearn.synthesis import pipeline
 from tests.methods.contexts import Bench, number_stream, stored_and_loaded
 
 STREAM = number_stream(labels=True)
@@ -40,6 +42,29 @@ def test_later_stages_rehearse_the_sets_of_all_earlier_tasks_in_order(
     assert 8 <= len(second) <= 12  # published rounding need not give exactly 10
     if preset == "improved":
         assert (len(second), len(third)) == (10, 20)
+
+
+def test_the_set_of_each_task_of_a_stage_is_made_with_the_tools_of_the_run(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def note(task: Task, options: object, tools: pipeline.Tools) -> pipeline.Synthesis:
+        asked.append((task.name, tools))
+        return pipeline.Synthesis(task.train[:3], 3, tmp_path, {})
+
+    monkeypatch.setattr(pipeline, "synthesize_task", note)
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("ssr", FEW)
+    stage = replace(method.stages(STREAM)[0], tasks=STREAM.tasks[:2])
+    context = replace(bench.context(stage, seed=9), training=TrainingConfig(epochs=7))
+    method.after_stage(context)
+    assert [name for name, _ in asked] == ["first", "second"]
+    for _, tools in asked:
+        for field in fields(tools):
+            assert getattr(tools, field.name) is getattr(context, field.name)
+    made = method.rehearsal(bench.context(method.stages(STREAM)[2]))
+    assert list(made) == [*STREAM["first"].train[:3], *STREAM["second"].train[:3]]
 
 
 def test_demonstrations_are_those_of_the_task_being_rehearsed(tmp_path: Path, tiny_model: Path) -> None:

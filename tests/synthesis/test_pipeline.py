@@ -307,6 +307,14 @@ def test_another_task_or_model_repeats_the_first_step_that_depends_on_it(
     assert workshop.steps.made[0] == f"synthesis/{first}"
 
 
+def test_random_selection_is_repeated_for_other_candidates(tmp_path: Path) -> None:
+    workshop = make_workshop(tmp_path)
+    run(workshop, selection="random")
+    workshop.steps.made = []
+    run(workshop, selection="random", near_duplicates=0.99)
+    assert workshop.steps.made == ["synthesis/filtered", "synthesis/selected", "synthesis/refined"]
+
+
 def test_a_shared_system_message_stands_before_every_refined_question(tmp_path: Path) -> None:
     turns = (Turn("system", "Be kind."),)
     task = number_task()
