@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 def config_of(folder: Path, architecture: str = "llama", **changes) -> ModelConfig:
     lora = LoraConfig(rank=4, targets=TARGETS[architecture])
-    return ModelConfig(base=str(folder), device="cpu", lora=lora, **{"dtype": "float32", **changes})
+    return ModelConfig(base=str(folder), device="cpu", **{"dtype": "float32", "lora": lora, **changes})
 
 
 def logits(model) -> torch.Tensor:
@@ -108,6 +109,21 @@ def test_adapter_matrices_are_float32_on_a_bfloat16_base(folders) -> None:
     tuned = loading.load_model(config_of(folders["llama"], dtype="bfloat16"), trainable=True)
     kinds = {"lora_" in name: weight.dtype for name, weight in tuned.model.named_parameters()}
     assert kinds == {True: torch.float32, False: torch.bfloat16}
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_an_adapter_has_the_shape_that_the_recipe_gives_and_needs_no_correction(folders, architecture) -> None:
+    lora = LoraConfig(rank=3, alpha=5, dropout=0.25, targets=TARGETS[architecture])
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", message=".*fan_in_fan_out.*")
+        tuned = loading.load_model(config_of(folders[architecture], lora=lora), trainable=True)
+    made = tuned.model.peft_config["default"]
+    assert (made.r, made.lora_alpha, made.lora_dropout) == (3, 5, 0.25)
+
+
+def test_an_adapter_on_nothing_is_refused(folders) -> None:
+    with pytest.raises(ModelError, match=r"lora\.targets is empty: use some of .*q_proj.*or 'all-linear'"):
+        loading.check_model(config_of(folders["llama"], lora=LoraConfig(targets=[])))
 
 
 def test_all_linear_takes_every_layer_but_the_head(folders) -> None:
