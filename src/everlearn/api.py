@@ -32,8 +32,7 @@ def load_stream(tasks: str | Sequence[dict[str, Any]] = EMBEDDED, *, seed: int =
     """
     from everlearn.data.stream import load_stream as load
 
-    entries = tasks if isinstance(tasks, str) else list(tasks)
-    return load(make_recipe({"stream": {"tasks": entries, **options}}).stream, seed=seed)
+    return load(make_recipe({"stream": {"tasks": tasks, **options}}).stream, seed=seed)
 
 
 def run(

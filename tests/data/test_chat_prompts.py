@@ -89,6 +89,10 @@ def test_an_end_of_several_marks_is_kept_whole_and_answers_end_at_its_last():
     assert tokenizer.convert_ids_to_tokens(list(chat.end_ids(tokenizer))) == ["<|eom|>", "</s>"]
 
 
+def test_a_token_of_white_space_ends_no_turn():
+    assert rendered(CHATML, Instance("", "q", "a", "t"), (*IM, "\n"))[1] == "a<|im_end|>"
+
+
 def test_a_long_query_is_shortened_and_the_cue_of_the_assistant_kept():
     tokenizer = make_byte_tokenizer(chat_template=CHATML, controls=IM)
     chat = ChatTemplate(tokenizer)

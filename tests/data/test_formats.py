@@ -110,6 +110,12 @@ def test_an_unknown_shape_is_refused_with_the_columns_it_would_take(tmp_path):
         read_rows(source, task="t")
 
 
+def test_rows_without_a_known_shape_are_looked_past_for_one(tmp_path):
+    source = jsonl(tmp_path / "a.jsonl", {"note": "made by hand"}, {"prompt": "x", "completion": "y"})
+    result = read_rows(source, task="t")
+    assert (result.format, [row.output for row in result.rows], len(result.bad)) == ("prompt_completion", ["y"], 1)
+
+
 def test_the_format_can_be_overridden(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", {"full_prompt": "Do it.\n\nx", "input": "x", "output": "y"})
     assert read_rows(source, task="t").rows[0].instruction == "Do it."

@@ -116,9 +116,15 @@ def test_an_adapter_has_the_shape_that_the_recipe_gives_and_needs_no_correction(
     lora = LoraConfig(rank=3, alpha=5, dropout=0.25, targets=TARGETS[architecture])
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*fan_in_fan_out.*")
+        warnings.simplefilter("error", FutureWarning)
         tuned = loading.load_model(config_of(folders[architecture], lora=lora), trainable=True)
     made = tuned.model.peft_config["default"]
     assert (made.r, made.lora_alpha, made.lora_dropout) == (3, 5, 0.25)
+
+
+def test_a_target_is_a_whole_name(folders) -> None:
+    with pytest.raises(ModelError, match="has no linear layer 'proj'"):
+        loading.check_model(config_of(folders["llama"], lora=LoraConfig(targets=["q_proj", "proj"])))
 
 
 def test_an_adapter_on_nothing_is_refused(folders) -> None:
@@ -332,6 +338,24 @@ def test_a_checkpoint_of_the_other_kind_or_of_another_base_is_refused(folders, t
     loading.save_checkpoint(loading.load_model(config_of(folders["llama"]), trainable=True), tmp_path)
     with pytest.raises(ModelError, match="does not fit"):
         loading.load_model(config_of(folders["gpt2"], "gpt2"), checkpoint=tmp_path)
+
+
+def test_an_incomplete_or_damaged_adapter_is_refused_with_the_remedy(folders, tmp_path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    config = config_of(folders["llama"])
+    loading.save_checkpoint(loading.load_model(config, trainable=True), tmp_path)
+    weights = tmp_path / "adapter" / "adapter_model.safetensors"
+    damage = r"does not fit this base model or is damaged \(.+\): use the base .* run 'everlearn resume'"
+    save_file({name: values[:1] for name, values in load_file(weights).items()}, weights)
+    with pytest.raises(ModelError, match=damage):
+        loading.load_model(config, checkpoint=tmp_path)
+    weights.write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
+    with pytest.raises(ModelError, match=damage):
+        loading.load_model(config, checkpoint=tmp_path)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"has no adapter_model\.safetensors: .*delete it and run 'everlearn resume'"):
+        loading.load_model(config, checkpoint=tmp_path)
 
 
 def test_another_gpu_than_the_first_is_refused_with_the_remedy(folders) -> None:
