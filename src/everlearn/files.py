@@ -6,6 +6,7 @@ Every writer makes a temporary file beside the target, flushes it to disk and re
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 import re
@@ -139,6 +140,12 @@ def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
         raise RunError(
             f"{path} is corrupt near line {number} ({error}): delete it and run 'everlearn resume'."
         ) from None
+
+
+def sha256_of(path: Path) -> str:
+    """SHA-256 of a file's content, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file
 
@@ -55,6 +56,24 @@ def test_a_checkpoint_takes_the_place_of_the_one_before_it(tmp_path: Path) -> No
         save_partial(tmp_path, "key", at(step), *trained())
     assert [path.name for path in tmp_path.iterdir()] == ["partial-00000010"]
     assert load_partial(tmp_path, "another key", *trained()) is None
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["state.json", "weights.safetensors", "optimizer.safetensors"])
+@pytest.mark.parametrize("damage", ["empty", "cut", "one bit", "one figure", "gone"])
+def test_a_damaged_checkpoint_is_as_good_as_none(tmp_path: Path, name: str, damage: str) -> None:
+    save_partial(tmp_path, "key", at(3), *trained())
+    path = tmp_path / "partial-00000003" / name
+    content = path.read_bytes()
+    flipped = content[:-1] + bytes([content[-1] ^ 1])
+    made = {"empty": b"", "cut": content[: len(content) // 2], "one bit": flipped}
+    made["one figure"] = content.replace(b"0.5", b"0.6") if name == "state.json" else content[::-1]
+    path.write_bytes(made.get(damage, b""))
+    if damage == "gone":
+        path.unlink()
+    fresh = trained()
+    assert load_partial(tmp_path, "key", *fresh) is None
+    assert torch.equal(fresh[0][0].weight, trained()[0][0].weight)
     assert not list(tmp_path.iterdir())
 
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RunError
-from everlearn.runs.store import RECORD, fault_of, fingerprint_in, sha256_of
+from everlearn.files import sha256_of
+from everlearn.runs.store import RECORD, fault_of, fingerprint_in
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:

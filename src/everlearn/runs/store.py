@@ -10,7 +10,6 @@ The seconds of a step are its own: those of the steps that it runs itself are th
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -24,7 +23,7 @@ from safetensors import SafetensorError
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import disk_error, make_folder, read_json, read_mapping, write_error, write_json
+from everlearn.files import disk_error, make_folder, read_json, read_mapping, sha256_of, write_error, write_json
 from everlearn.methods.base import Artifact, StepRunner
 
 RECORD = "artifact.json"
@@ -271,9 +270,3 @@ def _move(source: Path, target: Path) -> None:
         shutil.copytree(source, beside)
         os.rename(beside, target)
         shutil.rmtree(source)
-
-
-def sha256_of(path: Path) -> str:
-    """SHA-256 of a file's content, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -3,7 +3,8 @@
 A checkpoint is a folder `partial-<step>` beside the stage's other files, written under another name and renamed
 when complete; the one before it is deleted afterwards. Tensors are safetensors, the rest is JSON. Random streams
 need no state, because each step's is derived from the seed and the step. A checkpoint carries the hash of all that
-the stage depends on and is ignored when that has changed.
+the stage depends on and is ignored when that has changed, and sums of all its files: a damaged one is
+ignored as well, so that the stage is trained from its start, or from the checkpoint before.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from everlearn.files import read_json, write_error, write_json
+from everlearn.data.instance import fingerprint_of
+from everlearn.errors import RunError
+from everlearn.files import read_mapping, sha256_of, write_error, write_json
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -27,6 +30,7 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 _NAME = "partial-"
+_TENSORS = ("weights.safetensors", "optimizer.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,21 +65,19 @@ def save_partial(
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_file(_trainable(model), unfinished / "weights.safetensors")
+        save_file(_trainable(model), unfinished / _TENSORS[0])
         moments = {f"{at}.{name}": value for at, values in state.items() for name, value in values.items()}
-        save_file(moments, unfinished / "optimizer.safetensors")
+        save_file(moments, unfinished / _TENSORS[1])
         schedule = {name: value for name, value in scheduler.state_dict().items() if name != "lr_lambdas"}
-        write_json(
-            unfinished / "state.json",
-            {
-                "key": key,
-                "step": partial.step,
-                "seconds": partial.seconds,
-                "history": partial.history,
-                "most_tokens": partial.most_tokens,
-                "schedule": schedule,
-            },
-        )
+        record = {
+            "key": key,
+            "step": partial.step,
+            "seconds": partial.seconds,
+            "history": partial.history,
+            "most_tokens": partial.most_tokens,
+            "schedule": schedule,
+        }
+        write_json(unfinished / "state.json", {**record, "sums": _sums(unfinished, record)})
         os.replace(unfinished, target)
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
@@ -85,22 +87,18 @@ def save_partial(
 def load_partial(
     folder: Path, key: str, model: Module, optimizer: Optimizer, scheduler: LRScheduler
 ) -> Partial | None:
-    """Takes back the newest checkpoint with that key; others are deleted.
-
-    Raises:
-        RunError: its files are damaged.
-    """
+    """Takes back the newest whole checkpoint with that key; others are deleted."""
     for path in reversed(_found(folder)):
-        state = read_json(path / "state.json")
-        if not isinstance(state, dict) or state["key"] != key or "most_tokens" not in state:
+        state = _whole_state(path, key)
+        if state is None:
             _delete([path])
             continue
-        weights = load_file(path / "weights.safetensors")
+        weights = load_file(path / _TENSORS[0])
         with torch.no_grad():
             for name, parameter in _trainable(model).items():
                 parameter.copy_(weights[name])
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in load_file(path / "optimizer.safetensors").items():
+        for name, value in load_file(path / _TENSORS[1]).items():
             at, _, field = name.partition(".")
             moments.setdefault(int(at), {})[field] = value
         groups = optimizer.state_dict()["param_groups"]
@@ -115,6 +113,21 @@ def load_partial(
 def delete_partials(folder: Path) -> None:
     """Removes all checkpoints, as when the stage is complete."""
     _delete([*_found(folder), *folder.glob(f".{_NAME}*")])
+
+
+def _whole_state(path: Path, key: str) -> dict[str, Any] | None:
+    """What `state.json` holds; None where the checkpoint is damaged or another stage's."""
+    try:
+        state = read_mapping(path / "state.json")
+        sums = state.pop("sums")
+        is_whole = state["key"] == key and sums == _sums(path, state)
+    except (RunError, KeyError, OSError):
+        return None
+    return state if is_whole else None
+
+
+def _sums(folder: Path, record: dict[str, Any]) -> list[str]:
+    return [fingerprint_of(record), *(sha256_of(folder / name) for name in _TENSORS)]
 
 
 def _trainable(model: Module) -> dict[str, torch.Tensor]:
