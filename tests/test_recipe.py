@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import RecipeError
-from everlearn.recipe import load_recipe, make_recipe
+from everlearn.recipe import cache_folder, load_recipe, make_recipe
 
 
 def test_the_defaults_are_the_published_settings() -> None:
@@ -35,11 +35,20 @@ def test_the_defaults_are_the_published_settings() -> None:
         ({"synthesize": {"count": 0}}, ["synthesize.count", "greater than or equal to 1"]),
         ({"synthesize": {"tasks": ["a", "b", "a"]}}, ["synthesize.tasks: 'a' stands twice"]),
         ({"evaluate": {"checkpont": "x"}}, ["'evaluate.checkpont'", "'checkpoint'"]),
-        ({"model": "gpt2"}, ["model holds 'gpt2' where keys of its own belong (base, "]),
+        ({"model": "gpt2"}, ["model holds 'gpt2' where keys of its own belong (base, revision, tuning, ...)"]),
         ({"training": None}, ["training holds nothing where keys of its own belong (epochs, "]),
         ({"stream": {"tasks": ["a.csv"]}}, ["stream.tasks.0 holds 'a.csv' where keys of its own belong (name, train"]),
         ({"seed s": [1]}, ["'seed s'", "'seeds'"]),
         ({"seeds": [1, 2, 1]}, ["seeds: 1 stands twice"]),
+        ({"name": ".hidden"}, ["name: a folder is called so", "the first a letter or digit (given: '.hidden')"]),
+        ({"stream": {"tasks": [{"name": "a"}]}}, ["key 'stream.tasks.0.train' is missing"]),
+        ({"seed": "x"}, ["recipe: seed: input should be a valid integer"]),
+        (
+            {"stream": {"tasks": [{"name": "a", "train": "x", "demonstrations": [1]}]}},
+            ["stream.tasks.0.demonstrations: input should be a valid string (given: [1])", "be a valid integer"],
+        ),
+        ({"seeds": " "}, ["seeds: it is empty: give values apart by commas"]),
+        ({"evaluation": {"confidence": 0.5}}, ["evaluation.confidence", "greater than 0.5"]),
     ],
 )
 def test_a_fault_is_named_with_its_key_and_remedy(tree: dict[str, object], words: list[str]) -> None:
@@ -95,6 +104,46 @@ def test_data_paths_are_relative_to_the_recipe(tmp_path: Path) -> None:
     assert recipe.model.base == "org/name"
 
 
+def test_every_path_of_the_file_is_relative_to_it_where_something_stands_there(tmp_path: Path) -> None:
+    for name in ("train.jsonl", "evaluation.jsonl", "shown.jsonl", "general.txt"):
+        (tmp_path / name).write_text("x")
+    for name in ("base", "rows", "embedded"):
+        (tmp_path / name).mkdir()
+    path = tmp_path / "r.yaml"
+    path.write_text(
+        "model: {base: base}\nevaluation: {general_text: general.txt}\nstream: {tasks: [\n"
+        "{name: a, train: train.jsonl, evaluation: evaluation.jsonl, demonstrations: shown.jsonl},\n"
+        f"{{name: b, train: rows@train, evaluation: {tmp_path / 'train.jsonl'}, demonstrations: 3}},\n"
+        "{name: c, train: org/set@train, demonstrations: gone.jsonl}]}\n"
+    )
+    recipe = load_recipe(path)
+    assert recipe.model.base == str(tmp_path / "base")
+    assert recipe.evaluation.general_text == str(tmp_path / "general.txt")
+    assert [(task.train, task.evaluation, task.demonstrations) for task in recipe.stream.tasks] == [  # type: ignore[union-attr]
+        tuple(str(tmp_path / name) for name in ("train.jsonl", "evaluation.jsonl", "shown.jsonl")),
+        (str(tmp_path / "rows@train"), str(tmp_path / "train.jsonl"), 3),
+        ("org/set@train", None, "gone.jsonl"),
+    ]
+    path.write_text("name: plain\n")
+    assert load_recipe(path).model.base == "embedded"
+
+
+def test_an_empty_file_is_the_recipe_of_the_defaults(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("# nothing\n")
+    assert load_recipe(tmp_path / "r.yaml") == make_recipe({})
+
+
+def test_the_shared_folder_stands_with_the_runs_unless_it_is_named() -> None:
+    assert cache_folder("runs", None) == Path("runs/.cache")
+    assert cache_folder("runs", "elsewhere") == Path("elsewhere")
+
+
+def test_a_key_within_what_is_no_section_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("model: gpt2\n")
+    with pytest.raises(RecipeError, match=r"cannot set 'model\.base': 'model' is not a section"):
+        load_recipe(tmp_path / "r.yaml", {"model.base": "x"})
+
+
 def test_the_keys_of_other_commands_are_read_from_the_file(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text(
@@ -125,11 +174,20 @@ def test_a_checkpoint_of_the_command_line_is_relative_to_the_working_directory(t
     assert load_recipe(tmp_path / "r.yaml", {"evaluate.checkpoint": "stage"}).evaluate.checkpoint == "stage"
 
 
-@pytest.mark.parametrize(("content", "words"), [("a: [", "not valid YAML"), ("- 1", "list"), (None, "no recipe")])
-def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: str | None, words: str) -> None:
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"a: [", "not valid YAML"),
+        (b"- 1", "list"),
+        (None, "no recipe"),
+        (b"\xff\xfe\x00", "cannot be read as UTF-8"),
+        (b"versions: {}\n", "recipe of version updates .*'everlearn update'"),
+    ],
+)
+def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | None, words: str) -> None:
     path = tmp_path / "r.yaml"
     if content is not None:
-        path.write_text(content)
+        path.write_bytes(content)
     with pytest.raises(RecipeError, match=words):
         load_recipe(path)
 

@@ -140,6 +140,11 @@ def test_the_last_task_needs_no_demonstrations(tmp_path: Path, tiny_model: Path)
     make_method("ssr", {}).check_prompts(stream, Bench(tmp_path, tiny_model).base.tokenizer, 1024)
 
 
+def test_options_that_exclude_each_other_are_refused_by_the_methods_name() -> None:
+    with pytest.raises(RecipeError, match=r"^method ssr: save_more keeps inputs .* needs refine: true\.$"):
+        make_method("ssr", {"save_more": True, "refine": False})
+
+
 def test_random_selection_asks_for_no_clusters() -> None:
     make_method("ssr", {"preset": "faithful", "selection": "random"}).check(STREAM)
 

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from everlearn.errors import ModelError
-from everlearn.models import loading
+from everlearn.models import descriptions, loading
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.tiny_models import ARCHITECTURES, TARGETS, make_tokenizer, save_tiny_model, save_with_eyes
 
@@ -230,6 +230,32 @@ def test_the_end_token_of_the_generation_configuration_is_taken(tmp_path) -> Non
     assert loading.load_tokenizer(config_of(folder)).eos_token == "</s>"
 
 
+def test_the_first_end_token_of_the_generation_configuration_that_the_tokenizer_added_is_taken(tmp_path) -> None:
+    folder = save_tiny_model(tmp_path, eos=False)
+    tokenizer = make_tokenizer(eos=False)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["</s>"]})
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(json.dumps({"eos_token_id": [50, 2]}))
+    assert loading.load_tokenizer(config_of(folder)).eos_token == "</s>"
+
+
+def test_a_damaged_configuration_is_refused_with_the_remedy(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "damaged"))
+    (folder / "config.json").write_text("{")
+    with pytest.raises(ModelError, match=r"its config\.json cannot be used \(.*\): choose a model"):
+        loading.check_model(config_of(folder))
+
+
+def test_the_context_is_that_of_the_language_model_and_of_a_state_space_model_unbounded(tmp_path) -> None:
+    from transformers import AutoConfig, MambaConfig
+
+    save_with_eyes(tmp_path)
+    settings = AutoConfig.from_pretrained(tmp_path)
+    settings.text_config.max_position_embeddings = 77
+    assert descriptions.context_of(settings) == 77
+    assert descriptions.context_of(MambaConfig()) == 1 << 20
+
+
 def test_a_model_that_needs_its_own_code_is_refused(folders, tmp_path) -> None:
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "own"))
     settings = json.loads((folder / "config.json").read_text())
@@ -267,6 +293,15 @@ def test_tokens_without_embedding_are_refused_where_text_can_become_them(folders
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "more"))
     tokenizer = make_tokenizer()
     tokenizer.add_tokens(["elephant"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ModelError, match="use the tokenizer"):
+        loading.check_model(config_of(folder))
+
+
+def test_an_end_token_without_embedding_is_refused(folders, tmp_path) -> None:
+    folder = Path(shutil.copytree(folders["llama"], tmp_path / "end"))
+    tokenizer = make_tokenizer()
+    tokenizer.add_special_tokens({"eos_token": "<end>"})
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="use the tokenizer"):
         loading.check_model(config_of(folder))

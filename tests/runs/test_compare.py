@@ -99,7 +99,12 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
     stream = SimpleNamespace(notes=["3 rows are set aside"])
     prepared = SimpleNamespace(stream=stream, tokenizer=None, context_length=9)
     monkeypatch.setattr(module, "execute", execute)
-    monkeypatch.setattr(module, "prepare", lambda *_, **__: prepared)
+
+    def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
+        assert recipe.method == recipe.compare[0]
+        return prepared
+
+    monkeypatch.setattr(module, "prepare", prepare)
     return done
 
 

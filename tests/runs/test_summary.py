@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from everlearn.data.instance import Instance, Task, TaskStream
-from everlearn.methods.base import one_stage_per_task
+from everlearn.methods.base import Stage, one_stage_per_task
 from everlearn.runs.summary import summarise
 
 ROW = (Instance("", "x", "y", "t"),)
@@ -86,3 +86,11 @@ def test_what_was_not_measured_is_a_hole_and_so_is_what_depends_on_it() -> None:
     assert (matrix["values"][0], matrix["intervals"][0][1]) == ([30, None], None)
     assert metrics["FWT"]["value"] is metrics["FWT_over_base"]["value"] is None
     assert metrics["BWT"]["value"] == 0
+
+
+def test_tasks_trained_together_have_one_row() -> None:
+    stages = [Stage(1, STREAM.tasks, (), is_last=True)]
+    rows = predictions({"a": 0, "b": 0}, {"a": 10, "b": 30})
+    matrix, metrics = summarise(STREAM, stages, rows, samples=100, confidence=0.9, seed=1)
+    assert (matrix["stages"], matrix["values"], matrix["trained_at"]) == (["01-all"], [[40, 60]], {"a": 1, "b": 1})
+    assert metrics["AR"]["value"] == 50  # type: ignore[index, call-overload]

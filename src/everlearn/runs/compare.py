@@ -108,7 +108,7 @@ def compare(
     for seed in seeds:
         for label, method in zip(labels, methods, strict=True):
             name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
-            own = {"name": name, "seed": seed, "method": method, "compare": [], "cache_dir": cache}
+            own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
             runs.append((label, recipe.model_copy(update=own)))
             refuse_foreign(folder / name, runs[-1][1])
     write_json(folder / "plan.json", plan)
