@@ -113,7 +113,7 @@ def test_every_path_of_the_file_is_relative_to_it_where_something_stands_there(t
     path.write_text(
         "model: {base: base}\nevaluation: {general_text: general.txt}\nstream: {tasks: [\n"
         "{name: a, train: train.jsonl, evaluation: evaluation.jsonl, demonstrations: shown.jsonl},\n"
-        f"{{name: b, train: rows@train, evaluation: {tmp_path / 'train.jsonl'}, demonstrations: 3}},\n"
+        f"{{name: b, train: rows@train, evaluation: {tmp_path}//train.jsonl, demonstrations: 3}},\n"
         "{name: c, train: org/set@train, demonstrations: gone.jsonl}]}\n"
     )
     recipe = load_recipe(path)
@@ -121,7 +121,7 @@ def test_every_path_of_the_file_is_relative_to_it_where_something_stands_there(t
     assert recipe.evaluation.general_text == str(tmp_path / "general.txt")
     assert [(task.train, task.evaluation, task.demonstrations) for task in recipe.stream.tasks] == [  # type: ignore[union-attr]
         tuple(str(tmp_path / name) for name in ("train.jsonl", "evaluation.jsonl", "shown.jsonl")),
-        (str(tmp_path / "rows@train"), str(tmp_path / "train.jsonl"), 3),
+        (str(tmp_path / "rows@train"), f"{tmp_path}//train.jsonl", 3),
         ("org/set@train", None, "gone.jsonl"),
     ]
     path.write_text("name: plain\n")

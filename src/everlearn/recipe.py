@@ -357,7 +357,7 @@ def _anchored(recipe: Recipe, base: Path, overridden: Container[str]) -> Recipe:
     def anchor(value: str) -> str:
         path = base / value
         is_split = "@" in value and (base / value.rpartition("@")[0]).is_dir()
-        return str(path) if path.exists() or is_split else value
+        return str(path) if (path.exists() or is_split) and not Path(value).is_absolute() else value
 
     updates: dict[str, object] = {}
     if recipe.model.base != EMBEDDED:
