@@ -145,23 +145,25 @@ class RunStore:
         began = time.monotonic()
         try:
             partial.mkdir(parents=True, exist_ok=True)
-            for unfinished in [path for path in partial.rglob(".*") if path.is_file()]:
-                unfinished.unlink()  # a write that was killed before its rename
-            make(partial)
-            files = {
-                path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                for path in sorted(partial.rglob("*"))
-                if path.is_file()
-            }
-            write_json(
-                partial / RECORD,
-                {
-                    "fingerprint": fingerprint,
-                    "kind": kind,
-                    "seconds": round(time.monotonic() - began - self._inner_seconds, 3),
-                    "files": files,
-                },
-            )
+            if fault_of(partial):  # else it was made whole, and killed before it was moved
+                (partial / RECORD).unlink(missing_ok=True)
+                for unfinished in [path for path in partial.rglob(".*") if path.is_file()]:
+                    unfinished.unlink()  # a write that was killed before its rename
+                make(partial)
+                files = {
+                    path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
+                    for path in sorted(partial.rglob("*"))
+                    if path.is_file()
+                }
+                write_json(
+                    partial / RECORD,
+                    {
+                        "fingerprint": fingerprint,
+                        "kind": kind,
+                        "seconds": round(time.monotonic() - began - self._inner_seconds, 3),
+                        "files": files,
+                    },
+                )
             stored.parent.mkdir(parents=True, exist_ok=True)
             if stored.exists():  # Another run has just made the same; a folder without record is a broken copy.
                 shutil.rmtree(partial if (stored / RECORD).exists() else stored)
@@ -261,10 +263,13 @@ def link_tree(source: Path, target: Path) -> None:
 
 
 def _move(source: Path, target: Path) -> None:
-    """Renames a folder; across file systems copies it beside the target first."""
+    """Renames a folder, unless an artifact stands there; across file systems copies it beside the target first."""
     try:
         os.rename(source, target)
     except OSError:
+        if (target / RECORD).exists():  # another run has made the same at this moment
+            shutil.rmtree(source)
+            return
         beside = target.with_name(f".{target.name}.{os.getpid()}")
         shutil.rmtree(beside, ignore_errors=True)  # of a copy that was broken off
         shutil.copytree(source, beside)
