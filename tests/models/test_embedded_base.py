@@ -52,7 +52,9 @@ def test_the_base_cannot_do_the_stream_before_it_is_taught(base) -> None:
 
 
 def test_a_missing_file_is_named_with_the_remedy(monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
-    (tmp_path / "config.json").write_text("{}")
     monkeypatch.setattr(embedded_base, "_FOLDER", tmp_path)
-    with pytest.raises(ModelError, match=r"lacks model\.safetensors.*everlearn pretrain --out"):
-        embedded_base.embedded_base_path()
+    for name in ("config.json", "model.safetensors", "tokenizer.json"):
+        with pytest.raises(ModelError, match=rf"lacks {name}.*everlearn pretrain --out"):
+            embedded_base.embedded_base_path()
+        (tmp_path / name).write_text("{}")
+    assert embedded_base.embedded_base_path() == tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 import everlearn.models.embeddings as embeddings
+from everlearn.data.prompts import bos_ids, plain_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.embeddings import embed_sentences, embed_texts
 from everlearn.models.loading import base_of, load_model
@@ -42,9 +44,27 @@ def test_batching_does_not_change_vectors(folder: Path) -> None:
     np.testing.assert_allclose(whole, single, atol=1e-5)
 
 
-def test_texts_longer_than_the_context_are_cut(tiny_model: Path) -> None:
-    loaded = load_model(ModelConfig(base=str(tiny_model)))
-    assert np.isfinite(embed_texts(loaded, ["cat " * 5000])).all()
+def test_texts_are_cut_to_the_context_and_to_the_longest_text(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(ModelConfig(base=str(tiny_model), dtype="float32"))
+    text = " ".join(["cat", "dog", "red", "blue"] * 500)
+    whole = [*bos_ids(loaded.tokenizer), *plain_ids(text, loaded.tokenizer)]
+    fed: list[list[int]] = []
+    loaded.model.get_input_embeddings().register_forward_hook(lambda _, ids, __: fed.append(ids[0][0].tolist()))
+    embed_texts(loaded, [text])
+    embed_texts(replace(loaded, context_length=9), [text])
+    monkeypatch.setattr(embeddings, "LONGEST_TEXT", 6)
+    embed_texts(loaded, [text])
+    assert fed == [whole[: min(512, loaded.context_length)], whole[:9], whole[:6]]
+
+
+def test_an_empty_text_is_the_end_token_s(tiny_model: Path) -> None:
+    loaded = load_model(ModelConfig(base=str(tiny_model), dtype="float32"))
+    ids = torch.tensor([[*bos_ids(loaded.tokenizer), loaded.tokenizer.eos_token_id]])
+    with torch.no_grad():
+        states = loaded.model(ids, output_hidden_states=True).hidden_states[-1][0]
+    np.testing.assert_allclose(embed_texts(loaded, [""])[0], states[-1].numpy(), atol=1e-5)
 
 
 def test_no_texts_give_no_vectors(tiny_model: Path) -> None:

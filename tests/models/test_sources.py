@@ -40,7 +40,8 @@ def test_a_complete_folder_is_found(tiny: Path) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
-    assert "no model folder" in refusal(tmp_path / "absent")
+    for name in (tmp_path / "absent", "~", "./absent", "stages/01-qa/training"):
+        assert f"no model folder {name}:" in refusal(name)
 
 
 def test_a_folder_without_tokenizer_is_refused_with_the_remedy(copy: Path) -> None:
@@ -94,6 +95,34 @@ def test_another_tokenizer_or_other_weights_change_the_fingerprint(tiny: Path, c
         len({first, base_fingerprint(ModelConfig(base=str(copy))), base_fingerprint(ModelConfig(base=str(other)))})
         == 3
     )
+
+
+def test_what_a_model_loads_from_counts_and_nothing_else(tiny: Path, copy: Path) -> None:
+    first = base_fingerprint(ModelConfig(base=str(tiny)))
+    (copy / "README.md").write_text("about")
+    assert base_fingerprint(ModelConfig(base=str(copy))) == first
+    assert base_fingerprint(ModelConfig(base=str(copy), dtype="bfloat16")) != first
+    found = {first}
+    for number, name in enumerate(("chat_template.jinja", "added.json", "merges.txt"), 2):
+        (copy / name).write_text("")
+        found.add(base_fingerprint(ModelConfig(base=str(copy))))
+        assert len(found) == number
+
+
+@pytest.mark.parametrize("at", [0, -1])
+def test_a_sample_of_a_large_tensor_is_of_both_ends(
+    at: int, tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
+    monkeypatch.setattr(sources, "_SAMPLE_BYTES", 8)
+    first = sources.content_hash(tiny)
+    tensors = load_file(tiny / "model.safetensors")
+    name = max(tensors, key=lambda name: tensors[name].size)
+    tensors[name].reshape(-1)[at] += 1
+    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
+    assert sources.content_hash(copy) != first
 
 
 def test_sampling_large_files_still_sees_a_change_in_any_tensor(
@@ -172,8 +201,48 @@ def test_weights_in_mistrals_own_layout_are_not_fetched(hub: Hub) -> None:
     assert "no weights" in refusal("somebody/tiny")
 
 
-def test_a_full_disk_is_not_taken_for_an_absent_network(hub: Hub) -> None:
-    hub.fault = OSError(errno.ENOSPC, "No space left on device", "/cache/model.safetensors")
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        ("GatedRepoError", "is gated on the Hugging Face hub: accept its licence"),
+        ("RevisionNotFoundError", "model.revision 'old' does not exist for 'somebody/tiny'"),
+        ("RepositoryNotFoundError", "is neither a local folder nor a public model"),
+    ],
+)
+def test_what_the_hub_refuses_is_said_with_the_remedy(hub: Hub, kind: str, words: str) -> None:
+    from huggingface_hub import errors
+
+    fault = getattr(errors, kind)
+    hub.fault = fault.__new__(fault)  # made of a response otherwise
+    with pytest.raises(ModelError) as caught:
+        find_base(ModelConfig(base="somebody/tiny", revision="old"))
+    assert words in str(caught.value)
+
+
+def test_a_model_of_the_hub_is_judged_by_its_list_of_files_or_offline_by_what_is_there(
+    hub: Hub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    config = ModelConfig(base="somebody/tiny")
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", lambda *_, **__: ["onnx/model.safetensors"])
+    assert "has no weights" in refusal("somebody/tiny")
+    sources._files_at.cache_clear()
+
+    def unreachable(*_: object, **__: object) -> list[str]:
+        raise OSError("offline")
+
+    monkeypatch.setattr(huggingface_hub, "list_repo_files", unreachable)
+    assert find_base(config, weights=False).commit == "a" * 40
+    (hub.files / "tokenizer.json").unlink()
+    sources._descriptions.cache_clear()
+    shutil.rmtree(hub.root / ("a" * 40))
+    assert "has no tokenizer" in refusal("somebody/tiny")
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_not_taken_for_an_absent_network(hub: Hub, number: int) -> None:
+    hub.fault = OSError(number, "No space left on device", "/cache/model.safetensors")
     with pytest.raises(RunError, match=r"disk is full while writing /cache/model\.safetensors"):
         find_base(ModelConfig(base="somebody/tiny"))
 
