@@ -66,3 +66,6 @@ def test_a_model_beyond_the_memory_is_refused_with_what_takes_less(
     with pytest.raises(ModelError, match=r"a model of 0\.0 .* cpu has 0: set model\.dtype to bfloat16, or choose"):
         loading.check_model(lora)
     loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
+    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 2 - 1)
+    with pytest.raises(ModelError, match=r"in bfloat16 .* cpu has 0: choose a smaller model\.$"):
+        loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))

@@ -247,10 +247,17 @@ def test_a_full_disk_is_not_taken_for_an_absent_network(hub: Hub, number: int) -
         find_base(ModelConfig(base="somebody/tiny"))
 
 
-def test_an_adapter_names_the_hubs_model_and_commit_as_its_base(hub: Hub, tmp_path: Path) -> None:
+def test_an_adapter_names_the_hubs_model_and_commit_as_its_base(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import peft.utils.save_and_load as peft_files
+
     from everlearn.models.loading import load_model, save_checkpoint
 
+    asked: list[object] = []
+    monkeypatch.setattr(peft_files, "check_file_exists_on_hf_hub", lambda *name: asked.append(name))
     save_checkpoint(load_model(ModelConfig(base="somebody/tiny", device="cpu"), trainable=True), tmp_path / "stage")
     stored = json.loads((tmp_path / "stage" / "adapter" / "adapter_config.json").read_text())
     assert (stored["base_model_name_or_path"], stored["revision"]) == ("somebody/tiny", "a" * 40)
+    assert not asked  # saving needs no network
     assert str(tmp_path) not in (tmp_path / "stage" / "adapter" / "README.md").read_text()
