@@ -398,6 +398,32 @@ def test_another_gpu_than_the_first_is_refused_with_the_remedy(folders) -> None:
         loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda:1"}))
 
 
+def test_the_device_is_a_gpu_where_there_is_one(monkeypatch) -> None:
+    found = []
+    for cuda, mps in ((True, True), (False, True), (False, False)):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
+        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
+        found.append(loading.choose_device("auto").type)
+    assert found == ["cuda", "mps", "cpu"]
+    with pytest.raises(ModelError, match=r"model\.device 'gpu' is not available on this machine"):
+        loading.choose_device("gpu")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+def test_bars_of_transformers_are_off_while_it_works_and_then_as_before(shown) -> None:
+    from transformers.utils import logging
+
+    before = logging.is_progress_bar_enabled()
+    switch = {True: logging.enable_progress_bar, False: logging.disable_progress_bar}
+    try:
+        switch[shown]()
+        with loading.without_bars():
+            assert not logging.is_progress_bar_enabled()
+        assert logging.is_progress_bar_enabled() is shown
+    finally:
+        switch[before]()
+
+
 def test_an_absent_device_is_refused(folders) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
