@@ -108,6 +108,14 @@ def test_a_prompt_without_room_is_not_asked() -> None:
     assert fault_of(rows[0], ANSWERING, must_end=False) == "input_too_long"
 
 
+def test_a_prompt_that_leaves_one_token_for_its_answer_is_asked() -> None:
+    length = len(ANSWERING.prompt_ids(ROW))
+    for most, reason in ((length, "no_room"), (length + 1, "eos")):
+        generator = FakeGenerator(TOKENIZER, lambda text, stream: "b")
+        (row,) = answer([ROW], generator, replace(ANSWERING, max_length=most))
+        assert row["finish_reason"] == reason
+
+
 @pytest.mark.parametrize(
     ("row", "published", "improved"),
     [
