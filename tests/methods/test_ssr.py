@@ -13,7 +13,7 @@ from everlearn.errors import DataError, MissingExtraError, RecipeError
 from everlearn.methods.base import Method
 from everlearn.methods.registry import make_method
 from everlearn.recipe import TrainingConfig
-from everlearn.synthesis import pipeline
+from everlearn.synthesis import continuations, pipeline
 from tests.methods.contexts import Bench, number_stream, stored_and_loaded
 
 STREAM = number_stream(labels=True)
@@ -154,6 +154,14 @@ def test_prompts_longer_than_the_context_are_refused_before_training(tmp_path: P
     make_method("ssr", {}).check_prompts(STREAM, tokenizer, 1024)
     with pytest.raises(DataError, match=r"task first: even the shortest synthesis prompt .* context of 40"):
         make_method("ssr", {}).check_prompts(STREAM, tokenizer, 40)
+
+
+def test_prompts_are_checked_in_the_layout_in_which_they_will_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    checked = []
+    monkeypatch.setattr(continuations, "check_room", lambda name, pool, layout, *_: checked.append((name, layout)))
+    for layout in ("auto", "alpaca"):
+        make_method("ssr", {"layout": layout}).check_prompts(STREAM, None, 1024)  # type: ignore[arg-type]
+    assert checked == [(task, layout) for layout in ("superni", "alpaca") for task in ("first", "second")]
 
 
 def test_an_absent_embedding_package_is_refused_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -122,7 +122,12 @@ def test_an_adapter_has_the_shape_that_the_recipe_gives_and_needs_no_correction(
     assert (made.r, made.lora_alpha, made.lora_dropout) == (3, 5, 0.25)
 
 
-def test_a_target_is_a_whole_name(folders) -> None:
+def test_a_target_is_a_whole_name_or_path(folders) -> None:
+    one = "model.layers.0.self_attn.q_proj"
+    tuned = loading.load_model(config_of(folders["llama"], lora=LoraConfig(targets=[one])), trainable=True)
+    assert {name.split(".lora_")[0] for name, weight in tuned.model.named_parameters() if weight.requires_grad} == {
+        f"base_model.model.{one}"
+    }
     with pytest.raises(ModelError, match="has no linear layer 'proj'"):
         loading.check_model(config_of(folders["llama"], lora=LoraConfig(targets=["q_proj", "proj"])))
 
