@@ -15,8 +15,10 @@ import pytest
 
 from everlearn.errors import RunError, UserError
 from everlearn.files import read_json
+from everlearn.models import loading
 from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, ModelConfig, Recipe, make_recipe
+from everlearn.runs import measure
 from everlearn.runs.compare import compare, labels_of, planned
 from everlearn.runs.loop import claim, execute, recipe_of
 
@@ -78,6 +80,30 @@ def test_a_run_leaves_a_folder_of_plain_files(tmp_path: Path, tiny_model: Path) 
     assert matrix["tasks"] == list(TASKS)
     assert len(matrix["values"]) == 3  # type: ignore[arg-type]
     assert not list(folder.rglob("*.bin")) + list(folder.rglob("*.pt")) + list(folder.rglob("*.pkl"))
+
+
+def test_a_score_has_one_interval_wherever_it_stands_and_answers_the_recipes_length(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import everlearn.evaluation.tasks as tasks
+
+    asked = set()
+
+    def predict(*_: object, max_new_tokens: int, context_length: int, **__: object) -> list[dict[str, object]]:
+        asked.add((max_new_tokens, context_length))
+        return [{"scores": {name: float(at) ** 3 for name in measure.METRIC_NAMES}} for at in range(5)]
+
+    monkeypatch.setattr(tasks, "predict_task", predict)
+    evaluation = {"max_new_tokens": 6, "bootstrap_samples": 101, "confidence": 0.8, "general": False}
+    recipe = tiny_recipe(tmp_path, tiny_model, evaluation=evaluation)
+    result = execute(recipe)
+    assert asked == {(6, loading.context_length(recipe.model))}
+    for index, task in enumerate(TASKS):
+        scores = read_json(result.folder / "stages" / f"{index + 1:02d}-{task}" / "scores.json")
+        found = [scores["tasks"][name]["interval"] for name in TASKS]  # type: ignore[index, call-overload]
+        assert found == result.matrix["intervals"][index]  # type: ignore[index]
+        assert scores["general"] == {}  # type: ignore[index, call-overload]
+    assert len({tuple(interval) for interval in found}) > 1
 
 
 def test_the_final_model_loads_with_plain_peft(tmp_path: Path, tiny_model: Path) -> None:
