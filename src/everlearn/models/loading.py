@@ -213,9 +213,21 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
         else:
             with without_bars():
                 loaded.model.save_pretrained(str(target))
-        loaded.tokenizer.save_pretrained(str(target))
+        save_tokenizer(loaded.tokenizer, target)
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
+
+
+def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
+    """Writes a tokenizer's files into a folder.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except Exception as error:  # the tokenizers library raises bare exceptions, the system's error in their text
+        raise write_error(folder, error) from None
 
 
 def choose_device(name: str) -> torch.device:

@@ -26,8 +26,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.errors import DataError
-from everlearn.files import disk_error, read_json, write_json
+from everlearn.errors import DataError, RunError
+from everlearn.files import disk_error, read_mapping, write_json
 from everlearn.updates.text import TextSource
 
 if TYPE_CHECKING:
@@ -163,16 +163,24 @@ def read_token_files(folder: Path) -> TokenFiles:
     Raises:
         RunError: there are none, or they are corrupt.
     """
-    record = read_json(folder / RECORD)
-    assert isinstance(record, dict), "a record of blocks is a mapping"
-    return TokenFiles(
-        folder,
-        str(record["fingerprint"]),
-        str(record["dtype"]),
-        int(record["train_tokens"]),
-        int(record["heldout_tokens"]),
-        int(record["documents"]),
-    )
+    try:
+        record = read_mapping(folder / RECORD)
+        counts = {name: int(record[f"{name}_tokens"]) for name in ("train", "heldout")}
+        width = np.dtype(record["dtype"]).itemsize
+        if any((folder / f"{name}.bin").stat().st_size != width * count for name, count in counts.items()):
+            raise ValueError("a file of another length")
+        return TokenFiles(
+            folder,
+            str(record["fingerprint"]),
+            str(record["dtype"]),
+            counts["train"],
+            counts["heldout"],
+            int(record["documents"]),
+        )
+    except (RunError, OSError, ValueError, TypeError, KeyError):
+        raise RunError(
+            f"{folder} is damaged: delete this folder and run 'everlearn resume', which makes it from the text again."
+        ) from None
 
 
 def _write(

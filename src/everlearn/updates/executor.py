@@ -21,7 +21,7 @@ from torch import Tensor
 
 from everlearn.errors import RunError
 from everlearn.files import disk_error, held, read_jsonl, write_error, write_json, write_jsonl
-from everlearn.models.loading import without_bars
+from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.seeds import derive
 from everlearn.updates.folder import UpdateFolder, claim, now
@@ -74,6 +74,7 @@ def execute(
             claim(path, recipe)
     lock: AbstractContextManager[object] = held(store.path) if processes.is_first else nullcontext()
     with lock:
+        store = UpdateFolder(path)  # as it stands now that no other process works in it
         return _Run(recipe, prepared, store, processes, shown).go()
 
 
@@ -109,6 +110,7 @@ class _Run:
         """All segments, then quality, ledger and report."""
         if self.processes.is_first:
             self._begin()
+        self._reopen()
         for segment in self.segments:
             if not self.store.is_complete(segment.id):
                 self._train(segment)
@@ -125,7 +127,7 @@ class _Run:
         store.remove_partial()
         if not (store.path / "tokenizer").exists():
             partial = store.path / ".tokenizer"
-            prepared.tokenizer.save_pretrained(str(partial))
+            save_tokenizer(prepared.tokenizer, partial)
             partial.rename(store.path / "tokenizer")
         width, most = self.recipe.training.block_tokens, self.recipe.quality.heldout_blocks
         for name, files in zip(prepared.ids, prepared.files, strict=True):
@@ -133,6 +135,25 @@ class _Run:
         write_json(store.path / "plan.json", describe_plan(self.recipe, prepared))
         store.update(**describe_run(self.recipe, prepared, self.processes.count), status="running")
         self._prune()
+
+    def _reopen(self) -> None:
+        """Has segments trained again of which the state is gone that another one starts from."""
+        store = self.store
+        if self.processes.is_first:
+            for segment in self.segments:
+                recover_folder(store.checkpoint(segment.id))
+                recover_folder(store.state(segment.id))
+        self.processes.wait()
+        releasing = {segment.id for segment in self.segments if segment.releases}
+        for segment in reversed(self.segments):
+            parent = segment.parent
+            if parent is None or store.is_complete(segment.id) or store.checkpoint(segment.id).exists():
+                continue
+            needs_state = segment.optimizer == "inherit" or parent not in releasing
+            if needs_state and store.is_complete(parent) and not store.state(parent).exists():
+                self.progress.say(f"the state at the end of {parent} is gone: {parent} is trained again")
+                store.manifest["segments"][parent]["status"] = "running"
+        self.processes.wait()
 
     def _train(self, segment: Segment) -> None:
         """One segment from its checkpoint or its start to its end, and what is kept of it."""
@@ -184,10 +205,6 @@ class _Run:
     def _restore(self, segment: Segment, trainer: Trainer, optimizer: torch.optim.Optimizer) -> int:
         """Weights and moments that the segment goes on with; returns its finished steps."""
         store = self.store
-        if self.processes.is_first:
-            for place in (store.checkpoint(segment.id), *(store.state(s.id) for s in self.segments)):
-                recover_folder(place)
-        self.processes.wait()
         newest = store.checkpoint(segment.id)
         done = 0
         if newest.exists():
@@ -216,16 +233,12 @@ class _Run:
             return
         state = self.store.state(segment.parent)
         if state.exists():
+            read_record(state)
             load_weights(state / "model.safetensors", trainer.model)
             if segment.optimizer == "inherit":
                 load_moments(state, trainer.model, optimizer)
             return
         parent = next(other for other in self.segments if other.id == segment.parent)
-        if parent.releases is None:
-            raise RunError(
-                f"segment {segment.id} starts from the state of {parent.id}, but {state} is gone: bring it back, or "
-                "start a run with another --name."
-            )
         load_weights(self.store.release(self._id(parent)) / "model.safetensors", trainer.model)
 
     def _read(self, segment: Segment, position: int, share: slice) -> Tensor:
@@ -269,7 +282,7 @@ class _Run:
         try:
             with without_bars():
                 model.save_pretrained(str(partial), state_dict=tensors)
-            self.prepared.tokenizer.save_pretrained(str(partial))
+            save_tokenizer(self.prepared.tokenizer, partial)
             replace_folder(partial, target)
         except (OSError, SafetensorError) as error:
             raise write_error(target, error) from None

@@ -18,6 +18,7 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -101,6 +102,9 @@ def is_update(folder: Path) -> bool:
         if (folder / name).exists():
             stored = read_json(folder / name)
             return isinstance(stored, dict) and stored.get("kind") == KIND
+    with suppress(RunError):
+        if (folder / "recipe.yaml").exists():  # all that a run has which was killed as it began
+            return "versions" in read_stored(folder / "recipe.yaml", _REMEDY)
     return False
 
 
@@ -112,7 +116,7 @@ def recipe_of(folder: Path) -> UpdateRecipe:
     """
     path = folder / "recipe.yaml"
     stored = UpdateFolder(folder).manifest
-    if not path.exists() or not stored:
+    if not path.exists() or not is_update(folder):
         raise RunError(f"{folder} is no run folder of version updates: give a recipe, or the folder of a run.")
     places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": stored.get("cache_dir")}
     return checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places}, where=str(path))

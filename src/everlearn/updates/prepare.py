@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.errors import DataError, ModelError, RecipeError
+from everlearn.errors import DataError, ModelError, RecipeError, RunError
 from everlearn.progress import Progress
 from everlearn.recipe import cache_folder
 from everlearn.updates.blocks import RECORD, TokenFiles, read_token_files, tokenise
@@ -164,17 +164,26 @@ def _tokenizer(
 ) -> tuple[PreTrainedTokenizerBase, str]:
     """The run's own tokenizer where there is one, checked against what it was trained with."""
     own = folder.path / "tokenizer" if folder else None
-    if folder is None or own is None or "tokenizer" not in folder.manifest:
+    known = folder.manifest.get("tokenizer") if folder else None
+    if folder is None or own is None or known is None:
         return get_tokenizer(recipe.model, TextSource(first.data, first.column), cache)
-    tokenizer = read_tokenizer(str(own))
-    found = tokenizer_fingerprint(tokenizer)
+    if own.exists():
+        try:
+            tokenizer = read_tokenizer(str(own))
+        except ModelError:
+            raise RunError(
+                f"{own} is damaged: delete this folder and run 'everlearn resume', which makes it again."
+            ) from None
+        found = tokenizer_fingerprint(tokenizer)
+    else:
+        tokenizer, found = get_tokenizer(recipe.model, TextSource(first.data, first.column), cache)
     if recipe.model.tokenizer != "train" and recipe.model.start_from is None:
         found = tokenizer_fingerprint(read_tokenizer(recipe.model.tokenizer))
-    if found != folder.manifest["tokenizer"]:
+    if found != known:
         raise ModelError(
             f"the main path in {folder.path} was trained with another tokenizer than the one that is there now "
-            f"({recipe.model.tokenizer if recipe.model.tokenizer != 'train' else own}): bring back the first one, or "
-            "start a run with another --name."
+            f"({recipe.model.tokenizer if recipe.model.tokenizer != 'train' else own}): bring back the first one, "
+            f"delete {own} so that it is made again, or start a run with another --name."
         )
     return tokenizer, found
 

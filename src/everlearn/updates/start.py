@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RecipeError, nearest
+from everlearn.files import disk_error
 from everlearn.recipe import ModelConfig
 from everlearn.seeds import derive
 from everlearn.updates.config import ModelStart
@@ -118,7 +119,7 @@ def model_config(start: ModelStart, tokenizer: PreTrainedTokenizerBase, block_to
         context = {"max_position_embeddings": block_tokens} if "max_position_embeddings" in names else {}
         try:
             settings = AutoConfig.for_model(kind, **{**ids, **context, **fields})
-        except (TypeError, ValueError) as error:
+        except Exception as error:  # the configuration classes have exceptions of their own
             raise RecipeError(f"model.config: {kind} refuses these fields ({' '.join(str(error).split())}).") from None
         if settings.vocab_size < len(tokenizer):
             raise RecipeError(
@@ -182,14 +183,20 @@ def _check_same(start: ModelStart, own: PreTrainedTokenizerBase) -> None:
 def _trained(first: TextSource, size: int, cache: Path) -> PreTrainedTokenizerBase:
     """Byte-level BPE, so that later versions' new words need no unknown token."""
     fingerprint = fingerprint_of("bpe-1", first.fingerprint(), size, END)
+    from everlearn.models.loading import save_tokenizer
+
     folder = cache / "tokenizers" / fingerprint
     if not (folder / "tokenizer.json").exists():
         made = _train_bpe(leading_text(first.documents(), _TRAINING_CHARACTERS), size)
         partial = folder.with_name(f".{fingerprint}.{os.getpid()}")
-        made.save_pretrained(str(partial))
-        if folder.exists():
-            shutil.rmtree(folder)
-        partial.rename(folder)
+        try:
+            save_tokenizer(made, partial)
+            shutil.rmtree(folder, ignore_errors=True)
+            partial.rename(folder)
+        except OSError as error:
+            raise disk_error(folder, error) from None
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
     return read_tokenizer(str(folder))
 
 

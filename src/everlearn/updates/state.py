@@ -1,9 +1,9 @@
 """The whole state of training as plain files: weights, optimizer moments, and JSON with step, cursor and seeds.
 
 A state folder holds `model.safetensors`, `optimizer.safetensors` (absent where the optimizer starts afresh) and
-`state.json`, which is written last. Dropout draws from a stream seeded by the data position and the process, so the
-state of the random generator is the pair of seed and position. Tensors are stored whole, whatever the number of
-processes, so a run may go on with another number.
+`state.json`, which is written last, with sums of all files. Dropout draws from a stream seeded by the data position
+and the process, so the state of the random generator is the pair of seed and position. Tensors are stored whole,
+whatever the number of processes, so a run may go on with another number.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import read_json, write_error, write_json
+from everlearn.files import read_mapping, sha256_of, write_error, write_json
 from everlearn.updates.processes import Processes, fill, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -59,7 +60,7 @@ def save_state(
             _save(weights, partial / "model.safetensors")
             if moments:
                 _save(moments, partial / "optimizer.safetensors")
-            write_json(partial / "state.json", dict(record))
+            write_json(partial / "state.json", {**record, "sums": _sums(partial, record)})
             replace_folder(partial, folder)
         except (OSError, SafetensorError) as error:
             raise write_error(folder, error) from None
@@ -106,12 +107,24 @@ def read_record(folder: Path) -> dict[str, object]:
     """What a state folder's `state.json` holds.
 
     Raises:
-        RunError: missing or corrupt.
+        RunError: one of the folder's files is missing or damaged.
     """
-    record = read_json(folder / "state.json")
-    if not isinstance(record, dict):
-        raise RunError(f"{folder / 'state.json'} is corrupt: delete the folder; the segment is trained again.")
+    try:
+        record = read_mapping(folder / "state.json")
+        sums = record.pop("sums", None)  # none in folders of the first releases
+        is_whole = sums is None or sums == _sums(folder, record)
+    except (RunError, OSError):
+        is_whole = False
+    if not is_whole:
+        raise RunError(
+            f"{folder} is damaged: delete this folder and run 'everlearn resume', which trains again what it held."
+        )
     return record
+
+
+def _sums(folder: Path, record: Mapping[str, object]) -> dict[str, str]:
+    tensors = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    return {"state.json": fingerprint_of(dict(record)), **tensors}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
