@@ -165,6 +165,7 @@ def test_seeds_are_a_list_or_numbers_apart_by_commas(tmp_path: Path, value: str)
     (tmp_path / "r.yaml").write_text(value)
     assert load_recipe(tmp_path / "r.yaml").seeds == [0, 1]
     assert load_recipe(tmp_path / "r.yaml", {"seeds": 7}).seeds == [7]
+    assert load_recipe(tmp_path / "r.yaml", {"synthesize.tasks": "qa, sa"}).synthesize.tasks == ["qa", "sa"]
 
 
 def test_a_checkpoint_of_the_command_line_is_relative_to_the_working_directory(tmp_path: Path) -> None:

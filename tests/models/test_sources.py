@@ -125,6 +125,21 @@ def test_a_sample_of_a_large_tensor_is_of_both_ends(
     assert sources.content_hash(copy) != first
 
 
+def test_the_shape_of_a_large_tensor_counts(tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from safetensors.numpy import load_file, save_file
+
+    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
+    tensors = load_file(tiny / "model.safetensors")
+    name = "model.embed_tokens.weight"
+    sizes = set()
+    hashes = set()
+    for shape in (tensors[name].shape, tensors[name].shape[::-1]):
+        save_file(tensors | {name: tensors[name].reshape(shape)}, copy / "model.safetensors")
+        sizes.add((copy / "model.safetensors").stat().st_size)
+        hashes.add(sources.content_hash(copy))
+    assert (len(sizes), len(hashes)) == (1, 2)
+
+
 def test_sampling_large_files_still_sees_a_change_in_any_tensor(
     tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -94,3 +94,4 @@ def test_tasks_trained_together_have_one_row() -> None:
     matrix, metrics = summarise(STREAM, stages, rows, samples=100, confidence=0.9, seed=1)
     assert (matrix["stages"], matrix["values"], matrix["trained_at"]) == (["01-all"], [[40, 60]], {"a": 1, "b": 1})
     assert metrics["AR"]["value"] == 50  # type: ignore[index, call-overload]
+    assert metrics["FWT"]["value"] is None  # type: ignore[index, call-overload]  # no task came after another
