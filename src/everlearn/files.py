@@ -41,6 +41,17 @@ def write_text(path: Path, text: str) -> None:
         raise disk_error(path, error) from None
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Deletes what `write_text` leaves when it is killed; call it with the folder held.
+
+    The report's stays, because it is written without holding the folder, maybe at this moment.
+    """
+    for path in [*folder.rglob(".*")]:
+        is_ours = re.fullmatch(r"\..+\.[0-9a-f]{12}", path.name) and not path.name.startswith(".report.html.")
+        if is_ours and path.is_file():
+            path.unlink(missing_ok=True)
+
+
 def make_folder(path: Path) -> None:
     """Makes a folder and its parents where they are absent.
 

@@ -333,6 +333,14 @@ def test_a_complete_run_keeps_nothing_of_unfinished_attempts(store: RunStore) ->
     assert not (store.folder / ".partial").exists()
 
 
+def test_a_complete_run_keeps_no_write_that_was_killed_but_a_report_being_written(store: RunStore) -> None:
+    kept = ["rehearsal.jsonl", ".lock", ".report.html.0123456789ab"]
+    for name in [*kept, ".rehearsal.jsonl.0123456789ab"]:
+        write_text(store.folder / "stages" / "01" / name, "half")
+    store.tidy()
+    assert {path.name for path in (store.folder / "stages" / "01").iterdir()} == set(kept)
+
+
 def test_the_manifest_is_written_after_the_artifact(store: RunStore) -> None:
     store.step("a", "a", {}, Maker())
     manifest = read_json(store.manifest_path)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from everlearn.errors import DataError
+from everlearn.files import held
 from everlearn.updates import blocks
 from everlearn.updates.blocks import TokenFiles, tokenise
 from everlearn.updates.text import TextSource
@@ -81,6 +83,21 @@ def test_a_kill_while_tokenising_leaves_nothing_that_is_taken_for_whole(
     monkeypatch.undo()
     again = token_files(tmp_path / "b", texts(30))
     assert read_all(again, "train") == read_all(whole, "train")
+
+
+def test_what_a_killed_process_had_tokenised_is_deleted_and_what_a_living_one_has_is_not(tmp_path: Path) -> None:
+    made = token_files(tmp_path, texts(20)).folder
+    left, living = (made.with_name(f".{made.name}.{number}") for number in (1, 2))
+    for folder in (left, living):
+        folder.mkdir()
+        (folder / "train.bin").write_bytes(b"half")
+    with held(living):
+        for folder in (left, living):
+            os.utime(folder, (0, 0))
+        token_files(tmp_path, texts(20))
+    assert not left.exists()
+    assert (living / "train.bin").exists()
+    assert {path.name for path in made.iterdir()} == {"train.bin", "heldout.bin", "blocks.json"}
 
 
 def test_text_that_looks_like_the_end_token_does_not_end_a_document(tmp_path: Path) -> None:

@@ -23,7 +23,16 @@ from safetensors import SafetensorError
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import disk_error, make_folder, read_json, read_mapping, sha256_of, write_error, write_json
+from everlearn.files import (
+    disk_error,
+    make_folder,
+    read_json,
+    read_mapping,
+    remove_unfinished,
+    sha256_of,
+    write_error,
+    write_json,
+)
 from everlearn.methods.base import Artifact, StepRunner
 
 RECORD = "artifact.json"
@@ -192,6 +201,7 @@ class RunStore:
     def tidy(self) -> None:
         """Removes what unfinished attempts left behind; called when a run is complete."""
         with suppress(OSError):
+            remove_unfinished(self.folder)
             shutil.rmtree(self.folder / ".partial")
 
 

@@ -13,11 +13,12 @@ import copy
 import mmap
 import os
 import shutil
+import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -27,7 +28,7 @@ from numpy.typing import NDArray
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import DataError, RunError
-from everlearn.files import disk_error, read_mapping, write_json
+from everlearn.files import disk_error, held, read_mapping, write_json
 from everlearn.updates.text import TextSource
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.int64]
 RECORD = "blocks.json"
 _BATCH_CHARACTERS = 1 << 19
+_YOUNG_SECONDS = 5  # of a folder that its process may not hold yet
 _RESIDENT_BYTES = 64 << 20
 
 
@@ -140,13 +142,15 @@ def tokenise(
         "blocks-1", source.fingerprint(), heldout.fingerprint() if heldout else "", tokenizer_fingerprint, ratio
     )
     folder = cache / "blocks" / fingerprint
+    _remove_abandoned(folder)
     if not (folder / RECORD).exists():
         partial = folder.with_name(f".{fingerprint}.{os.getpid()}")
         try:
             shutil.rmtree(partial, ignore_errors=True)
-            partial.mkdir(parents=True)
-            record = _write(source, heldout, tokenizer, partial, ratio, what, progress)
-            write_json(partial / RECORD, {"fingerprint": fingerprint, **record})
+            with held(partial):
+                record = _write(source, heldout, tokenizer, partial, ratio, what, progress)
+                write_json(partial / RECORD, {"fingerprint": fingerprint, **record})
+            (partial / ".lock").unlink(missing_ok=True)
             if folder.exists():
                 shutil.rmtree(folder)
             partial.rename(folder)
@@ -155,6 +159,15 @@ def tokenise(
         finally:
             shutil.rmtree(partial, ignore_errors=True)
     return read_token_files(folder)
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Deletes what killed processes had written of these token files; living ones hold theirs."""
+    for partial in folder.parent.glob(f".{folder.name}.*"):
+        with suppress(RunError, OSError):
+            if time.time() - partial.stat().st_mtime > _YOUNG_SECONDS:
+                with held(partial):
+                    shutil.rmtree(partial)
 
 
 def read_token_files(folder: Path) -> TokenFiles:

@@ -25,7 +25,7 @@ from typing import Any
 
 from everlearn.checking import checked
 from everlearn.errors import RunError
-from everlearn.files import read_json, read_mapping, write_json, write_text
+from everlearn.files import read_json, read_mapping, remove_unfinished, write_json, write_text
 from everlearn.recipe import read_stored
 from everlearn.updates.config import UpdateRecipe
 
@@ -89,7 +89,8 @@ class UpdateFolder:
         return self.path / "heldout" / f"{version}.npy"
 
     def remove_partial(self) -> None:
-        """Deletes folders that a killed process had begun to write; call it with the folder locked."""
+        """Deletes what a killed process had begun to write; call it with the folder locked."""
+        remove_unfinished(self.path)
         for place in (*(self.path / "segments").glob("*"), self.path / "releases", self.path):
             for found in place.glob(".*"):
                 if found.is_dir() and _PARTIAL.fullmatch(found.name):
