@@ -53,6 +53,10 @@ def refused(folder: Path, tree: dict[str, Any], capsys: pytest.CaptureFixture[st
         ({"quality": {"heldout_ratio": 1e-6}}, "its held-out text has 0 tokens"),
         ({"model": {"config": {"model_type": "lama"}}}, "did you mean 'llama'?"),
         (
+            {"model": {"config": {"model_type": "llama", "hidden_size": 26, "num_attention_heads": 2}}},
+            "model.config: llama refuses these fields",
+        ),
+        (
             {"model": {"config": {"model_type": "llama", "hiden_size": 16}}},
             "llama has no field 'hiden_size'; did you mean 'hidden_size'?",
         ),
