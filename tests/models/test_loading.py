@@ -76,6 +76,15 @@ def test_an_adapter_checkpoint_is_carried_on_and_read_by_plain_peft(folders, arc
     assert second.fingerprint != second.base_fingerprint == first.base_fingerprint
 
 
+def test_an_adapter_names_its_targets_in_one_order(folders, tmp_path) -> None:
+    names = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+    config = config_of(folders["llama"], lora=LoraConfig(rank=2, targets=names))
+    loading.save_checkpoint(loading.load_model(config, trainable=True), tmp_path)
+    loading.save_checkpoint(loading.load_model(config, checkpoint=tmp_path, trainable=True), tmp_path / "next")
+    for folder in (tmp_path, tmp_path / "next"):
+        assert json.loads((folder / "adapter" / "adapter_config.json").read_text())["target_modules"] == sorted(names)
+
+
 def test_the_base_within_a_tuned_model_is_the_base_and_the_adapter_comes_back(folders, tmp_path) -> None:
     config = config_of(folders["llama"])
     tuned = loading.load_model(config, trainable=True)

@@ -147,6 +147,14 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         ) from None
 
 
+def save_adapter(model: PeftModel, folder: Path) -> None:
+    """Writes weights and settings, the same bytes in every process."""
+    for settings in model.peft_config.values():
+        if isinstance(settings.target_modules, set):  # PEFT would write it in the order of its hashes
+            settings.target_modules = sorted(settings.target_modules)
+    model.save_pretrained(str(folder), save_embedding_layers=False)
+
+
 @contextmanager
 def adapter_off(model: PeftModel) -> Iterator[None]:
     """The base model's behaviour within the block; afterwards the adapter is as it was, trainable or not."""

@@ -204,12 +204,11 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
     from peft import PeftModel
     from safetensors import SafetensorError
 
-    is_adapter = isinstance(loaded.model, PeftModel)
-    target = folder / ("adapter" if is_adapter else "model")
+    target = folder / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
     try:
         target.mkdir(parents=True, exist_ok=True)
-        if is_adapter:
-            loaded.model.save_pretrained(str(target), save_embedding_layers=False)
+        if isinstance(loaded.model, PeftModel):
+            adapters.save_adapter(loaded.model, target)
         else:
             with without_bars():
                 loaded.model.save_pretrained(str(target))
