@@ -159,6 +159,13 @@ def sha256_of(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def sums_of(folder: Path, record: Mapping[str, object]) -> dict[str, str]:
+    """Tells whether a checkpoint is whole: sums of its files of tensors, and of the record that stands with them."""
+    tensors = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
+    text = json.dumps(record, ensure_ascii=False, sort_keys=True)
+    return {"record": hashlib.sha256(text.encode()).hexdigest(), **tensors}
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Holds a folder, made where it is not there, against a second process.

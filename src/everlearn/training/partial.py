@@ -20,9 +20,8 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import read_mapping, sha256_of, write_error, write_json
+from everlearn.files import read_mapping, sums_of, write_error, write_json
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -30,7 +29,6 @@ if TYPE_CHECKING:
     from torch.optim.lr_scheduler import LRScheduler
 
 _NAME = "partial-"
-_TENSORS = ("weights.safetensors", "optimizer.safetensors")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,9 +63,9 @@ def save_partial(
     try:
         shutil.rmtree(unfinished, ignore_errors=True)
         unfinished.mkdir(parents=True)
-        save_file(_trainable(model), unfinished / _TENSORS[0])
+        save_file(_trainable(model), unfinished / "weights.safetensors")
         moments = {f"{at}.{name}": value for at, values in state.items() for name, value in values.items()}
-        save_file(moments, unfinished / _TENSORS[1])
+        save_file(moments, unfinished / "optimizer.safetensors")
         schedule = {name: value for name, value in scheduler.state_dict().items() if name != "lr_lambdas"}
         record = {
             "key": key,
@@ -77,7 +75,7 @@ def save_partial(
             "most_tokens": partial.most_tokens,
             "schedule": schedule,
         }
-        write_json(unfinished / "state.json", {**record, "sums": _sums(unfinished, record)})
+        write_json(unfinished / "state.json", {**record, "sums": sums_of(unfinished, record)})
         os.replace(unfinished, target)
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
@@ -93,12 +91,12 @@ def load_partial(
         if state is None:
             _delete([path])
             continue
-        weights = load_file(path / _TENSORS[0])
+        weights = load_file(path / "weights.safetensors")
         with torch.no_grad():
             for name, parameter in _trainable(model).items():
                 parameter.copy_(weights[name])
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, value in load_file(path / _TENSORS[1]).items():
+        for name, value in load_file(path / "optimizer.safetensors").items():
             at, _, field = name.partition(".")
             moments.setdefault(int(at), {})[field] = value
         groups = optimizer.state_dict()["param_groups"]
@@ -120,14 +118,10 @@ def _whole_state(path: Path, key: str) -> dict[str, Any] | None:
     try:
         state = read_mapping(path / "state.json")
         sums = state.pop("sums")
-        is_whole = state["key"] == key and sums == _sums(path, state)
+        is_whole = state["key"] == key and sums == sums_of(path, state)
     except (RunError, KeyError, OSError):
         return None
     return state if is_whole else None
-
-
-def _sums(folder: Path, record: dict[str, Any]) -> list[str]:
-    return [fingerprint_of(record), *(sha256_of(folder / name) for name in _TENSORS)]
 
 
 def _trainable(model: Module) -> dict[str, torch.Tensor]:

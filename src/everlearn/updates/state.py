@@ -18,9 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import read_mapping, sha256_of, write_error, write_json
+from everlearn.files import read_mapping, sums_of, write_error, write_json
 from everlearn.updates.processes import Processes, fill, whole
 
 MOMENTS = ("exp_avg", "exp_avg_sq", "step")
@@ -60,7 +59,7 @@ def save_state(
             _save(weights, partial / "model.safetensors")
             if moments:
                 _save(moments, partial / "optimizer.safetensors")
-            write_json(partial / "state.json", {**record, "sums": _sums(partial, record)})
+            write_json(partial / "state.json", {**record, "sums": sums_of(partial, record)})
             replace_folder(partial, folder)
         except (OSError, SafetensorError) as error:
             raise write_error(folder, error) from None
@@ -112,7 +111,7 @@ def read_record(folder: Path) -> dict[str, object]:
     try:
         record = read_mapping(folder / "state.json")
         sums = record.pop("sums", None)  # none in folders of the first releases
-        is_whole = sums is None or sums == _sums(folder, record)
+        is_whole = sums is None or sums == sums_of(folder, record)
     except (RunError, OSError):
         is_whole = False
     if not is_whole:
@@ -120,11 +119,6 @@ def read_record(folder: Path) -> dict[str, object]:
             f"{folder} is damaged: delete this folder and run 'everlearn resume', which trains again what it held."
         )
     return record
-
-
-def _sums(folder: Path, record: Mapping[str, object]) -> dict[str, str]:
-    tensors = {path.name: sha256_of(path) for path in sorted(folder.glob("*.safetensors"))}
-    return {"state.json": fingerprint_of(dict(record)), **tensors}
 
 
 def named_tensors(model: nn.Module) -> dict[str, Tensor]:
