@@ -6,6 +6,17 @@ from pathlib import Path
 
 WORDS = "the a cat dog bird red green blue big small runs sleeps says yes no positive negative true false".split()
 ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")
+RANDOM_SSR = {
+    "name": "ssr",
+    "preset": "faithful",
+    "top_p": 1.0,
+    "top_k": 0,
+    "temperature": 1.0,
+    "repetition_penalty": 1.0,
+    "clusters": 1,
+    "minimum": 0,
+}
+"""SSR with a random model: nothing but the marks shapes its text."""
 TARGETS = {
     "llama": ["q_proj", "v_proj"],
     "qwen3": ["q_proj", "v_proj"],

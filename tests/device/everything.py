@@ -21,24 +21,11 @@ from everlearn.runs.loop import execute
 from everlearn.updates import executor
 from tests.conftest import make_tiny_model
 from tests.device.stand_in import NAME, register
+from tests.tiny_models import RANDOM_SSR
 from tests.updates.tiny_runs import tiny_recipe
 
-SSR = {
-    "name": "ssr",
-    "preset": "faithful",
-    "top_p": 1.0,
-    "top_k": 0,
-    "temperature": 1.0,
-    "repetition_penalty": 1.0,
-    "max_new_tokens": 60,
-    "ratio": 0.1,
-    "clusters": 1,
-    "minimum": 0,
-    "refinement_tokens": 4,
-}
-"""A random model's text: nothing but the marks shapes it."""
 CASES = {
-    "ssr": ("lora", SSR, {}),
+    "ssr": ("lora", {**RANDOM_SSR, "max_new_tokens": 60, "ratio": 0.1, "refinement_tokens": 4}, {}),
     "kmeans": ("lora", {"name": "kmeans_rehearsal", "ratio": 0.2, "clusters": 3}, {"gradient_checkpointing": True}),
     "ewc": ("full", {"name": "ewc", "fisher_rows": 4}, {"checkpoint_every": 1, "micro_batch_tokens": 128}),
     "l2": ("full", {"name": "l2"}, {}),

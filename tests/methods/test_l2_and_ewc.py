@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from everlearn.methods.base import Method, Stage
 from everlearn.methods.registry import make_method
 from everlearn.models.loading import load_model
 from everlearn.models.parameters import tuned_parameters
@@ -27,6 +28,12 @@ def moved(bench: Bench, by: float) -> None:
     with torch.no_grad():
         for parameter in tuned_parameters(bench.latest.model).values():
             parameter += by
+
+
+def begun(name: str, folder: Path, model: Path) -> tuple[Bench, Method, list[Stage]]:
+    """A bench, a pulled method as it is by default, and the stages of the stream."""
+    method = make_method(name, {})
+    return Bench(folder, model), method, list(method.stages(STREAM))
 
 
 @pytest.mark.parametrize("tuning", ["lora", "full"])
@@ -61,9 +68,7 @@ def test_ewc_weighs_the_distance_with_the_fisher_information(tmp_path: Path, tin
 def test_a_step_on_the_penalty_moves_towards_the_last_stage_and_only_what_is_tuned(
     name: str, tmp_path: Path, tiny_model: Path
 ) -> None:
-    bench = Bench(tmp_path, tiny_model)
-    method = make_method(name, {})
-    stages = method.stages(STREAM)
+    bench, method, stages = begun(name, tmp_path, tiny_model)
     method.after_stage(bench.context(stages[0]))
     method.before_stage(bench.context(stages[1]))
     anchors = values_of(bench.latest.model)
@@ -83,9 +88,7 @@ def test_a_step_on_the_penalty_moves_towards_the_last_stage_and_only_what_is_tun
 
 @pytest.mark.parametrize("name", ["l2", "ewc"])
 def test_what_a_stage_was_pulled_to_leaves_the_device_with_it(name: str, tmp_path: Path, tiny_model: Path) -> None:
-    bench = Bench(tmp_path, tiny_model)
-    method = make_method(name, {})
-    stages = method.stages(STREAM)
+    bench, method, stages = begun(name, tmp_path, tiny_model)
     method.after_stage(bench.context(stages[0]))
     method.before_stage(bench.context(stages[1]))
     method.penalty(bench.latest.model)
@@ -100,9 +103,7 @@ def test_what_a_stage_was_pulled_to_leaves_the_device_with_it(name: str, tmp_pat
 def test_the_model_of_another_stage_is_pulled_and_no_longer_the_first(
     name: str, hook: str, tmp_path: Path, tiny_model: Path
 ) -> None:
-    bench = Bench(tmp_path, tiny_model)
-    method = make_method(name, {})
-    stages = method.stages(STREAM)
+    bench, method, stages = begun(name, tmp_path, tiny_model)
     method.after_stage(bench.context(stages[0]))
     method.penalty(bench.latest.model)
     if hook == "before_stage":
@@ -118,9 +119,7 @@ def test_the_model_of_another_stage_is_pulled_and_no_longer_the_first(
 def test_every_stage_but_the_first_is_pulled_and_the_last_keeps_nothing(
     name: str, tmp_path: Path, tiny_model: Path
 ) -> None:
-    bench = Bench(tmp_path, tiny_model)
-    method = make_method(name, {})
-    stages = method.stages(STREAM)
+    bench, method, stages = begun(name, tmp_path, tiny_model)
     assert [method.acts_on_training(stage) for stage in stages] == [False, True, True]
     method.after_stage(bench.context(stages[1]))
     assert method.state_tensors()
@@ -130,9 +129,7 @@ def test_every_stage_but_the_first_is_pulled_and_the_last_keeps_nothing(
 
 @pytest.mark.parametrize("name", ["l2", "ewc"])
 def test_a_resumed_stage_is_pulled_to_the_same_values(name: str, tmp_path: Path, tiny_model: Path) -> None:
-    bench = Bench(tmp_path, tiny_model)
-    method = make_method(name, {})
-    stages = method.stages(STREAM)
+    bench, method, stages = begun(name, tmp_path, tiny_model)
     method.after_stage(bench.context(stages[0]))
     resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / "state")
     assert equal_tensors(method.state_tensors(), resumed.state_tensors())

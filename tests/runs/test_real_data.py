@@ -16,6 +16,7 @@ from everlearn.files import read_json, read_jsonl
 from everlearn.recipe import make_recipe
 from everlearn.runs.loop import execute
 from tests.conftest import ARCHITECTURES, make_tiny_model
+from tests.tiny_models import RANDOM_SSR
 
 TASKS = ("trans", "para", "qa")
 
@@ -46,19 +47,7 @@ def test_ssr_runs_on_real_instances(architecture: str, shared_dir: Path, tmp_pat
             "runs_dir": str(tmp_path / "runs"),
             "model": {"base": str(model), "lora": {"targets": "all-linear"}},
             "stream": {"tasks": tasks},
-            "method": {
-                "name": "ssr",
-                "preset": "faithful",
-                "top_p": 1.0,
-                "top_k": 0,
-                "temperature": 1.0,
-                "repetition_penalty": 1.0,
-                "max_new_tokens": 200,
-                "ratio": 0.05,
-                "clusters": 1,
-                "minimum": 0,
-                "refinement_tokens": 8,
-            },
+            "method": {**RANDOM_SSR, "max_new_tokens": 200, "ratio": 0.05, "refinement_tokens": 8},
             "training": {"epochs": 1, "batch_size": 8},
             "evaluation": {"max_new_tokens": 4, "bootstrap_samples": 100, "unseen_tasks": False, "general": False},
         }

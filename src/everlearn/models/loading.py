@@ -225,7 +225,10 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
     """
     try:
         tokenizer.save_pretrained(str(folder))
-    except Exception as error:  # the tokenizers library raises bare exceptions, the system's error in their text
+    except Exception as error:
+        # the tokenizers library raises bare exceptions, the system's error in their text
+        if not isinstance(error, OSError) and type(error) is not Exception:
+            raise
         raise write_error(folder, error) from None
 
 

@@ -53,13 +53,18 @@ class SideBySide:
             yield self._table(name, block, widths)
 
     def _table(self, name: int, block: Sequence[int], widths: Sequence[int]) -> Table:
-        table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        table = plain_table()
         table.add_column(self.head, width=name, overflow="fold")
         for place in block:
             table.add_column(self.columns[place].head, justify="right", width=widths[place], overflow="fold")
         for row, words in enumerate(self.names):
             table.add_row(words, *(self.columns[place].cells[row] for place in block))
         return table
+
+
+def plain_table() -> Table:
+    """A table with a line under its head and no other frame."""
+    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
 
 
 def _blocks(widths: Sequence[int], room: int) -> list[list[int]]:

@@ -99,7 +99,9 @@ def _cell(value: float | None, just_learnt: bool) -> Text:
 
 
 def _metrics(method: MethodRuns, study: Study) -> Table:
-    table = _table()
+    from everlearn.report.side_by_side import plain_table
+
+    table = plain_table()
     for head in ("measure", "value", study.level, "better"):
         table.add_column(head, justify="right" if head in ("value", study.level) else "left", overflow="fold")
     rows: list[tuple[Meaning, Estimate]] = [(meaning, method.estimate(meaning.key)) for meaning in study.meanings]
@@ -154,10 +156,3 @@ def _plain(text: str) -> Text:
     from rich.text import Text
 
     return Text(printable(text))
-
-
-def _table() -> Table:
-    from rich import box
-    from rich.table import Table
-
-    return Table(box=box.SIMPLE_HEAD, pad_edge=False)
