@@ -11,6 +11,8 @@ import json
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field, replace
 
+from everlearn.data.account import TaskAccount
+
 REAL = "real"
 SYNTHETIC = "synthetic"
 
@@ -104,11 +106,19 @@ class Task:
 
 @dataclass(frozen=True, slots=True)
 class TaskStream:
-    """An ordered sequence of tasks: the order in which they arrive."""
+    """An ordered sequence of tasks: the order in which they arrive.
+
+    Attributes:
+        tasks: In that order.
+        name: For display.
+        notes: Sentences for the user.
+        accounts: What became of the data of each task that was read from a source.
+    """
 
     tasks: tuple[Task, ...]
     name: str = "stream"
     notes: tuple[str, ...] = field(default=(), compare=False)
+    accounts: tuple[TaskAccount, ...] = field(default=(), compare=False)
 
     def __len__(self) -> int:
         return len(self.tasks)

@@ -1,0 +1,106 @@
+"""The account of a task's data: what was read, and what became of all that is not used as it stands.
+
+Nothing of a source vanishes without being counted here. The readers fill the account, the manifest keeps it
+(`to_json`), the report and `everlearn inspect` show it, and the terminal says in a line what was left out
+(`sentences`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+
+_NAMED = 6  # keys or spellings named in one sentence; the rest is counted
+
+
+@dataclass
+class PartAccount:
+    """What one part of a task (`train`, `evaluation` or `demonstrations`) was read from.
+
+    Attributes:
+        source: As the recipe names it.
+        format: Name of the shape of the rows.
+        rows: Rows in all, those that cannot be used included.
+        set_aside: Rows that cannot be used (`bad_rows.jsonl`).
+        instances: Made of the others; a conversation gives one an answer.
+        limited: Instances left out by `stream.train_limit` or `stream.evaluation_limit`.
+        unread: Key that no reader of this format knows, to the number of rows that hold something under it.
+        notes: Sentences on what was decided while reading, such as how quotation marks were taken.
+    """
+
+    source: str
+    format: str = ""
+    rows: int = 0
+    set_aside: int = 0
+    instances: int = 0
+    limited: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass
+class TaskAccount:
+    """What became of a task's data.
+
+    Attributes:
+        task: Name of the task.
+        parts: Part to what it was read from.
+        held_out: Instances of the training rows set aside for evaluation, where no evaluation rows are given.
+        joined: Label to its other spellings, each with the number of rows that had it.
+        metric: The main metric.
+        metric_reason: Why that one, as a clause (`3 distinct short answers`).
+        cut_prompts: Training prompts longer than `training.max_prompt_tokens`, which lose their end.
+        cut_answers: Training answers longer than `training.max_target_tokens`, which lose their end and end token.
+        too_long: Training instances left out for their length, where the recipe asks for it.
+        notes: Further sentences for the user.
+    """
+
+    task: str
+    parts: dict[str, PartAccount] = field(default_factory=dict)
+    held_out: int = 0
+    joined: dict[str, dict[str, int]] = field(default_factory=dict)
+    metric: str = ""
+    metric_reason: str = ""
+    cut_prompts: int = 0
+    cut_answers: int = 0
+    too_long: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    def to_json(self) -> dict[str, object]:
+        """As the manifest holds it."""
+        return asdict(self)
+
+    def sentences(self) -> list[str]:
+        """What was left out, joined or cut, one sentence each; empty when every row is used as it stands."""
+        said = []
+        for name, part in self.parts.items():
+            if part.set_aside:
+                said.append(f"{part.set_aside} of {part.rows} rows of {name} cannot be used and are set aside.")
+            if part.limited:
+                said.append(f"{part.limited} of {part.instances} instances of {name} are left out by the limit.")
+            if part.unread:
+                keys = listed(f"{key} ({rows} rows)" for key, rows in part.unread.items())
+                said.append(f"keys of {name} that are not read: {keys}.")
+            said += part.notes
+        for label, spellings in self.joined.items():
+            variants = listed(f"{spelling!r} ({rows} rows)" for spelling, rows in spellings.items())
+            said.append(f"label {label!r} is also written {variants}: read as {label!r}.")
+        if self.cut_prompts:
+            said.append(
+                f"{self.cut_prompts} training prompts are longer than training.max_prompt_tokens and lose their end."
+            )
+        if self.cut_answers:
+            said.append(
+                f"{self.cut_answers} training answers are longer than training.max_target_tokens and lose their end "
+                "and their end token."
+            )
+        if self.too_long:
+            said.append(f"{self.too_long} training instances are left out because they are too long.")
+        return [f"task {self.task}: {sentence}" for sentence in (*said, *self.notes)]
+
+
+def listed(items: Iterable[str]) -> str:
+    """The first few of some names, and how many more there are."""
+    names = list(items)
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
