@@ -18,11 +18,17 @@ settings.load_profile("everlearn")
 
 @pytest.fixture(scope="session")
 def shared_dir() -> Path:
-    """The folder of golden vectors and real data beside the repository."""
+    """The folder beside the repository that holds real data; a test that needs it is skipped where there is none."""
     folder = REPOSITORY.parent / "shared"
-    if not folder.is_dir():
-        pytest.skip(f"no folder {folder} with golden vectors and real data beside the repository")
+    if not (folder / "data").is_dir():
+        pytest.skip(f"no folder {folder / 'data'} with real data beside the repository")
     return folder
+
+
+@pytest.fixture(scope="session")
+def golden_dir() -> Path:
+    """The golden vectors: what published code and formulas give, a folder for each method."""
+    return REPOSITORY / "tests" / "golden"
 
 
 ARCHITECTURES = ("llama", "qwen3", "gpt2", "gpt_neox")

@@ -19,8 +19,8 @@ def row(query: str, output: str, **more) -> Instance:
     return Instance("", query, output, "task", **more)
 
 
-def test_text_templates_render_the_published_prompts(shared_dir):
-    golden = json.loads((shared_dir / "golden/ssr/training_templates.json").read_text(encoding="utf-8"))
+def test_text_templates_render_the_published_prompts(golden_dir):
+    golden = json.loads((golden_dir / "ssr/training_templates.json").read_text(encoding="utf-8"))
     assert len(golden["cases"]) >= 4
     for case in golden["cases"]:
         template = get_template(case["template"], TOKENIZER)

@@ -24,8 +24,8 @@ MATRIX = np.array([[90.0, 10.0, 0.0], [70.0, 80.0, 20.0], [30.0, 85.0, 60.0]])
 IN_ORDER = [0, 1, 2]
 
 
-def test_metrics_equal_the_golden_ones(shared_dir: Path) -> None:
-    cases = json.loads((shared_dir / "golden/ssr/cl_metrics.json").read_text(encoding="utf-8"))["cases"]
+def test_metrics_equal_the_golden_ones(golden_dir: Path) -> None:
+    cases = json.loads((golden_dir / "ssr/cl_metrics.json").read_text(encoding="utf-8"))["cases"]
     for case in cases:
         matrix = np.array(case["matrix_rows_are_stages"], dtype=float)
         found = continual_metrics(matrix, list(range(matrix.shape[1])))

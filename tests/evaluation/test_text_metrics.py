@@ -27,8 +27,8 @@ from everlearn.evaluation.text_metrics import (
 )
 
 
-def test_rouge_equals_the_published_evaluation(shared_dir: Path) -> None:
-    cases = json.loads((shared_dir / "golden/ssr/rouge.json").read_text(encoding="utf-8"))["cases"]
+def test_rouge_equals_the_published_evaluation(golden_dir: Path) -> None:
+    cases = json.loads((golden_dir / "ssr/rouge.json").read_text(encoding="utf-8"))["cases"]
     assert len(cases) >= 20
     for case in cases:
         assert list(published_tokens(case["prediction"])) == case["prediction_tokens"]
@@ -37,8 +37,8 @@ def test_rouge_equals_the_published_evaluation(shared_dir: Path) -> None:
         assert rouge_1(case["prediction"], [case["label"]]) == pytest.approx(case["rouge_1"], abs=1e-4)
 
 
-def test_the_mean_over_a_corpus_equals_the_published_one(shared_dir: Path) -> None:
-    cases = json.loads((shared_dir / "golden/ssr/rouge_corpus_mean.json").read_text(encoding="utf-8"))["cases"]
+def test_the_mean_over_a_corpus_equals_the_published_one(golden_dir: Path) -> None:
+    cases = json.loads((golden_dir / "ssr/rouge_corpus_mean.json").read_text(encoding="utf-8"))["cases"]
     for case in cases:
         scores = [rouge_l(prediction, [label]) for prediction, label in case["pairs"]]
         assert sum(scores) / len(scores) == pytest.approx(case["mean_rouge_l"], abs=1e-4)

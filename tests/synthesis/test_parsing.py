@@ -25,16 +25,16 @@ STAND_INS = Counters(text=lambda text: 1 + len(text.split()), embedded=lambda te
 PROMPT = "Define.\n\nInput: a\nOutput: b\n\nInput:"
 
 
-def cases(shared_dir: Path, name: str) -> list[dict]:
-    return json.loads((shared_dir / "golden" / "ssr" / name).read_text(encoding="utf-8"))["cases"]
+def cases(golden_dir: Path, name: str) -> list[dict]:
+    return json.loads((golden_dir / "ssr" / name).read_text(encoding="utf-8"))["cases"]
 
 
 def records(*texts: str, reason: str = "eos") -> list[RawText]:
     return [RawText(PROMPT, text, (0, 1), finish_reason=reason) for text in texts]
 
 
-def test_superni_records_give_the_golden_instances(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "parse_superni.json")
+def test_superni_records_give_the_golden_instances(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "parse_superni.json")
     assert len(golden) == 32
     for case in golden:
         rows = [RawText.from_json(record) for record in case["records"]]
@@ -44,8 +44,8 @@ def test_superni_records_give_the_golden_instances(shared_dir: Path) -> None:
         assert sifted.seen == len(sifted.kept) + len(sifted.rejected)
 
 
-def test_alpaca_records_give_the_golden_instances(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "parse_alpaca.json")
+def test_alpaca_records_give_the_golden_instances(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "parse_alpaca.json")
     assert len(golden) == 5
     for case in golden:
         sifted = parse_alpaca([RawText.from_json(record) for record in case["records"]], STAND_INS)

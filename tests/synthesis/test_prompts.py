@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gzip
 import json
 from pathlib import Path
 
@@ -17,22 +16,27 @@ def words(text: str) -> int:
     return len(text.split())
 
 
-def pool_of(shared_dir: Path, task: str) -> list[Instance]:
-    """The 20 rows of `<task>.extra`; the definition is the text before the first blank line."""
-    with gzip.open(shared_dir / "data" / "superni" / f"{task}.extra.jsonl.gz", "rt", encoding="utf-8") as file:
-        rows = [json.loads(line) for line in file]
-    return [Instance(row["full_prompt"].split("\n\n")[0], row["input"], row["output"], task) for row in rows]
+def pool_of(golden_dir: Path, task: str) -> list[Instance]:
+    """A pool of 20 rows: the recorded texts, and as many words where none was recorded."""
+    pools = json.loads((golden_dir / "ssr" / "synthesis_pools.json").read_text(encoding="utf-8"))["pools"]
+    pool = pools[task]
+    definition, rows = text_of(pool["definition"]), [[text_of(part) for part in row] for row in pool["rows"]]
+    return [Instance(definition, *row, task) for row in rows]
 
 
-def cases(shared_dir: Path, name: str) -> list[dict]:
-    return json.loads((shared_dir / "golden" / "ssr" / name).read_text(encoding="utf-8"))["cases"]
+def text_of(recorded: str | int) -> str:
+    return recorded if isinstance(recorded, str) else " ".join(["word"] * recorded)
 
 
-def test_superni_prompts_are_the_golden_ones(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "synthesis_prompts.json")
+def cases(golden_dir: Path, name: str) -> list[dict]:
+    return json.loads((golden_dir / "ssr" / name).read_text(encoding="utf-8"))["cases"]
+
+
+def test_superni_prompts_are_the_golden_ones(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "synthesis_prompts.json")
     assert len(golden) == 7
     for case in golden:
-        pool = pool_of(shared_dir, case["task"])
+        pool = pool_of(golden_dir, case["task"])
         subsets = ordered_subsets(len(pool), case["k"])
         limit = case.get("max_length_whitespace_words", 2048)
         prompts = synthesis_prompts(pool, subsets, "superni", count_tokens=words, limit=limit)
@@ -49,8 +53,8 @@ def test_superni_prompts_are_the_golden_ones(shared_dir: Path) -> None:
             assert list(prompts[expected["index"]].subset) == expected["perm"]
 
 
-def test_alpaca_prompts_are_the_golden_ones(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "alpaca_synthesis_prompts.json")
+def test_alpaca_prompts_are_the_golden_ones(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "alpaca_synthesis_prompts.json")
     assert len(golden) == 2
     for case in golden:
         rows = case["data"][: case["max_instances"]]

@@ -40,8 +40,8 @@ def answered(target: str, reason: str = "eos") -> dict[str, object]:
     return {**ROW, "targets": target, "finish_reason": reason}
 
 
-def test_the_published_texts_are_the_golden_ones(shared_dir: Path) -> None:
-    path = shared_dir / "golden" / "ssr" / "refinement_prompts_official.json"
+def test_the_published_texts_are_the_golden_ones(golden_dir: Path) -> None:
+    path = golden_dir / "ssr" / "refinement_prompts_official.json"
     golden = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert len(golden) == 2
     for case in golden:

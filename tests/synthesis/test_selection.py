@@ -25,12 +25,12 @@ from everlearn.synthesis.selection import (
 )
 
 
-def cases(shared_dir: Path, name: str) -> list[dict]:
-    return json.loads((shared_dir / "golden" / "ssr" / name).read_text(encoding="utf-8"))["cases"]
+def cases(golden_dir: Path, name: str) -> list[dict]:
+    return json.loads((golden_dir / "ssr" / name).read_text(encoding="utf-8"))["cases"]
 
 
-def test_kmeans_selects_the_golden_rows(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "kmeans_selection.json")
+def test_kmeans_selects_the_golden_rows(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "kmeans_selection.json")
     assert len(golden) == 6
     for case in golden:
         if not case["selected_set_invariant_over_9_seeds"]:
@@ -45,8 +45,8 @@ def test_kmeans_selects_the_golden_rows(shared_dir: Path) -> None:
         assert {row.index for row in chosen} == set(case["selected_indices_in_order"]), case["name"]
 
 
-def test_the_selection_step_gives_the_golden_order(shared_dir: Path) -> None:
-    for case in cases(shared_dir, "kmeans_selection.json"):
+def test_the_selection_step_gives_the_golden_order(golden_dir: Path) -> None:
+    for case in cases(golden_dir, "kmeans_selection.json"):
         rows = normalise(np.array(case["embeddings"]))
         labels, centres = np.array(case["labels"]), np.array(case["centers"])
         one_each = case["one_per_cluster_when_memory_equals_clusters"]
@@ -56,10 +56,10 @@ def test_the_selection_step_gives_the_golden_order(shared_dir: Path) -> None:
         assert [row.index for row in chosen] == case["selected_indices_in_order"], case["name"]
 
 
-def test_kmeans_finds_the_golden_centres_on_the_recorded_version(shared_dir: Path) -> None:
+def test_kmeans_finds_the_golden_centres_on_the_recorded_version(golden_dir: Path) -> None:
     import sklearn
 
-    content = json.loads((shared_dir / "golden" / "ssr" / "kmeans_selection.json").read_text(encoding="utf-8"))
+    content = json.loads((golden_dir / "ssr" / "kmeans_selection.json").read_text(encoding="utf-8"))
     if content["sklearn"] != sklearn.__version__:
         pytest.skip(f"centres were recorded with scikit-learn {content['sklearn']}; cluster numbers depend on it")
     for case in content["cases"]:
@@ -68,8 +68,8 @@ def test_kmeans_finds_the_golden_centres_on_the_recorded_version(shared_dir: Pat
         np.testing.assert_allclose(centres, case["centers"], atol=1e-5)
 
 
-def test_random_selection_draws_the_golden_rows(shared_dir: Path) -> None:
-    golden = cases(shared_dir, "random_selection.json")
+def test_random_selection_draws_the_golden_rows(golden_dir: Path) -> None:
+    golden = cases(golden_dir, "random_selection.json")
     assert len(golden) == 3
     for case in golden:
         chosen = select_random(case["n"], case["memory"])

@@ -28,13 +28,13 @@ from everlearn.training.schedules import (
 NAMES = {"L": "length", "Lb": "length", "W": "warm_up", "r": "floor", "C": "cycle", "E": "explore"}
 
 
-def golden(shared_dir: Path, name: str) -> list[dict]:
-    return json.loads((shared_dir / "golden" / "lr_path_switching" / name).read_text())
+def golden(golden_dir: Path, name: str) -> list[dict]:
+    return json.loads((golden_dir / "lr_path_switching" / name).read_text())
 
 
-def test_every_golden_value_is_met(shared_dir: Path) -> None:
+def test_every_golden_value_is_met(golden_dir: Path) -> None:
     checked = 0
-    for case in golden(shared_dir, "schedules.json"):
+    for case in golden(golden_dir, "schedules.json"):
         function, names = FACTORS[case["schedule"]]
         parameters = {NAMES[key]: value for key, value in case.items() if key in NAMES}
         parameters = {key: value for key, value in parameters.items() if key in names}
@@ -44,8 +44,8 @@ def test_every_golden_value_is_met(shared_dir: Path) -> None:
     assert checked > 40
 
 
-def test_final_rate_of_a_longer_cycle(shared_dir: Path) -> None:
-    for case in golden(shared_dir, "stage1_cycle_length.json"):
+def test_final_rate_of_a_longer_cycle(golden_dir: Path) -> None:
+    for case in golden(golden_dir, "stage1_cycle_length.json"):
         cycle = math.inf if case["k"] == "inf" else case["k"] * 1000
         found = cosine(1000, length=1000, floor=case["r"], cycle=cycle)
         assert found == pytest.approx(case["final_factor"], rel=1e-9, abs=1e-12)

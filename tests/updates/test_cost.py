@@ -14,8 +14,8 @@ from everlearn.updates.cost import cpt_steps, flops_per_token, ledger, path_swit
 from everlearn.updates.plan import VersionPlan
 
 
-def test_every_golden_cost_is_met(shared_dir: Path) -> None:
-    cases = json.loads((shared_dir / "golden" / "lr_path_switching" / "cost.json").read_text())
+def test_every_golden_cost_is_met(golden_dir: Path) -> None:
+    cases = json.loads((golden_dir / "lr_path_switching" / "cost.json").read_text())
     for case in cases:
         steps, alpha = case["T"], case["alpha"]
         ptfs, cpt = ptfs_steps(steps), cpt_steps(steps)

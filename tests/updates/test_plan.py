@@ -16,12 +16,12 @@ from everlearn.updates.rates import Rates
 KEYS = ("id", "kind", "parent", "from", "to", "steps", "lr", "releases")
 
 
-def golden(shared_dir: Path, name: str) -> list[dict]:
-    return json.loads((shared_dir / "golden" / "lr_path_switching" / name).read_text())
+def golden(golden_dir: Path, name: str) -> list[dict]:
+    return json.loads((golden_dir / "lr_path_switching" / name).read_text())
 
 
-def test_every_golden_plan_is_met(shared_dir: Path) -> None:
-    cases = golden(shared_dir, "plans.json")
+def test_every_golden_plan_is_met(golden_dir: Path) -> None:
+    cases = golden(golden_dir, "plans.json")
     for case in cases:
         plan = VersionPlan(
             case["paradigm"],
@@ -37,8 +37,8 @@ def test_every_golden_plan_is_met(shared_dir: Path) -> None:
     assert len(cases) == 4
 
 
-def test_every_golden_trajectory_is_met(shared_dir: Path) -> None:
-    for case in golden(shared_dir, "trajectory.json"):
+def test_every_golden_trajectory_is_met(golden_dir: Path) -> None:
+    for case in golden(golden_dir, "trajectory.json"):
         plan = VersionPlan(
             "path_switching",
             tuple(case["T"]),
