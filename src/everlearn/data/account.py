@@ -22,6 +22,7 @@ class PartAccount:
         format: Name of the shape of the rows.
         rows: Rows in all, those that cannot be used included.
         set_aside: Rows that cannot be used (`bad_rows.jsonl`).
+        reasons: Where the first of them stand and why, such as `line 3: no output`.
         instances: Made of the others; a conversation gives one an answer.
         limited: Instances left out by `stream.train_limit` or `stream.evaluation_limit`.
         unread: Key that no reader of this format knows, to the number of rows that hold something under it.
@@ -32,6 +33,7 @@ class PartAccount:
     format: str = ""
     rows: int = 0
     set_aside: int = 0
+    reasons: list[str] = field(default_factory=list)
     instances: int = 0
     limited: int = 0
     unread: dict[str, int] = field(default_factory=dict)
@@ -49,9 +51,14 @@ class TaskAccount:
         joined: Label to its other spellings, each with the number of rows that had it.
         metric: The main metric.
         metric_reason: Why that one, as a clause (`3 distinct short answers`).
-        cut_prompts: Training prompts longer than `training.max_prompt_tokens`, which lose their end.
-        cut_answers: Training answers longer than `training.max_target_tokens`, which lose their end and end token.
+        trained: Training instances before any is left out for its length.
+        prompt_limit: `training.max_prompt_tokens`.
+        answer_limit: `training.max_target_tokens`.
+        cut_prompts: Training prompts longer than that, which lose their end.
+        cut_answers: Training answers longer than that, which lose their end and end token.
         too_long: Training instances left out for their length, where the recipe asks for it.
+        evaluated: Evaluation instances.
+        long_evaluation_prompts: Of them, those whose prompts are longer than any that is trained on.
         notes: Further sentences for the user.
     """
 
@@ -61,9 +68,14 @@ class TaskAccount:
     joined: dict[str, dict[str, int]] = field(default_factory=dict)
     metric: str = ""
     metric_reason: str = ""
+    trained: int = 0
+    prompt_limit: int = 0
+    answer_limit: int = 0
     cut_prompts: int = 0
     cut_answers: int = 0
     too_long: int = 0
+    evaluated: int = 0
+    long_evaluation_prompts: int = 0
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
@@ -85,18 +97,45 @@ class TaskAccount:
         for label, spellings in self.joined.items():
             variants = listed(f"{spelling!r} ({rows} rows)" for spelling, rows in spellings.items())
             said.append(f"label {label!r} is also written {variants}: read as {label!r}.")
+        limits = f"training.max_prompt_tokens ({self.prompt_limit:,})"
         if self.cut_prompts:
-            said.append(
-                f"{self.cut_prompts} training prompts are longer than training.max_prompt_tokens and lose their end."
-            )
+            said.append(f"{self.cut_prompts} of {self.trained} prompts are longer than {limits} and lose their end.")
         if self.cut_answers:
             said.append(
-                f"{self.cut_answers} training answers are longer than training.max_target_tokens and lose their end "
-                "and their end token."
+                f"{self.cut_answers} of {self.trained} answers are longer than training.max_target_tokens "
+                f"({self.answer_limit:,}) and lose their end and their end token."
             )
         if self.too_long:
-            said.append(f"{self.too_long} training instances are left out because they are too long.")
+            said.append(
+                f"{self.too_long} of {self.trained} training instances are left out because their prompt has more "
+                f"than {self.prompt_limit:,} tokens or their answer more than {self.answer_limit:,}."
+            )
+        if self.long_evaluation_prompts:
+            said.append(
+                f"{self.long_evaluation_prompts} of {self.evaluated} evaluation prompts are longer than {limits}: "
+                "they are asked whole, although no prompt of that length is trained on."
+            )
         return [f"task {self.task}: {sentence}" for sentence in (*said, *self.notes)]
+
+
+def data_line(accounts: Iterable[TaskAccount]) -> str | None:
+    """What was left out of all tasks' data in one line for the terminal; None where all is used as it stands."""
+    accounts = list(accounts)
+    parts = [part for account in accounts for part in account.parts.values()]
+    unread = dict.fromkeys(key for part in parts for key in part.unread)
+    counted = (
+        (sum(p.set_aside for p in parts), f"of {sum(p.rows for p in parts)} rows set aside"),
+        (sum(p.limited for p in parts), "rows left out by a limit"),
+        (sum(len(a.joined) for a in accounts), "labels written in several ways"),
+        (sum(a.cut_prompts for a in accounts), "prompts cut"),
+        (sum(a.cut_answers for a in accounts), "answers cut"),
+        (sum(a.too_long for a in accounts), "rows left out as too long"),
+        (sum(a.long_evaluation_prompts for a in accounts), "evaluation prompts longer than any trained on"),
+    )
+    told = [f"{count} {words}" for count, words in counted if count]
+    if unread:
+        told.append(f"keys {listed(map(repr, unread))} not read")
+    return f"data: {', '.join(told)}; 'everlearn inspect RECIPE' shows it" if told else None
 
 
 def listed(items: Iterable[str]) -> str:

@@ -7,16 +7,16 @@ collected first, so that one error names them together; a tolerant stream writes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.bad_rows import refusal
+from everlearn.data.bad_rows import BadRow, refusal
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.prompts import plain_ids
 from everlearn.data.tasks import Account, build_task
-from everlearn.errors import DataError, RecipeError, nearest
+from everlearn.errors import RecipeError, UserError, nearest
 from everlearn.files import write_jsonl
 from everlearn.recipe import StreamConfig, TaskConfig
 
@@ -25,6 +25,29 @@ if TYPE_CHECKING:
 
 _PROBED_ROWS = 50
 _UNKNOWN_RATIO = 0.02  # chosen here: a vocabulary made for the text has none, a foreign script nearly only
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What the sources of a stream hold, faults included.
+
+    Attributes:
+        stream: The tasks that can be read, without the rows that cannot be used.
+        bad: Those rows.
+        total: Rows read in all.
+        faults: Name of a task that cannot be read to the reason.
+    """
+
+    stream: TaskStream
+    bad: tuple[BadRow, ...] = ()
+    total: int = 0
+    faults: Mapping[str, UserError] = field(default_factory=dict)
+
+    def refusal(self, config: StreamConfig) -> UserError | None:
+        """Why the stream cannot be used as the recipe asks for it; None where it can."""
+        if self.faults:
+            return next(iter(self.faults.values()))
+        return refusal(self.bad, self.total) if self.bad and config.bad_rows == "strict" else None
 
 
 def load_stream(
@@ -49,46 +72,60 @@ def load_stream(
         RecipeError: a task name is there twice, or `order` names an unknown task.
         DataError: a source cannot be read, a task is empty, or (strict) rows cannot be used.
     """
+    reading = read_stream(config, seed=seed, tokenizer=tokenizer)
+    if refused := reading.refusal(config):
+        raise refused
+    if not reading.bad:
+        return reading.stream
+    return replace(reading.stream, notes=(*reading.stream.notes, _set_aside(reading, bad_rows_file)))
+
+
+def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Reading:
+    """Reads the tasks of a stream as far as they can be read.
+
+    Args:
+        config: The recipe's part.
+        seed: As in `load_stream`.
+        tokenizer: As in `load_stream`.
+
+    Raises:
+        RecipeError: as `load_stream`.
+    """
     account = Account()
+    faults: dict[str, UserError] = {}
     if isinstance(config.tasks, str):
         stream = _embedded(config, seed)
     else:
         _check_names(config.tasks)
         _check_order(config.order, [task.name for task in config.tasks])
-        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account)))
+        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account, faults)))
     if config.order:
-        _check_order(config.order, stream.names)
-        stream = stream.ordered(config.order)
-    if account.bad:
-        account.notes.append(_set_aside(account, bad_rows_file))
+        if isinstance(config.tasks, str):
+            _check_order(config.order, stream.names)
+        stream = stream.ordered(name for name in config.order if name not in faults)
     if tokenizer is not None:
         account.notes += [note for task in stream for note in _unwritable(task, tokenizer)]
-    return replace(stream, notes=(*stream.notes, *account.notes))
+    stream = replace(stream, notes=(*stream.notes, *account.notes))
+    return Reading(stream, tuple(account.bad), account.total, faults)
 
 
-def _tasks(config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account: Account) -> list[Task]:
-    built, first_fault = [], None
+def _tasks(
+    config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account: Account, faults: dict[str, UserError]
+) -> Iterator[Task]:
     for at, task in enumerate(tasks):
         if config.order and task.name not in config.order:
             continue
         try:
-            built.append(
-                build_task(
-                    task,
-                    account,
-                    seed=seed,
-                    at=at,
-                    train_limit=config.train_limit,
-                    evaluation_limit=config.evaluation_limit,
-                )
+            yield build_task(
+                task,
+                account,
+                seed=seed,
+                at=at,
+                train_limit=config.train_limit,
+                evaluation_limit=config.evaluation_limit,
             )
-        except DataError as fault:
-            first_fault = first_fault or fault
-    if first_fault:
-        raise first_fault
-    if account.bad and config.bad_rows == "strict":
-        raise refusal(account.bad, account.total)
-    return built
+        except UserError as fault:
+            faults[task.name] = fault
 
 
 def _embedded(config: StreamConfig, seed: int) -> TaskStream:
@@ -124,9 +161,9 @@ def _check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
         raise RecipeError("stream.order: name at least one task, and each one once.")
 
 
-def _set_aside(account: Account, file: Path | None) -> str:
-    bad = account.bad
-    told = f"{len(bad)} of {account.total} rows cannot be used and are"
+def _set_aside(reading: Reading, file: Path | None) -> str:
+    bad = reading.bad
+    told = f"{len(bad)} of {reading.total} rows cannot be used and are"
     first = f"the first: {bad[0].file}, {bad[0]}."
     if file is None:
         return f"{told} left out, {first}"
