@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from everlearn.files import disk_error, make_folder
+from everlearn.visible import tell, visible
 
 _ROOM_FOR_BAR = 100  # columns of a terminal: narrower ones are filled by words and figures
 Tick = Callable[..., None]
@@ -53,7 +54,7 @@ class LineProgress:
         """Shows and logs one line."""
         self.log(line)
         if self._write:
-            self._write(line)
+            self._write(visible(line))
 
     def log(self, line: str) -> None:
         """Logs one line without showing it; the log's folder is made for its first line.
@@ -65,7 +66,7 @@ class LineProgress:
             make_folder(self._log.parent)
             try:
                 with self._log.open("a", encoding="utf-8") as file:
-                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {line}\n")
+                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(line)}\n")
             except OSError as error:
                 raise disk_error(self._log, error) from None
 
@@ -99,11 +100,11 @@ class RichProgress(LineProgress):
         super().__init__(lambda line: self.console.print(line, highlight=False, markup=False), log)
         self._bars = Progress(
             # where the line is too long, words fold and figures stay whole
-            TextColumn("{task.description}", table_column=Column()),
+            TextColumn("{task.description}", markup=False, table_column=Column()),
             *([BarColumn()] if self.console.width >= _ROOM_FOR_BAR else []),
             MofNCompleteColumn(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(table_column=Column(no_wrap=True)),
-            TextColumn("{task.fields[note]}", table_column=Column()),
+            TextColumn("{task.fields[note]}", markup=False, table_column=Column()),
             console=self.console,
             transient=True,
         )
@@ -115,11 +116,11 @@ class RichProgress(LineProgress):
         if not self._open:
             self._bars.start()
         self._open += 1
-        bar = self._bars.add_task(what, total=total, note="")
+        bar = self._bars.add_task(visible(what), total=total, note="")
         began = time.monotonic()
 
         def tick(done: int, of: int | None = None, note: str = "") -> None:
-            self._bars.update(bar, completed=done, total=of if of is not None else total, note=note)
+            self._bars.update(bar, completed=done, total=of if of is not None else total, note=visible(note))
 
         try:
             yield tick
@@ -137,7 +138,7 @@ def make_progress(*, quiet: bool = False, log: Path | None = None) -> LineProgre
         return LineProgress(None, log)
     if sys.stderr.isatty():
         return RichProgress(log)
-    return LineProgress(lambda line: print(line, file=sys.stderr, flush=True), log)
+    return LineProgress(lambda line: tell(line, file=sys.stderr), log)
 
 
 def _how_far(done: int, total: int | None, note: str, elapsed_s: float) -> str:

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pages import parse
 
-from everlearn.report.markup import Html, el, join, name_of, printable, shown
+from everlearn.report.markup import Html, el, join, name_of, shown
+from everlearn.visible import printable
 
 
 def test_text_is_escaped_and_markup_is_not():

@@ -9,6 +9,8 @@ from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
 
+from everlearn.visible import tell
+
 OPTIONAL = {
     "sentence_transformers": "embeddings by a sentence-transformers model: pip install 'everlearn[embeddings]'",
     "tensorboard": "training curves in TensorBoard: pip install 'everlearn[tracking]'",
@@ -37,27 +39,27 @@ def run(args: argparse.Namespace) -> int:
         except metadata.PackageNotFoundError:
             missing.append(requirement)
     if missing:
-        print("missing: " + ", ".join(missing) + " - pip install everlearn again")
+        tell("missing: " + ", ".join(missing) + " - pip install everlearn again")
         return 1
     from everlearn.models.embedded_base import embedded_base_path
     from everlearn.runs.environment import machine, versions
 
     for name, version in versions().items():
-        print(f"{name:14} {version}")
-    print()
+        tell(f"{name:14} {version}")
+    tell()
     for name, value in machine().items():
-        print(f"{name:14} {value}")
+        tell(f"{name:14} {value}")
     import torch
 
     accelerators = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     if not accelerators and hasattr(torch.backends, "mps") and torch.backends.mps.is_available():
         accelerators = ["Apple GPU (mps)"]
-    print(f"{'accelerators':14} {', '.join(accelerators) or 'none: training and generation run on the CPU'}")
-    print(f"{'free disk':14} {shutil.disk_usage(os.getcwd()).free / 2**30:.1f} GiB here")
-    print(f"{'embedded base':14} {embedded_base_path()}")
+    tell(f"{'accelerators':14} {', '.join(accelerators) or 'none: training and generation run on the CPU'}")
+    tell(f"{'free disk':14} {shutil.disk_usage(os.getcwd()).free / 2**30:.1f} GiB here")
+    tell(f"{'embedded base':14} {embedded_base_path()}")
     for module, purpose in OPTIONAL.items():
         if find_spec(module) is None:
-            print(f"{'optional':14} not installed: {purpose}")
+            tell(f"{'optional':14} not installed: {purpose}")
     return 0
 
 
@@ -69,6 +71,6 @@ def _mend(folder: Path) -> int:
         raise RunError(f"no folder {folder}: give the cache (runs/.cache) or a run folder.")
     removed = remove_corrupt(folder)
     for path in removed:
-        print(f"removed {path}")
-    print(f"{len(removed)} corrupt artifacts removed; 'everlearn resume' makes them again.")
+        tell(f"removed {path}")
+    tell(f"{len(removed)} corrupt artifacts removed; 'everlearn resume' makes them again.")
     return 0

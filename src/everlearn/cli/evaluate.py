@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from everlearn.visible import tell
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
@@ -28,10 +30,10 @@ def run(args: argparse.Namespace) -> int:
     for name, score in scores["tasks"].items():
         low, high = score["interval"]
         values = "  ".join(f"{metric} {value:.1f}" for metric, value in score["values"].items())
-        print(f"{name}: {score['metric']} {score['values'][score['metric']]:.1f} [{low:.1f}, {high:.1f}]  ({values})")
+        tell(f"{name}: {score['metric']} {score['values'][score['metric']]:.1f} [{low:.1f}, {high:.1f}]  ({values})")
     if perplexity := scores["general"].get("perplexity"):
-        print(f"general text: perplexity {perplexity['value']:.2f}")
+        tell(f"general text: perplexity {perplexity['value']:.2f}")
     if microtasks := scores["general"].get("microtasks"):
-        print(f"micro-tasks: {microtasks['value']:.1f} % right")
-    print(f"Scores and predictions: {folder}")
+        tell(f"micro-tasks: {microtasks['value']:.1f} % right")
+    tell(f"Scores and predictions: {folder}")
     return 0

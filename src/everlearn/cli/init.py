@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from everlearn.errors import DataError
+from everlearn.visible import tell
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
@@ -26,6 +27,6 @@ def run(args: argparse.Namespace) -> int:
     if out.exists() and not args.force:
         raise DataError(f"{out} exists already: choose another --out, or overwrite it with --force.")
     for line in left_out_of(write_recipe(folder, out)):
-        print(f"Left out {line}")
-    print(f"Wrote {out}. Read it, set model.base, then: everlearn run {shlex.quote(str(out))}")
+        tell(f"Left out {line}")
+    tell(f"Wrote {out}. Read it, set model.base, then: everlearn run {shlex.quote(str(out))}")
     return 0

@@ -16,6 +16,7 @@ from importlib import import_module
 
 from everlearn.errors import UserError
 from everlearn.report.numbers import in_plain_signs
+from everlearn.visible import tell
 
 COMMANDS = (
     "run",
@@ -47,7 +48,7 @@ class _Parser(argparse.ArgumentParser):
             given = message.split("invalid choice: '")[1].split("'")[0]
             if guess := nearest(given, COMMANDS):
                 message += f" - did you mean {guess!r}?"
-        print(f"everlearn: {message}\nTry '{self.prog} --help'.", file=sys.stderr)
+        tell(f"everlearn: {message}\nTry '{self.prog} --help'.", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        print(f"everlearn: {error}", file=sys.stderr)
+        tell(f"everlearn: {error}", file=sys.stderr)
         return 2
     except BrokenPipeError:  # what read the output has ended, such as `| head`
         with open(os.devnull, "w") as nowhere:
@@ -102,8 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         if not ran_out_of_memory(error):
             raise
-        print(f"everlearn: {str(error).splitlines()[0]} {_OUT_OF_MEMORY}", file=sys.stderr)
+        tell(f"everlearn: {str(error).splitlines()[0]} {_OUT_OF_MEMORY}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\neverlearn: interrupted; finished steps are kept. The same command goes on.", file=sys.stderr)
+        tell("\neverlearn: interrupted; finished steps are kept. The same command goes on.", file=sys.stderr)
         return 130

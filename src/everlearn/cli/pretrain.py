@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from everlearn.visible import tell
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
@@ -31,5 +33,5 @@ def run(args: argparse.Namespace) -> int:
             tick(int(state["step"]), int(state["steps"]), f"loss {state['loss']:.2f}")
 
         summary = pretrain(out, seed=args.seed, tokens=args.tokens, threads=args.threads, progress=on_step)
-    print(f"Wrote {out} ({summary['parameters']:,} parameters, {summary['tokens']:,} tokens). Use: --model {out}")
+    tell(f"Wrote {out} ({summary['parameters']:,} parameters, {summary['tokens']:,} tokens). Use: --model {out}")
     return 0

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from everlearn.visible import tell
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
@@ -21,7 +23,7 @@ def run(args: argparse.Namespace) -> int:
     if is_update(folder):
         from everlearn.updates.report import write_report
 
-        print(f"Report: {write_report(folder)}")
+        tell(f"Report: {write_report(folder)}")
     else:
         show(folder)
     return 0

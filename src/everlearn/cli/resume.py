@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from everlearn.visible import tell
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
@@ -26,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     if is_update(folder):
         from everlearn.updates.commands import resume
 
-        print(resume(folder, make_display(args, folder)))
+        tell(resume(folder, make_display(args, folder)))
         return 0
     plan = planned(folder)
     if plan is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from everlearn.visible import tell
+
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
@@ -41,4 +43,4 @@ def show(folder: Path) -> None:
 
     report = write_report(folder)
     print_tables(folder)
-    print(f"Report: {report}")
+    tell(f"Report: {report}")

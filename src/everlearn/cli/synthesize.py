@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from everlearn.visible import tell
+
 FLAGS = {
     "--task": ("synthesize.tasks", "only these tasks"),
     "--count": ("synthesize.count", "rows to make of each task; nothing: method.ratio of the task's"),
@@ -32,5 +34,5 @@ def run(args: argparse.Namespace) -> int:
     made = synthesize_stream(recipe, out, make_display(args, out))
     for path, found in made.items():
         dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.dropped.items() if count)
-        print(f"{path}: {len(found.rows)} rows of {found.asked} asked for (dropped: {dropped or 'nothing'})")
+        tell(f"{path}: {len(found.rows)} rows of {found.asked} asked for (dropped: {dropped or 'nothing'})")
     return 0

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.errors import RecipeError, UserError
+from everlearn.visible import tell
 
 if TYPE_CHECKING:
     from everlearn.updates.config import UpdateRecipe
@@ -67,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
             raise
         return 2
     if is_first:
-        print(shown)
+        tell(shown)
     return 0
 
 

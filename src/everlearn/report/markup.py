@@ -12,8 +12,9 @@ import re
 from collections.abc import Iterable
 from html import escape
 
+from everlearn.visible import printable
+
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]*$")
-_UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\ud800-\udfff\ufdd0-\ufdef\ufffe\uffff]")
 _EMPTY = frozenset({"meta", "br", "col", "hr"})
 _LINK = re.compile(r"^#[A-Za-z0-9_.-]*$")
 
@@ -65,20 +66,6 @@ def join(children: Iterable[Child]) -> Html:
         elif child is not None:
             parts.append(escape(printable(str(child)), quote=False))
     return Html("".join(parts))
-
-
-def printable(text: str) -> str:
-    """The text with control characters shown as symbols and lone surrogates as the replacement character."""
-    if "\r" in text:
-        text = text.replace("\r\n", "\n").replace("\r", "\u240d")
-    return _UNPRINTABLE.sub(_symbol, text)
-
-
-def _symbol(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    if code < 0x20:
-        return chr(0x2400 + code)
-    return "\u2421" if code == 0x7F else "\ufffd"
 
 
 def shown(text: str, limit: int = 600) -> Html:

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.headline import best_of, unfinished
-from everlearn.report.markup import printable
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
 from everlearn.report.study import MethodRuns, Study, read_study
+from everlearn.visible import visible
 
 if TYPE_CHECKING:
     from rich.console import Console, Group
@@ -155,4 +155,4 @@ def _plain(text: str) -> Text:
     """Text from data: no markup, no control characters."""
     from rich.text import Text
 
-    return Text(printable(text))
+    return Text(visible(text))
