@@ -21,6 +21,8 @@ from everlearn.errors import RecipeError, RunError
 EMBEDDED = "embedded"
 NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
 """Keys on which no run depends: its folder goes on whatever they say."""
+NOT_OF_A_STEP = ("report_to", "checkpoint_every", "too_long")
+"""Keys under `training` on which no trained weight depends but by the rows that it is trained on."""
 
 
 def _fit_for_a_folder(name: str) -> str:
@@ -159,6 +161,8 @@ class TrainingConfig(Section):
     """Longer prompts are cut at the end (published behaviour)."""
     max_target_tokens: Annotated[int, Field(ge=1)] = 512
     """Longer answers are cut and then have no end token (published behaviour)."""
+    too_long: Literal["cut", "leave_out"] = "cut"
+    """Rows with a longer prompt or answer: `cut` as published, or `leave_out`, which does not train on them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation (autocast). `auto`: bfloat16 where the processor is built for it."""
     gradient_checkpointing: bool = False

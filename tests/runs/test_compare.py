@@ -96,7 +96,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         assert one.method.name in label
         return RunResult(folder, {}, metrics)
 
-    stream = SimpleNamespace(notes=["3 rows are set aside"])
+    stream = SimpleNamespace(notes=["3 rows are set aside"], accounts=())
     prepared = SimpleNamespace(stream=stream, tokenizer=None, context_length=9)
     monkeypatch.setattr(module, "execute", execute)
 

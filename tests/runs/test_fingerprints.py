@@ -65,6 +65,7 @@ def changed(before: dict[str, str], after: dict[str, str]) -> set[str]:
         ("method", {"strength": 0.5}, "stages/01.*/state|stages/0[23].*"),
         ("training", {"epochs": 2}, TRAINED),
         ("training", {"checkpoint_every": 3}, ""),
+        ("training", {"too_long": "leave_out"}, ""),
         ("evaluation", {"max_new_tokens": 7}, MEASURED),
         ("evaluation", {"bootstrap_samples": 101}, f"{MEASURED}|.*/general"),
         ("evaluation", {"unseen_tasks": False}, "stages/0[12].*/predictions/places|stages/01.*/predictions/animals"),

@@ -8,7 +8,7 @@ from everlearn.data.instance import Instance, Turn
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError
 from everlearn.recipe import TrainingConfig
-from everlearn.training.rows import check_rows
+from everlearn.training.rows import check_rows, overlong
 from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.tiny_models import make_tokenizer
 
@@ -70,3 +70,21 @@ def test_a_row_longer_than_the_context_is_named(long: Instance) -> None:
     template = get_template("vanilla", tokenizer)
     with pytest.raises(DataError, match=rf"'animals', training row {long.id}: .* tokens, the model's context is 100"):
         check_rows([row(2), long], template, tokenizer, TrainingConfig(), 100)
+
+
+def test_rows_that_are_cut_are_found_by_tokenizing_only_those_that_may_be() -> None:
+    tokenizer = make_tokenizer()
+    template = Counting(tokenizer)
+    config = TrainingConfig(max_prompt_tokens=60, max_target_tokens=40)
+    found = overlong([row(2), row(59), row(60), row(500)], template, tokenizer, config)  # type: ignore[arg-type]
+    assert found.prompts == {2, 3}, "a prompt has a token for each word, and BOS"
+    assert not found.answers
+    assert template.count == 3
+
+
+def test_an_answer_is_cut_where_its_end_token_does_not_fit() -> None:
+    tokenizer = make_byte_tokenizer()
+    template = get_template("vanilla", tokenizer)
+    rows = [Instance("", "q", "a" * count, "letters") for count in (39, 40)]
+    found = overlong(rows, template, tokenizer, TrainingConfig(max_target_tokens=40))
+    assert (found.prompts, found.answers) == (frozenset(), {1})

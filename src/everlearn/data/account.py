@@ -123,16 +123,17 @@ def data_line(accounts: Iterable[TaskAccount]) -> str | None:
     accounts = list(accounts)
     parts = [part for account in accounts for part in account.parts.values()]
     unread = dict.fromkeys(key for part in parts for key in part.unread)
-    counted = (
-        (sum(p.set_aside for p in parts), f"of {sum(p.rows for p in parts)} rows set aside"),
-        (sum(p.limited for p in parts), "rows left out by a limit"),
-        (sum(len(a.joined) for a in accounts), "labels written in several ways"),
-        (sum(a.cut_prompts for a in accounts), "prompts cut"),
-        (sum(a.cut_answers for a in accounts), "answers cut"),
-        (sum(a.too_long for a in accounts), "rows left out as too long"),
-        (sum(a.long_evaluation_prompts for a in accounts), "evaluation prompts longer than any trained on"),
-    )
-    told = [f"{count} {words}" for count, words in counted if count]
+    set_aside = sum(part.set_aside for part in parts)
+    told = [f"{set_aside} of {sum(part.rows for part in parts)} rows set aside"] if set_aside else []
+    for count, noun, fate in (
+        (sum(part.limited for part in parts), "row", "left out by a limit"),
+        (sum(len(account.joined) for account in accounts), "label", "written in several ways"),
+        (sum(account.cut_prompts for account in accounts), "prompt", "cut"),
+        (sum(account.cut_answers for account in accounts), "answer", "cut"),
+        (sum(account.too_long for account in accounts), "row", "left out as too long"),
+        (sum(a.long_evaluation_prompts for a in accounts), "evaluation prompt", "longer than any trained on"),
+    ):
+        told += [f"{count} {noun}{'s' * (count > 1)} {fate}"] if count else []
     if unread:
         told.append(f"keys {listed(map(repr, unread))} not read")
     return f"data: {', '.join(told)}; 'everlearn inspect RECIPE' shows it" if told else None

@@ -16,7 +16,7 @@ from everlearn.files import write_json
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
-from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign
+from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -97,8 +97,7 @@ def compare(
         made = make_method(other.name, other.options)
         made.check(checked.stream)
         made.check_prompts(checked.stream, checked.tokenizer, checked.context_length)
-    for note in checked.stream.notes:
-        progress.say(note)
+    tell_about(checked.stream, progress)
     plan = {
         "recipe": recipe.model_dump(mode="json", exclude=set(NOT_OF_A_RUN)),
         "methods": [{"name": method.name, **method.options} for method in methods],

@@ -10,7 +10,7 @@ from everlearn.methods.base import BASE_STAGE
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from everlearn.runs.loop import prepare
+from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.store import RunStore
@@ -29,6 +29,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         ModelError: the checkpoint folder holds no weights.
     """
     prepared = prepare(recipe, folder)
+    tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     models = ModelsAtHand(recipe.model)
     name, fingerprint = BASE_STAGE, prepared.base_fingerprint

@@ -12,13 +12,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_RUN, Recipe, cache_folder, make_recipe, read_stored
+from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, Recipe, cache_folder, make_recipe, read_stored
+from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore, link_tree
 from everlearn.seeds import derive
@@ -79,7 +81,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
     context = loading.context_length(recipe.model)
-    check_measurement(recipe, stream, template, tokenizer, context)
+    long_prompts = check_measurement(recipe, stream, template, tokenizer, context)
+    stream = within_limits(recipe.training, stream, template, tokenizer, long_prompts, trains=trains)
     if recipe.training.report_to:
         from everlearn.training.trackers import check_trackers
 
@@ -113,11 +116,18 @@ def execute(
     prepared = prepare(recipe, folder, trains=True)
     claim(folder, recipe)
     if label is None:  # a comparison has said them once for all its runs
-        for note in prepared.stream.notes:
-            progress.say(note)
+        tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
+
+
+def tell_about(stream: TaskStream, progress: Progress) -> None:
+    """Says what the user should know of the data: the notes, and in one line what is not used as it stands."""
+    for note in stream.notes:
+        progress.say(note)
+    if line := data_line(stream.accounts):
+        progress.say(line)
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -157,7 +167,10 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
         RunError: names the keys that differ.
     """
     path = folder / "recipe.yaml"
-    differing = sorted(_differences(_stored_recipe(path), _kept(recipe))) if path.exists() else []
+    if not path.exists():
+        return
+    made_with = make_recipe(_stored_recipe(path), where=str(path))  # newer keys than the run has take their defaults
+    differing = sorted(_differences(_kept(made_with), _kept(recipe)))
     if differing:
         raise RunError(
             f"{folder} holds a run of another recipe (it differs in {', '.join(differing)}): choose another "
@@ -194,7 +207,9 @@ class _Run:
         self.recipe = recipe
         self.method = prepared.method
         self.stream = prepared.stream
+        self.accounts = {account.task: account for account in prepared.stream.accounts}
         self.template = prepared.template
+        self.tokenizer = prepared.tokenizer
         self.base_fingerprint = prepared.base_fingerprint
         self.store = store
         self.label = label
@@ -230,7 +245,7 @@ class _Run:
     def _train(self, stage: Stage, checkpoint: Path | None, start_fingerprint: str) -> Artifact:
         self.models.point_to(checkpoint)
         context = self._context(stage, start_fingerprint)
-        rehearsed = list(self.method.rehearsal(context))
+        rehearsed = self._rehearsed(stage, context)
         write_jsonl(
             self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in rehearsed)
         )
@@ -242,7 +257,7 @@ class _Run:
         inputs = {
             "start": start_fingerprint,
             "rows": rows_fingerprint(rows),
-            "training": self.recipe.training.model_dump(mode="json", exclude={"report_to", "checkpoint_every"}),
+            "training": self.recipe.training.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
             "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
             "template": self.template.name,
             "seed": seed,
@@ -273,6 +288,21 @@ class _Run:
         artifact = self.store.steps_below(stage.name)("training", inputs, make)
         self.models.point_to(artifact.path, in_memory[0] if in_memory else None)
         return artifact
+
+    def _rehearsed(self, stage: Stage, context: StageContext) -> list[Instance]:
+        """The rows that the method rehearses; what becomes of those that are too long is told in the manifest."""
+        rows, notes = rehearsed_within_limits(
+            list(self.method.rehearsal(context)), self.recipe.training, self.template, self.tokenizer
+        )
+        for task, note in notes.items():
+            self.accounts[task].notes.append(f"stage {stage.name}: {note}")
+            self.progress.say(f"stage {stage.name}: task {task}: {note}")
+        if notes:
+            self.store.update_manifest(data=self._accounts())
+        return rows
+
+    def _accounts(self) -> list[dict[str, object]]:
+        return [account.to_json() for account in self.stream.accounts]
 
     def _consolidate(self, stage: Stage, fingerprint: str) -> None:
         """Calls `after_stage` once; a resumed run gets the stored state back instead."""
@@ -342,6 +372,7 @@ class _Run:
             },
             "template": self.template.name,
             "notes": list(self.stream.notes),
+            "data": self._accounts(),
             "stages": [
                 {
                     "index": stage.index,

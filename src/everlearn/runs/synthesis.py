@@ -10,7 +10,7 @@ from everlearn.files import held, write_jsonl
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from everlearn.runs.loop import prepare
+from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.models_at_hand import ModelsAtHand, generator_for
 from everlearn.runs.store import RunStore
 from everlearn.synthesis.options import SynthesisOptions
@@ -38,6 +38,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
     wanted = recipe.synthesize
     checkpoint = Path(wanted.checkpoint) if wanted.checkpoint else None
     prepared = prepare(recipe, out)
+    tell_about(prepared.stream, progress)
     for name in wanted.tasks:
         if name not in prepared.stream.names:
             raise RecipeError(unknown("task", name, prepared.stream.names))

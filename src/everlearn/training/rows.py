@@ -24,6 +24,19 @@ _CONTROL_TOKENS = 16
 
 
 @dataclass(frozen=True, slots=True)
+class Overlong:
+    """Which of some rows are longer than `training.max_prompt_tokens` or `max_target_tokens`, by their places.
+
+    Attributes:
+        prompts: Rows whose prompt loses its end.
+        answers: Rows whose answer loses its end and its end token.
+    """
+
+    prompts: frozenset[int]
+    answers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class EncodedRow:
     """One training row.
 
@@ -59,6 +72,22 @@ def encode_rows(
     return [_encode(row, number, template, tokenizer, config, context_length) for number, row in enumerate(rows, 1)]
 
 
+def overlong(
+    rows: Sequence[Instance], template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig
+) -> Overlong:
+    """Finds the rows that are cut, without tokenizing those that cannot be (see `check_rows`)."""
+    longest_prompt, longest_answer = config.max_prompt_tokens, config.max_target_tokens
+    prompts, answers = set(), set()
+    for place, row in enumerate(rows):
+        may_have, controls = _bytes(template.text(row)), _controls(row)
+        if may_have + controls > longest_prompt and len(template.prompt_ids(row, tokenizer)) > longest_prompt:
+            prompts.add(place)
+        may_have = _bytes(row.output)
+        if may_have + controls > longest_answer and len(template.target_ids(row, tokenizer)) > longest_answer:
+            answers.add(place)
+    return Overlong(frozenset(prompts), frozenset(answers))
+
+
 def check_rows(
     rows: Sequence[Instance],
     template: PromptTemplate,
@@ -77,10 +106,16 @@ def check_rows(
     if config.max_prompt_tokens + config.max_target_tokens <= context_length:
         return
     for number, row in enumerate(rows, 1):
-        text = template.text(row) + row.output
-        controls = _CONTROL_TOKENS * (1 + len(row.history))
-        if len(text.encode("utf-8", "replace")) + controls > context_length:
+        if _bytes(template.text(row) + row.output) + _controls(row) > context_length:
             _encode(row, number, template, tokenizer, config, context_length)
+
+
+def _bytes(text: str) -> int:
+    return len(text.encode("utf-8", "replace"))
+
+
+def _controls(row: Instance) -> int:
+    return _CONTROL_TOKENS * (1 + len(row.history))
 
 
 def _encode(

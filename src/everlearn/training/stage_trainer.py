@@ -35,6 +35,7 @@ from everlearn.data.instance import fingerprint_of
 from everlearn.errors import UserError
 from everlearn.files import write_json, write_jsonl
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
+from everlearn.recipe import NOT_OF_A_STEP
 from everlearn.seeds import derive
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.batch_order import batches
@@ -106,7 +107,7 @@ def train_stage(
         loaded.fingerprint,
         seed,
         [[row.ids, row.prompt_length] for row in encoded],
-        config.model_dump(mode="json", exclude={"report_to", "checkpoint_every"}),
+        config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
     )
     autocast = autocast_format(config.precision, loaded.device)
     loss = AnswerLoss(loaded.model, pad_id=loaded.tokenizer.pad_token_id, autocast=autocast)
