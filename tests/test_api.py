@@ -23,6 +23,7 @@ from everlearn.runs import compare, loop
         (lambda: everlearn.run(stream=[{"name": "a", "train": "a.jsonl"}]), "stream is of type list"),
         (lambda: everlearn.run({"name": "mine"}), "recipe is of type dict"),
         (lambda: everlearn.compare({"name": "mine"}, ["ssr"]), "recipe is of type dict"),
+        (lambda: everlearn.inspect({"name": "mine"}), "recipe is of type dict"),
         (lambda: everlearn.compare("embedded", "ssr"), r"methods is the text 'ssr': give a list of methods"),
     ],
 )
@@ -103,3 +104,10 @@ def test_a_comparison_takes_methods_and_seeds_as_a_recipe_names_them(monkeypatch
         (base, methods),
         (base.model_copy(update={"seeds": [3, 4]}), [MethodConfig(name="ewc")]),
     ]
+
+
+def test_what_the_command_inspect_shows_is_known_in_python_too() -> None:
+    found = everlearn.inspect("embedded", rows=1)
+    assert [task.account.task for task in found.tasks][:2] == ["sentiment", "ruvian"]
+    assert sum(found.tasks[0].labels.values()) == 300
+    assert found.refusal is None

@@ -13,7 +13,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from everlearn.api import compare, load_stream, run
+    from everlearn.api import compare, inspect, load_stream, run
     from everlearn.data.instance import Instance, Task, TaskStream
     from everlearn.recipe import Recipe, load_recipe
 
@@ -21,6 +21,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "compare": "everlearn.api",
+    "inspect": "everlearn.api",
     "load_stream": "everlearn.api",
     "run": "everlearn.api",
     "Instance": "everlearn.data.instance",
@@ -30,7 +31,7 @@ _HOMES = {
     "load_recipe": "everlearn.recipe",
 }
 
-__all__ = ["Instance", "Recipe", "Task", "TaskStream", "compare", "load_recipe", "load_stream", "run"]
+__all__ = ["Instance", "Recipe", "Task", "TaskStream", "compare", "inspect", "load_recipe", "load_stream", "run"]
 
 
 def __getattr__(name: str) -> object:

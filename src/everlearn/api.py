@@ -16,6 +16,7 @@ from everlearn.recipe import EMBEDDED, MethodConfig, Recipe, load_recipe, make_r
 if TYPE_CHECKING:
     from everlearn.data.instance import TaskStream
     from everlearn.progress import Progress
+    from everlearn.runs.inspection import Inspection
     from everlearn.runs.loop import RunResult
 
 
@@ -89,6 +90,13 @@ def compare(
     if seeds is not None:
         base = make_recipe({**base.model_dump(mode="json"), "seeds": list(seeds)})
     return run_all(base, [MethodConfig.model_validate(method) for method in methods], progress=progress)
+
+
+def inspect(recipe: Recipe | str | Path = EMBEDDED, *, rows: int = 2) -> Inspection:
+    """What the data of a recipe holds, before anything runs: see `everlearn.runs.inspection.Inspection`."""
+    from everlearn.runs.inspection import inspect_data
+
+    return inspect_data(_recipe(recipe), rows=rows)
 
 
 def _recipe(given: Recipe | str | Path) -> Recipe:

@@ -29,8 +29,8 @@ ROWS = tuple(
 
 def limited(too_long: str, rows: tuple[Instance, ...] = ROWS, **others: bool) -> TaskStream:
     training = TrainingConfig(max_prompt_tokens=40, max_target_tokens=10, too_long=too_long)  # type: ignore[arg-type]
-    stream = TaskStream((Task("deed", rows, rows[:1]),), "made")
-    return within_limits(training, stream, TEMPLATE, TOKENIZER, {"deed": 1}, **{"trains": True, **others})
+    stream = TaskStream((Task("deed", rows, ROWS[1:3]),), "made")
+    return within_limits(training, stream, TEMPLATE, TOKENIZER, **{"trains": True, **others})
 
 
 def test_cut_rows_are_counted_and_stay() -> None:
@@ -42,7 +42,7 @@ def test_cut_rows_are_counted_and_stay() -> None:
         "task deed: 2 of 4 prompts are longer than training.max_prompt_tokens (40) and lose their end.",
         "task deed: 2 of 4 answers are longer than training.max_target_tokens (10) and lose their end and their end "
         "token.",
-        "task deed: 1 of 1 evaluation prompts are longer than training.max_prompt_tokens (40): they are asked whole, "
+        "task deed: 1 of 2 evaluation prompts are longer than training.max_prompt_tokens (40): they are asked whole, "
         "although no prompt of that length is trained on.",
     ]
 

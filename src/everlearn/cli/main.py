@@ -23,6 +23,7 @@ COMMANDS = (
     "compare",
     "resume",
     "evaluate",
+    "inspect",
     "report",
     "synthesize",
     "init",

@@ -84,10 +84,15 @@ class TaskAccount:
 
     def sentences(self) -> list[str]:
         """What was left out, joined or cut, one sentence each; empty when every row is used as it stands."""
+        return [f"task {self.task}: {sentence}" for sentence in self.remarks()]
+
+    def remarks(self) -> list[str]:
+        """As `sentences`, where the task stands above them."""
         said = []
         for name, part in self.parts.items():
             if part.set_aside:
-                said.append(f"{part.set_aside} of {part.rows} rows of {name} cannot be used and are set aside.")
+                first = f" ({'; '.join(part.reasons)})" if part.reasons else ""
+                said.append(f"{part.set_aside} of {part.rows} rows of {name} cannot be used and are set aside{first}.")
             if part.limited:
                 said.append(f"{part.limited} of {part.instances} instances of {name} are left out by the limit.")
             if part.unread:
@@ -115,7 +120,7 @@ class TaskAccount:
                 f"{self.long_evaluation_prompts} of {self.evaluated} evaluation prompts are longer than {limits}: "
                 "they are asked whole, although no prompt of that length is trained on."
             )
-        return [f"task {self.task}: {sentence}" for sentence in (*said, *self.notes)]
+        return [*said, *self.notes]
 
 
 def data_line(accounts: Iterable[TaskAccount]) -> str | None:

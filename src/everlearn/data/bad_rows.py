@@ -43,8 +43,8 @@ class BadRow:
         return {"file": self.file, "line": self.line, "reason": self.reason, "row": row}
 
 
-def refusal(bad: Sequence[BadRow], total: int) -> DataError:
-    """The error of a strict reader: how many rows, the first few of them, the remedy.
+def told(bad: Sequence[BadRow], total: int) -> str:
+    """How many rows cannot be used, and the first few of them with the reasons.
 
     Args:
         bad: At least one row.
@@ -55,7 +55,12 @@ def refusal(bad: Sequence[BadRow], total: int) -> DataError:
         shown.append(str(row) if row.file == file else f"{row.file}, {row}")
         file = row.file
     more = f"; and {len(bad) - SHOWN} more" if len(bad) > SHOWN else ""
+    return f"{len(bad)} of {total} rows cannot be used: {'; '.join(shown)}{more}."
+
+
+def refusal(bad: Sequence[BadRow], total: int) -> DataError:
+    """The error of a strict reader: `told`, and the remedy."""
     return DataError(
-        f"{len(bad)} of {total} rows cannot be used: {'; '.join(shown)}{more}. Mend them, or set "
-        "stream.bad_rows to tolerant, which sets such rows aside in bad_rows.jsonl and goes on."
+        f"{told(bad, total)} Mend them, or set stream.bad_rows to tolerant, which sets such rows aside in "
+        "bad_rows.jsonl and goes on."
     )

@@ -50,11 +50,11 @@ def write_recipe(folder: Path, out: Path) -> str:
     """
     if not folder.is_dir():
         raise DataError(f"no folder {folder}: give the folder that holds the data files.")
-    tasks, left_out = _tasks(folder, out.resolve().parent)
+    tasks, left_out = tasks_in(folder, out.resolve().parent)
     if not tasks:
         reasons = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise DataError(f"folder {folder} holds no file with rows to train on ({reasons}).")
-    name = _task_name(folder.resolve().name)
+    name = task_name(folder.resolve().name)
     text = _render(name, tasks, left_out, folder)
     write_text(out, text)
     return text
@@ -65,15 +65,23 @@ def left_out_of(recipe: str) -> list[str]:
     return [line.removeprefix(_LEFT_OUT) for line in recipe.splitlines() if line.startswith(_LEFT_OUT)]
 
 
-def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
-    """Tasks by name, and the files and columns that were left out with the reason."""
+def tasks_in(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
+    """Tasks by name, and the files and columns that were left out with the reason.
+
+    Args:
+        folder: Holds the data files; its sub-folders are not looked at.
+        base: What the paths in the tasks are relative to.
+
+    Raises:
+        DataError: the folder holds no data file.
+    """
     groups: dict[str, dict[str, list[tuple[int, Path]]]] = {}
     left_out: dict[str, str] = {}
     columns: dict[str, dict[str, str]] = {}
     unused: dict[Path, str] = {}
     for path in data_files(folder):
         try:
-            mapping, unused[path] = _columns(path)
+            mapping, unused[path] = columns_of(path)
         except DataError as error:
             left_out[path.name] = str(error)
             continue
@@ -83,7 +91,7 @@ def _tasks(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]]:
     names = _task_names(text for text, parts in sorted(groups.items()) if "train" in parts)
     tasks = []
     for text, parts in sorted(groups.items()):
-        task = names.get(text) or _task_name(text)
+        task = names.get(text) or task_name(text)
         first = {part: min(paths)[1] for part, paths in parts.items()}
         for part, paths in parts.items():
             for _, path in paths:
@@ -114,7 +122,7 @@ def _task_names(texts: Iterable[str]) -> dict[str, str]:
     names: dict[str, str] = {}
     taken: set[str] = set()
     for text in texts:
-        name = bare = _task_name(text)
+        name = bare = task_name(text)
         number = 1
         while name.lower() in taken:
             number += 1
@@ -124,12 +132,12 @@ def _task_names(texts: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def _task_name(text: str) -> str:
+def task_name(text: str) -> str:
     """Text made fit for the name of a task or run."""
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "task"
 
 
-def _columns(path: Path) -> tuple[dict[str, str], str]:
+def columns_of(path: Path) -> tuple[dict[str, str], str]:
     """The mapping of columns that a file needs, usually none, and the columns that such a mapping does not use.
 
     Raises:

@@ -6,7 +6,7 @@ known only when they are rehearsed; real rehearsed rows have been counted with t
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,6 @@ def within_limits(
     stream: TaskStream,
     template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
-    long_evaluation_prompts: Mapping[str, int],
     *,
     trains: bool,
 ) -> TaskStream:
@@ -38,7 +37,6 @@ def within_limits(
         stream: As read.
         template: How an instance becomes a prompt.
         tokenizer: Of the model.
-        long_evaluation_prompts: As `everlearn.runs.measure.check_measurement` counts them.
         trains: Whether the rows are to be trained on; where not, none is counted as cut.
 
     Raises:
@@ -52,7 +50,7 @@ def within_limits(
         cut = overlong(looked_at, template, tokenizer, training)
         account.trained, account.evaluated = len(task.train), len(task.evaluation)
         account.prompt_limit, account.answer_limit = training.max_prompt_tokens, training.max_target_tokens
-        account.long_evaluation_prompts = long_evaluation_prompts[task.name]
+        account.long_evaluation_prompts = len(overlong(task.evaluation, template, tokenizer, training).prompts)
         if training.too_long == "cut":
             account.cut_prompts, account.cut_answers = len(cut.prompts), len(cut.answers)
         else:

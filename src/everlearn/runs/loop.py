@@ -81,8 +81,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
     context = loading.context_length(recipe.model)
-    long_prompts = check_measurement(recipe, stream, template, tokenizer, context)
-    stream = within_limits(recipe.training, stream, template, tokenizer, long_prompts, trains=trains)
+    stream = within_limits(recipe.training, stream, template, tokenizer, trains=trains)
+    check_measurement(recipe, stream, template, tokenizer, context)
     if recipe.training.report_to:
         from everlearn.training.trackers import check_trackers
 

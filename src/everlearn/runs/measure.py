@@ -31,11 +31,8 @@ METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1"
 
 def check_measurement(
     recipe: Recipe, stream: TaskStream, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, context: int
-) -> dict[str, int]:
+) -> None:
     """Refuses what could not be measured, before any training.
-
-    Returns:
-        Task to the number of its evaluation prompts that are longer than any prompt that is trained on.
 
     Raises:
         RecipeError: a task's metric is unknown.
@@ -46,16 +43,12 @@ def check_measurement(
     from everlearn.evaluation.tasks import check_lengths
     from everlearn.evaluation.text_metrics import METRICS
 
-    longer = {}
     for task in stream:
         if task.metric not in METRICS:
             raise RecipeError(f"task {task.name}: {unknown('metric', task.metric, METRICS)}")
-        prompts = [template.prompt_ids(row, tokenizer) for row in task.evaluation]
-        check_lengths(task, prompts, context)
-        longer[task.name] = sum(len(prompt) > recipe.training.max_prompt_tokens for prompt in prompts)
+        check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context)
     if recipe.evaluation.general_text:
         general_passages(recipe.evaluation.general_text)
-    return longer
 
 
 class Measurement:
