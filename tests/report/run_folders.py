@@ -444,9 +444,30 @@ class _Maker:
                     }
                     for task in self.tasks
                 ],
+                "data": [self._account(task) for task in self.tasks],
                 "steps": self.steps,
             },
         )
+
+    def _account(self, task: str) -> dict[str, object]:
+        """As the manifest holds it: of every task, the first but for its name, rows are set aside and cut."""
+        is_used_whole = not self.hostile and task != self.tasks[0]
+        nasty = " ".join(HOSTILE[place] for place in (0, 1, 3, 4)) if self.hostile else ""
+        train = {"source": f"{task}.jsonl{nasty}", "format": "alpaca", "rows": 340, "instances": 340}
+        if not is_used_whole:
+            train |= {"set_aside": 3, "reasons": [f"line 3: no output{nasty}"], "unread": {f"history{nasty}": 9}}
+        return {
+            "task": task,
+            "parts": {"train": train},
+            "held_out": self.rows,
+            "metric": self.metric,
+            "metric_reason": "3 distinct short answers",
+            "trained": 300,
+            "prompt_limit": 1024,
+            "answer_limit": 512,
+            "cut_prompts": 0 if is_used_whole else 12,
+            "evaluated": self.rows,
+        }
 
 
 def continual(values: list[list[float | None]], trained: list[int | None]) -> dict[str, dict[str, float | None]]:

@@ -7,7 +7,6 @@ import shutil
 from pathlib import Path
 
 import pytest
-import run_folders
 from pages import Element, parse
 
 from everlearn.report.heatmap import level_of
@@ -145,12 +144,3 @@ def test_recipe_versions_and_machine_are_shown_as_text(hostile: Path):
     assert part.one("pre").text == (hostile / "recipe.yaml").read_text().replace("\x00", "\u2400")
     assert "2.13.0+cpu" in part.text
     assert "<64-Core>" in part.text
-
-
-def test_notes_on_the_data_are_told(tmp_path: Path):
-    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment",), rows=4)
-    manifest = json.loads((folder / "manifest.json").read_text())
-    assert "Notes on the data" not in parse(page(read_study(folder))).text
-    note = "2 of 22 rows cannot be used & are set aside in <bad_rows.jsonl>."
-    (folder / "manifest.json").write_text(json.dumps({**manifest, "notes": [note]}))
-    assert note in parse(page(read_study(folder))).text

@@ -2,8 +2,8 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-rehearsal, forgotten instances, and last how it all came about. Parts whose files are absent are left out, so an
-unfinished run has a report too.
+rehearsal, forgotten instances, what the data held, and last how it all came about. Parts whose files are absent are
+left out, so an unfinished run has a report too.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from pathlib import Path
 from everlearn.files import write_text
 from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
+from everlearn.report.data import data
 from everlearn.report.forgotten import forgotten
 from everlearn.report.headline import headline, metrics_line, unfinished
 from everlearn.report.heatmap import any_measured, heat_maps
@@ -31,6 +32,7 @@ NAVIGATION = {
     "curves": "Curves",
     "rehearsal": "Rehearsal",
     "forgotten": "Forgotten",
+    "data": "Data",
     "origin": "Recipe and times",
 }
 
@@ -113,6 +115,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("curves", "Learning and forgetting", curves(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("forgotten", "Once right, now wrong", forgotten(study)),
+        ("data", "What the data held", data(study)),
         ("origin", "How it was made", provenance(study)),
     ]
 

@@ -30,7 +30,6 @@ def provenance(study: Study) -> Html:
         "div",
         _times(study),
         *(_steps(method, study) for method in study.methods),
-        _notes(run),
         el("h3", "Versions and machine"),
         facts(run.manifest),
         *(_recipe(method.first, study) for method in study.methods),
@@ -152,14 +151,6 @@ def _steps(method: MethodRuns, study: Study) -> Html | None:
         el("summary", *title),
         scrolling_table("Steps", heads, rows, css="numbers steps"),
     )
-
-
-def _notes(run: Run) -> Html | None:
-    """What the user was told about the data."""
-    notes = run.manifest.get("notes")
-    if not isinstance(notes, list) or not notes:
-        return None
-    return el("div", el("h3", "Notes on the data"), el("ul", *(el("li", name_of(str(note))) for note in notes)))
 
 
 def facts(manifest: Mapping[str, object]) -> Html:
