@@ -19,7 +19,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import DataError, RunError
 from everlearn.files import disk_error, held, read_mapping, write_json
-from everlearn.updates.text import TextSource
+from everlearn.updates.text import TextAccount, TextSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -54,6 +54,7 @@ class TokenFiles:
         train_tokens: Tokens to train on.
         heldout_tokens: Tokens set aside.
         documents: Documents in all.
+        text: What of the source did not become documents as it stands; of files made by older versions unknown.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class TokenFiles:
     train_tokens: int
     heldout_tokens: int
     documents: int
+    text: TextAccount
 
     def train(self, block_tokens: int) -> Blocks:
         """The blocks to train on."""
@@ -189,6 +191,7 @@ def read_token_files(folder: Path) -> TokenFiles:
             counts["train"],
             counts["heldout"],
             int(record["documents"]),
+            TextAccount(**record.get("text", {})),
         )
     except (RunError, OSError, ValueError, TypeError, KeyError):
         raise RunError(
@@ -207,7 +210,7 @@ def _write(
 ) -> dict[str, object]:
     dtype = np.dtype("<u2" if len(tokenizer) <= 1 << 16 else "<u4")
     counts = {"train": 0, "heldout": 0}
-    documents = 0
+    documents, account = 0, TextAccount()
     with ExitStack() as stack:
         files: dict[str, IO[bytes]] = {
             name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in counts
@@ -215,7 +218,7 @@ def _write(
         tick = stack.enter_context(progress.step(f"tokenising {what}")) if progress else None
         sources = [(source, ratio)] + ([(heldout, 1.0)] if heldout else [])
         for text, share in sources:
-            for encoded in _encoded(text.documents(), tokenizer, share, dtype):
+            for encoded in _encoded(text.documents(account), tokenizer, share, dtype):
                 for name, (tokens, number) in encoded.items():
                     files[name].write(tokens)
                     counts[name] += len(tokens) // dtype.itemsize
@@ -232,6 +235,7 @@ def _write(
         "train_tokens": counts["train"],
         "heldout_tokens": counts["heldout"],
         "documents": documents,
+        "text": asdict(account),
     }
 
 

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import RecipeError, RunError
+from everlearn.updates.account import remarks
 from everlearn.updates.compare import compare as run_comparison
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig, anchor
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import comparison_of, recipe_of
 from everlearn.updates.last_release import last_releases
-from everlearn.updates.outcome import costs_of
+from everlearn.updates.outcome import costs_of, text_of
 from everlearn.updates.prepare import prepare
 from everlearn.updates.report import NAMES, verdict, write_report
 
@@ -41,7 +42,8 @@ def plan(recipe: UpdateRecipe, progress: Progress) -> str:
     ]
     lines += ["", _table(("segment", "kind", "from", "data (steps)", "steps", "rate", "releases"), rows)]
     lines += ["", _cost_table(costs_of(prepared))]
-    return "\n".join([*lines, *(f"Note: {remark}" for remark in prepared.plan.remarks())])
+    told = [*remarks(text_of(recipe, prepared)), *prepared.plan.remarks()]
+    return "\n".join([*lines, *(f"Note: {remark}" for remark in told)])
 
 
 def update(recipe: UpdateRecipe, progress: Progress) -> str:

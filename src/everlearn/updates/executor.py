@@ -24,9 +24,10 @@ from everlearn.files import disk_error, held, read_jsonl, write_error, write_jso
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.seeds import derive
+from everlearn.updates.account import data_line
 from everlearn.updates.folder import UpdateFolder, claim, now
 from everlearn.updates.loop import Row, Stretch, Trainer
-from everlearn.updates.outcome import describe_plan, describe_run, measure, write_ledger
+from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
 from everlearn.updates.plan import Segment
 from everlearn.updates.prepare import Prepared, prepare
 from everlearn.updates.processes import Processes, fill, join_processes, whole
@@ -134,6 +135,8 @@ class _Run:
             keep_heldout(files.heldout(width), most, store.heldout(name))
         write_json(store.path / "plan.json", describe_plan(self.recipe, prepared))
         store.update(**describe_run(self.recipe, prepared, self.processes.count), status="running")
+        if line := data_line(text_of(self.recipe, prepared)):
+            self.progress.say(line)
         self._prune()
 
     def _reopen(self) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 from everlearn.files import read_json, write_json
 from everlearn.recipe import ModelConfig
 from everlearn.seeds import derive
+from everlearn.updates.account import accounts_of
 from everlearn.updates.cost import ledger, planned
 from everlearn.updates.folder import KIND, UpdateFolder
 from everlearn.updates.prepare import Prepared, cache_of
@@ -124,19 +125,14 @@ def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> di
             "flops_per_token": prepared.flops_per_token,
             "tokens_per_step": prepared.tokens_per_step,
         },
-        "updates": [
-            {
-                "id": version.id,
-                "data": version.data,
-                "fingerprint": files.fingerprint,
-                "documents": files.documents,
-                "train_tokens": files.train_tokens,
-                "heldout_tokens": files.heldout_tokens,
-                "steps": steps,
-            }
-            for version, files, steps in zip(prepared.versions, prepared.files, prepared.steps, strict=True)
-        ],
+        "updates": text_of(recipe, prepared),
     }
+
+
+def text_of(recipe: UpdateRecipe, prepared: Prepared) -> list[dict[str, Any]]:
+    """The versions' text as the manifest holds it."""
+    most, width = recipe.quality.heldout_blocks, recipe.training.block_tokens
+    return accounts_of(prepared, heldout_blocks=most, block_tokens=width)
 
 
 def _microtasks(

@@ -14,6 +14,7 @@ from everlearn.report.numbers import NONE, count, duration
 from everlearn.report.provenance import facts
 from everlearn.report.tables import scrolling_table
 from everlearn.training.schedules import Schedule
+from everlearn.updates.account import account_section
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
 from everlearn.updates.last_release import last_releases
 
@@ -83,6 +84,7 @@ def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
             ("Learning rates", rates),
             ("Perplexity of every release on every version", _matrices([(paradigm, quality)]) if quality else None),
             ("Cost", _costs(ledger) if ledger else None),
+            ("What the text held", _text(manifest)),
             ("How it was made", _origin(folder, manifest)),
         ],
     )
@@ -121,6 +123,7 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
             ),
             ("Learning rates", el("div", note, el("div", *rates, class_="panels"))),
             ("Perplexity of every release on every version", el("div", note, _matrices(matrices))),
+            ("What the text held", _text(manifest)),
             ("How it was made", _origin(next(iter(first.values())), manifest)),
         ],
     )
@@ -235,6 +238,11 @@ def _origin(folder: Path, manifest: Mapping[str, Any]) -> Html:
         facts(manifest),
         el("details", el("summary", "Recipe"), el("pre", recipe, tabindex="0")),
     )
+
+
+def _text(manifest: Mapping[str, Any]) -> Html | None:
+    accounts = manifest.get("updates")
+    return account_section(accounts) if accounts else None
 
 
 def _planned(segments: Sequence[Mapping[str, Any]], peak: float) -> dict[str, list[float]]:

@@ -11,9 +11,9 @@ import gzip
 import hashlib
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, cast
 
@@ -39,7 +39,32 @@ _CHUNK = 1 << 20
 _GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
 _SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
+_EMPTY: tuple[object, ...] = (None, "", [], {})
+_MOST_NAMES = 100  # of keys that are not read; a file may have another one in every row
 _LONE_SURROGATE = re.compile("[\ud800-\udfff]")
+
+
+@dataclass
+class TextAccount:
+    """What of a source does not become text as it stands; plain text is read whole.
+
+    Attributes:
+        rows: Rows of structured files.
+        blank: Of them, those that hold no text and are passed over.
+        mended: Of them, those that held half a surrogate pair, which is replaced.
+        unread: Other key or column to the number of rows that have it.
+    """
+
+    rows: int = 0
+    blank: int = 0
+    mended: int = 0
+    unread: dict[str, int] = field(default_factory=dict)
+
+    def pass_over(self, names: Iterable[str], rows: int = 1) -> None:
+        """Counts keys that are not read."""
+        for name in names:
+            if name in self.unread or len(self.unread) < _MOST_NAMES:
+                self.unread[name] = self.unread.get(name, 0) + rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,13 +79,16 @@ class TextSource:
     name: str
     column: str = "text"
 
-    def documents(self) -> Iterator[str]:
+    def documents(self, account: TextAccount | None = None) -> Iterator[str]:
         """The documents in order, stripped, none empty.
+
+        Args:
+            account: Counts what does not become text as it stands.
 
         Raises:
             DataError: nothing is there, it cannot be read, or a row has no text (names file and row).
         """
-        for document in self._raw():
+        for document in self._raw(account or TextAccount()):
             text = document.strip()
             while len(text) > LONGEST:
                 cut = _cut(text)
@@ -82,39 +110,39 @@ class TextSource:
                 digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
         return fingerprint_of("files", self.column, digests)
 
-    def _raw(self) -> Iterator[str]:
+    def _raw(self, account: TextAccount) -> Iterator[str]:
         path = Path(self.name)
         if is_saved_dataset(path):
-            yield from self._of_dataset(_saved(path))
+            yield from self._of_dataset(_saved(path), account)
         elif path.exists():
             for file in self._files():
-                yield from self._of_file(file)
+                yield from self._of_file(file, account)
         elif looks_like_a_path(self.name, _SUFFIXES):
             raise missing(path)
         else:
-            yield from self._of_dataset(_hub(self.name))
+            yield from self._of_dataset(_hub(self.name), account)
 
     def _files(self) -> list[Path]:
         path = Path(self.name)
         return files_in(path, _SUFFIXES, "text") if path.is_dir() else [path]
 
-    def _of_file(self, file: Path) -> Iterator[str]:
+    def _of_file(self, file: Path, account: TextAccount) -> Iterator[str]:
         try:
             with file.open("rb") as stream:
                 magic = stream.read(4)
             if magic == _PARQUET:
-                yield from self._of_parquet(file)
+                yield from self._of_parquet(file, account)
                 return
             with _opened(file, is_gzip=magic.startswith(_GZIP)) as data:
                 if data_suffix(file.name) in (".jsonl", ".ndjson", ".json"):
-                    yield from self._of_json_lines(file, data)
+                    yield from self._of_json_lines(file, data, account)
                 else:
                     yield from _paragraphs(file, data)
         except (OSError, EOFError) as error:
             reason = getattr(error, "strerror", None) or error
             raise DataError(f"{file} cannot be read ({reason}): give a whole file that you may read.") from None
 
-    def _of_json_lines(self, file: Path, data: IO[bytes]) -> Iterator[str]:
+    def _of_json_lines(self, file: Path, data: IO[bytes], account: TextAccount) -> Iterator[str]:
         for number, line in enumerate(data, 1):
             if not line.strip():
                 continue
@@ -124,9 +152,10 @@ class TextSource:
                 raise DataError(f"{file}, line {number}: not valid JSON ({error}): mend or delete the line.") from None
             if not isinstance(row, dict):
                 raise DataError(f"{file}, line {number}: an object with the key {self.column!r} is expected.")
-            yield self._text(row.get(self.column), f"{file}, line {number}", row)
+            yield self._text(row.get(self.column), f"{file}, line {number}", account, row)
+            account.pass_over(key for key, value in row.items() if key != self.column and value not in _EMPTY)
 
-    def _of_parquet(self, file: Path) -> Iterator[str]:
+    def _of_parquet(self, file: Path, account: TextAccount) -> Iterator[str]:
         import pyarrow
         import pyarrow.parquet
 
@@ -135,28 +164,35 @@ class TextSource:
                 names = table.schema_arrow.names
                 if self.column not in names:
                     raise DataError(_no_column(str(file), self.column, names))
+                account.pass_over((name for name in names if name != self.column), table.metadata.num_rows)
                 number = 0
                 for batch in table.iter_batches(batch_size=1024, columns=[self.column]):
                     for text in batch.column(0).to_pylist():
                         number += 1
-                        yield self._text(text, f"{file}, row {number}", ())
+                        yield self._text(text, f"{file}, row {number}", account)
         except pyarrow.ArrowException as error:
             reason = " ".join(str(error).split())
             raise DataError(f"{file} is a damaged Parquet file ({reason}): fetch or make it again.") from None
 
-    def _of_dataset(self, dataset: Dataset | IterableDataset) -> Iterator[str]:
+    def _of_dataset(self, dataset: Dataset | IterableDataset, account: TextAccount) -> Iterator[str]:
         number = 0
         for batch in dataset.iter(batch_size=1024):
             if self.column not in batch:
                 raise DataError(_no_column(self.name, self.column, list(batch)))
+            account.pass_over((name for name in batch if name != self.column), len(batch[self.column]))
             for text in batch[self.column]:
                 number += 1
-                yield self._text(text, f"{self.name}, row {number}", ())
+                yield self._text(text, f"{self.name}, row {number}", account)
 
-    def _text(self, value: object, where: str, row: object) -> str:
+    def _text(self, value: object, where: str, account: TextAccount, row: Mapping[str, object] | None = None) -> str:
+        account.rows += 1
         if isinstance(value, str):
-            return value if value.isascii() else _LONE_SURROGATE.sub("\N{REPLACEMENT CHARACTER}", value)
-        if value is None and isinstance(row, dict) and self.column not in row:
+            account.blank += not value or value.isspace()
+            if not value.isascii():
+                value, mended = _LONE_SURROGATE.subn("\N{REPLACEMENT CHARACTER}", value)
+                account.mended += bool(mended)
+            return value
+        if value is None and row is not None and self.column not in row:
             raise DataError(_no_column(where, self.column, list(row)))
         raise DataError(f"{where}: {self.column!r} holds {type(value).__name__}, not text: mend or delete the row.")
 
