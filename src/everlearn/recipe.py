@@ -50,6 +50,15 @@ def _distinct(values: list[object]) -> list[object]:
     return values
 
 
+def _joined_in_input_only(columns: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
+    double = next((key for key, names in columns.items() if key != "input" and isinstance(names, list)), None)
+    if double is not None:
+        raise ValueError(f"{double} is one column: only input may be a list of columns")
+    if columns.get("input") == []:
+        raise ValueError("input is an empty list: name its columns, or leave it out")
+    return columns
+
+
 Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_distinct)]
 Names = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_distinct)]
 Folder = Annotated[str, Field(min_length=1)]
@@ -112,14 +121,20 @@ class TaskConfig(Section):
     file gives its positive examples."""
     format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "columns"] = "auto"
     """Shape of the rows; `auto` looks at the first rows. `columns` uses the mapping below."""
-    columns: dict[Literal["instruction", "input", "output", "id"], str] = {}
-    """Names of the columns when they are not the format's own."""
+    columns: Annotated[
+        dict[Literal["instruction", "input", "output", "system", "history", "id"], str | list[str]],
+        AfterValidator(_joined_in_input_only),
+    ] = {}
+    """Names of the columns when they are not the format's own. `input` may be a list, such as `[premise, hypothesis]`:
+    the texts stand below each other, each behind the name of its column."""
     instruction: str | None = None
     """A definition for the whole task, used where rows have none."""
     metric: str = "auto"
     """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L (published: `rouge_l` for all)."""
     labels: list[str] = []
-    """The closed set of answers; nothing means: found from the data when at most 20 distinct short outputs."""
+    """The closed set of answers. Nothing means: found from the training rows when their outputs are short and each is
+    given three times on average; of more than 20, at most a quarter once. White space, capitals (unless the metric
+    minds them) and letters that cannot be seen make no other label."""
 
 
 class StreamConfig(Section):

@@ -7,6 +7,7 @@ import pytest
 
 from everlearn.data.bad_rows import SHOWN, BadRow, refusal
 from everlearn.data.formats import read_rows
+from everlearn.data.labels import Spellings
 from everlearn.errors import DataError
 from everlearn.files import read_jsonl, write_jsonl
 
@@ -137,7 +138,7 @@ def test_bad_rows_keep_file_line_and_reason(tmp_path):
 
 def test_an_output_outside_the_declared_labels_is_bad(tmp_path):
     source = jsonl(tmp_path / "a.jsonl", {"input": "x", "output": "yes"}, {"input": "x", "output": "maybe"})
-    result = read_rows(source, task="t", labels=("yes", "no"))
+    result = read_rows(source, task="t", labels=Spellings(("yes", "no"), True))
     assert [str(bad) for bad in result.bad] == ["line 2: output 'maybe' is none of the labels no, yes"]
 
 

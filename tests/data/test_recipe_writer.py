@@ -78,8 +78,8 @@ def test_columns_that_a_guessed_mapping_does_not_use_are_named(tmp_path):
     row = json.dumps({"id": 1, "question": "How many?", "context": "Two.", "answer": "2", "title": "Count"})
     (tmp_path / "squad.jsonl").write_text(row, encoding="utf-8")
     text = write_recipe(tmp_path, tmp_path / "recipe.yaml")
-    assert "columns: {input: question, output: answer}\n" in text
-    assert left_out_of(text) == ["of squad.jsonl: the columns context, title"]
+    assert "columns: {input: [question, context], output: answer}\n" in text
+    assert left_out_of(text) == ["of squad.jsonl: the columns title"]
 
 
 def test_files_whose_names_differ_in_what_no_task_name_can_hold_are_tasks_of_their_own(tmp_path):

@@ -21,7 +21,7 @@ def test_published_samples_are_reproduced(shared_dir, name):
     folder = shared_dir / "data/superni"
     published = json.loads((folder / "rehearsal_samples.json").read_text(encoding="utf-8"))[name]
     rows = read_rows(str(folder / f"{name}.train.jsonl.gz"), task=name).rows
-    task = Task(name, rows, (), labels=find_labels(rows, ()))
+    task = Task(name, rows, (), labels=find_labels(rows, ())[0])
     assert bool(task.labels) == (name in ("pos", "sa"))
     for key, ratio in RATIOS.items():
         sample = published_sample(task, ratio, rows_in_all=2000)

@@ -7,14 +7,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from everlearn.data.bad_rows import RowFault
+from everlearn.data.column_names import guess_columns
 from everlearn.data.instance import Instance, Turn
-from everlearn.data.shapes import PARSERS, Frame, detect_shape, guess_columns
+from everlearn.data.row import Row
+from everlearn.data.shapes import PARSERS, detect_shape
+from everlearn.data.turns import Frame
 
 FRAME = Frame("task", "", "r1")
 
 
 def parse(shape: str, row: dict[str, object], frame: Frame = FRAME) -> list[Instance]:
-    return PARSERS[shape](row, frame)
+    return PARSERS[shape](Row(row), frame)
 
 
 def only(shape: str, row: dict[str, object], frame: Frame = FRAME) -> Instance:
@@ -45,12 +48,15 @@ def test_an_unknown_shape_is_not_guessed():
 
 
 def test_columns_are_guessed_by_their_usual_names():
-    assert guess_columns(["Label", "sentence"]) == {"input": "sentence", "output": "Label"}
+    assert guess_columns(dict.fromkeys(["Label", "sentence"], "x")) == {"input": "sentence", "output": "Label"}
     dolly = {"instruction": "instruction", "input": "context", "output": "response"}
-    assert guess_columns(["instruction", "context", "response", "category"]) == dolly
-    assert guess_columns(["Instruction", "Answer"]) == {"instruction": "Instruction", "output": "Answer"}
-    assert guess_columns(["x", "y"]) is None
-    assert guess_columns(["instruction", "y"]) is None
+    assert guess_columns(dict.fromkeys(["instruction", "context", "response", "category"], "x")) == dolly
+    assert guess_columns(dict.fromkeys(["Instruction", "Answer"], "x")) == {
+        "instruction": "Instruction",
+        "output": "Answer",
+    }
+    assert guess_columns(dict.fromkeys(["x", "y"], "x")) is None
+    assert guess_columns(dict.fromkeys(["instruction", "y"], "x")) is None
 
 
 def test_the_instruction_is_what_stands_before_the_input_even_with_blank_lines_in_both():

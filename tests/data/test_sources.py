@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 
 import pytest
 
@@ -51,16 +52,14 @@ def test_what_cannot_be_a_name_on_the_hub_is_a_missing_path(tmp_path, monkeypatc
 
 
 def test_an_unreadable_file_is_refused(tmp_path, monkeypatch):
-    from pathlib import Path
-
     path = tmp_path / "a.jsonl"
     path.write_text("{}", encoding="utf-8")
 
-    def refuse(self):
+    def refuse(*_):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(Path, "read_bytes", refuse)
-    with pytest.raises(DataError, match=r"a.jsonl cannot be read \(Permission denied\)"):
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match=r"a.jsonl cannot be read: access is denied"):
         read_source(str(path))
 
 

@@ -4,25 +4,26 @@ The kind of a file is told by its content (magic bytes, first character that is 
 where the content leaves it open. SuperNI files in SSR's repository are JSON Lines although they end in `.json`.
 Text is UTF-8, with or without a byte order mark; anything else is refused with the place of the first wrong byte.
 A line of JSON Lines that cannot be read is one bad row; a JSON document, a CSV or a Parquet file that cannot be
-read is refused whole, because what follows the fault has no sure meaning.
+read is refused whole, because what follows the fault has no sure meaning. No more than `MOST_BYTES` are unpacked.
 """
 
 from __future__ import annotations
 
-import csv
-import gzip
 import io
 import json
-import sys
-import zlib
-from dataclasses import dataclass, field
 from pathlib import PurePath
 
+from everlearn.data.account import listed
 from everlearn.data.bad_rows import BadRow
+from everlearn.data.parquet import read_parquet
+from everlearn.data.raw_rows import RawRows
+from everlearn.data.tables import read_table
+from everlearn.data.unpacking import GZIP, unpacked
 from everlearn.errors import DataError
+from everlearn.ordinary_files import MOST_BYTES, size
 
 DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
-_GZIP, _PARQUET, _UTF8_MARK = b"\x1f\x8b", b"PAR1", b"\xef\xbb\xbf"
+_PARQUET, _UTF8_MARK = b"PAR1", b"\xef\xbb\xbf"
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or export it as CSV",
     b"BZh": "compressed with bzip2: unpack it, or compress it with gzip",
@@ -33,25 +34,6 @@ _FOREIGN = {
     b"\xff\xfe": "UTF-16 text, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`",
     b"\xfe\xff": "UTF-16 text, not UTF-8: convert it with `iconv -f UTF-16 -t UTF-8`",
 }
-
-
-@dataclass(frozen=True, slots=True)
-class RawRows:
-    """The rows of one source, not yet understood.
-
-    Attributes:
-        file: Name for messages.
-        rows: (line or row number, value); a value is whatever the row held, not always an object.
-        bad: Rows that could not even be read.
-        unit: What the numbers count, `line` or `row`.
-        document: The object that holds the rows, where the file is one JSON object (SuperNI task files).
-    """
-
-    file: str
-    rows: list[tuple[int, object]]
-    bad: list[BadRow] = field(default_factory=list)
-    unit: str = "row"
-    document: dict[str, object] | None = None
 
 
 def data_suffix(name: str) -> str:
@@ -70,18 +52,17 @@ def read_container(data: bytes, file: str) -> RawRows:
     Raises:
         DataError: empty, damaged, not UTF-8, not of a known kind, or a document that is not valid.
     """
-    if data.startswith(_GZIP):
-        try:
-            data = gzip.decompress(data)
-        except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"{file} is a damaged gzip file ({error}): fetch or make it again.") from None
+    if data.startswith(GZIP):
+        data = unpacked(io.BytesIO(data), file).read(MOST_BYTES + 1)
+        if len(data) > MOST_BYTES:
+            raise DataError(f"{file} unpacks to more than {size(MOST_BYTES)}: split it into the files of a folder.")
     if data.startswith(_PARQUET):
-        return _parquet(data, file)
+        return read_parquet(data, file)
     for magic, what in _FOREIGN.items():
         if data.startswith(magic):
             raise DataError(f"{file} is {what}.")
     data = data.removeprefix(_UTF8_MARK)
-    if b"\x00" in data[:4096]:
+    if b"\x00" in data[:4096]:  # further on it is one bad row
         raise DataError(
             f"{file} holds zero bytes, so it is binary or UTF-16 text: give UTF-8 text (`iconv -t UTF-8`)."
         )
@@ -91,7 +72,7 @@ def read_container(data: bytes, file: str) -> RawRows:
     suffix = data_suffix(file)
     if start in (b"{", b"[") and suffix not in (".csv", ".tsv"):
         return _json(data, file)
-    return _lines(data, file) if suffix in (".jsonl", ".ndjson", ".json") else _table(_text(data, file), file)
+    return _lines(data, file) if suffix in (".jsonl", ".ndjson", ".json") else read_table(_text(data, file), file)
 
 
 def _text(data: bytes, file: str) -> str:
@@ -109,9 +90,22 @@ def _wrong_byte(data: bytes, at: int) -> str:
     return f"byte 0x{data[at]:02X} is not UTF-8 text (Latin-1 or Windows-1252?)"
 
 
+def _without_double_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    """An object; of two values under one key, JSON readers would silently keep the last."""
+    value = dict(pairs)
+    if len(value) < len(pairs):
+        keys = [key for key, _ in pairs]
+        double = next(key for key in keys if keys.count(key) > 1)
+        raise ValueError(f"the key {double!r} stands twice in one object")
+    return value
+
+
+_decode = json.JSONDecoder(object_pairs_hook=_without_double_keys).decode
+
+
 def _document(text: str, file: str) -> object:
     try:
-        return json.loads(text)
+        return _decode(text)
     except json.JSONDecodeError as error:
         raise DataError(
             f"{file} is not valid JSON: {error.msg} at line {error.lineno}, column {error.colno}: mend it there."
@@ -138,14 +132,15 @@ def _json(data: bytes, file: str) -> RawRows:
     if isinstance(value, dict):
         for key in ("Instances", "data"):
             if isinstance(value.get(key), list):
-                return RawRows(file, list(enumerate(value[key], 1)), document=value)
+                others = [] if key == "Instances" else [name for name in value if name != key]
+                notes = [f"beside its rows under {key!r}, {listed(others)} is not read."] if others else []
+                return RawRows(file, list(enumerate(value[key], 1)), document=value, notes=notes)
     return RawRows(file, [(1, value)])
 
 
 def _lines(data: bytes, file: str) -> RawRows:
     """JSON Lines; blank lines are skipped, each faulty line is one bad row."""
     raw = RawRows(file, [], unit="line")
-    decode = json.JSONDecoder().decode
     lines: list[str | bytes]
     try:
         lines = [*data.decode("utf-8").split("\n")]
@@ -156,7 +151,7 @@ def _lines(data: bytes, file: str) -> RawRows:
         try:
             text = line.decode("utf-8") if isinstance(line, bytes) else line
             if text and not text.isspace():
-                raw.rows.append((number, decode(text)))
+                raw.rows.append((number, _decode(text)))
         except UnicodeDecodeError as error:
             assert isinstance(line, bytes), "only bytes are decoded"
             reason = f"{_wrong_byte(line, error.start)}, offset {offset + error.start} of the file"
@@ -167,51 +162,3 @@ def _lines(data: bytes, file: str) -> RawRows:
             raw.bad.append(BadRow(file, number, f"JSON that cannot be read ({error})", line))
         offset += len(line) + 1
     return raw
-
-
-def _table(text: str, file: str) -> RawRows:
-    """CSV or TSV with a header line; the delimiter is a tab where it has one, else the more frequent of , and ;."""
-    header_line = text.lstrip().partition("\n")[0]
-    delimiter = "\t" if "\t" in header_line else max(",;", key=header_line.count)
-    if not header_line.count(delimiter):
-        raise DataError(
-            f"{file} is none of the kinds that are read (JSON, JSON Lines, CSV, TSV, Parquet, gzip of each): "
-            f"its first line is {header_line[:60].strip()!r}. Convert it to one of them."
-        )
-    raw = RawRows(file, [], unit="line")
-    limit = csv.field_size_limit(sys.maxsize)  # the default of 128 KiB is less than one long document
-    try:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        header: list[str] = []
-        number = 1
-        for fields in reader:
-            if not header:
-                header = [name.strip() for name in fields]
-                if len(set(header)) < len(header):
-                    raise DataError(f"{file}: the header names a column twice ({', '.join(header)}): rename one.")
-            elif len(fields) == len(header):
-                raw.rows.append((number, dict(zip(header, fields, strict=True))))
-            elif fields:
-                reason = f"{len(fields)} fields where the header has {len(header)}"
-                raw.bad.append(BadRow(file, number, reason, fields))
-            number = reader.line_num + 1
-    except csv.Error as error:
-        raise DataError(
-            f"{file}, line {number}: not valid CSV ({error}): put fields that hold quotes, delimiters or line breaks "
-            "in double quotes, and double the quotes inside them."
-        ) from None
-    finally:
-        csv.field_size_limit(limit)
-    return raw
-
-
-def _parquet(data: bytes, file: str) -> RawRows:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        rows = pyarrow.parquet.read_table(pyarrow.BufferReader(data)).to_pylist()
-    except (pyarrow.ArrowException, OSError, ValueError, OverflowError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"{file} is a damaged Parquet file ({reason}): fetch or make it again.") from None
-    return RawRows(file, list(enumerate(rows, 1)))

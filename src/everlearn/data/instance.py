@@ -140,8 +140,10 @@ class TaskStream:
         return [task.name for task in self.tasks]
 
     def ordered(self, names: Iterable[str]) -> TaskStream:
-        """The named tasks in that order (a subset is allowed)."""
-        return replace(self, tasks=tuple(self[name] for name in names))
+        """The named tasks in that order (a subset is allowed), with their accounts."""
+        names = tuple(names)
+        kept = sorted((one for one in self.accounts if one.task in names), key=lambda one: names.index(one.task))
+        return replace(self, tasks=tuple(self[name] for name in names), accounts=tuple(kept))
 
 
 def fingerprint_of(*parts: object) -> str:

@@ -13,14 +13,18 @@ import os
 import re
 import textwrap
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from pydantic import BaseModel
 
-from everlearn.data.shapes import detect_shape, guess_columns
+from everlearn.data.column_names import guess_columns
+from everlearn.data.formats import unread_columns
+from everlearn.data.shapes import detect_shape
 from everlearn.data.sources import data_files, read_source
 from everlearn.errors import DataError
 from everlearn.files import write_text
+from everlearn.ordinary_files import is_folder
 from everlearn.recipe import Recipe, Section, StreamConfig, TaskConfig
 
 _PARTS = {
@@ -32,6 +36,7 @@ _PARTS = {
 _NAME = re.compile(rf"^(?:(?P<task>.*?)[._-])?(?P<part>{'|'.join(_PARTS)})$", re.IGNORECASE)
 _WIDTH = 100
 _LEFT_OUT = "#   "
+_LOOKED_AT = 1000  # rows whose keys are looked through
 
 
 def write_recipe(folder: Path, out: Path) -> str:
@@ -48,7 +53,7 @@ def write_recipe(folder: Path, out: Path) -> str:
         DataError: the folder is missing, or holds no file with rows to train on.
         RunError: `out` cannot be written.
     """
-    if not folder.is_dir():
+    if not is_folder(folder):
         raise DataError(f"no folder {folder}: give the folder that holds the data files.")
     tasks, left_out = tasks_in(folder, out.resolve().parent)
     if not tasks:
@@ -77,7 +82,7 @@ def tasks_in(folder: Path, base: Path) -> tuple[list[TaskConfig], dict[str, str]
     """
     groups: dict[str, dict[str, list[tuple[int, Path]]]] = {}
     left_out: dict[str, str] = {}
-    columns: dict[str, dict[str, str]] = {}
+    columns: dict[str, dict[str, str | list[str]]] = {}
     unused: dict[Path, str] = {}
     for path in data_files(folder):
         try:
@@ -137,22 +142,26 @@ def task_name(text: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._") or "task"
 
 
-def columns_of(path: Path) -> tuple[dict[str, str], str]:
-    """The mapping of columns that a file needs, usually none, and the columns that such a mapping does not use.
+def columns_of(path: Path) -> tuple[dict[str, str | list[str]], str]:
+    """The mapping of columns that a file needs, usually none, and the keys of its rows that are not read with it.
 
     Raises:
-        DataError: the file holds no rows of a known kind.
+        DataError: the file cannot be read, or holds no rows of a known kind.
     """
     (raw,) = read_source(str(path))
-    rows = [row for _, row in raw.rows[:20] if isinstance(row, dict)]
+    raw = replace(raw, rows=raw.rows[:_LOOKED_AT])
+    if not raw.rows:
+        raise DataError(f"no row can be read ({raw.bad[0]})" if raw.bad else "it holds no rows")
     if raw.document and "Instances" in raw.document:
-        return {}, ""
+        return {}, ", ".join(unread_columns(raw, {}))
+    rows = [row for _, row in raw.rows[:20] if isinstance(row, dict)]
     for row in rows:
-        if detect_shape(row):
-            return {}, ""
-        if guess := guess_columns(row):
-            return guess, ", ".join(key for key in row if key not in {*guess.values(), "id"})
-    keys = ", ".join(rows[0]) if rows else "none"
+        mapping = {} if detect_shape(row) else guess_columns(row)
+        if mapping is not None:
+            return mapping, ", ".join(unread_columns(raw, mapping))
+    if not rows:
+        raise DataError(f"its rows are no objects with keys (the first is {str(raw.rows[0][1])[:40]!r})")
+    keys = ", ".join(rows[0]) or "none"
     raise DataError(
         f"no rows of a known format (keys: {keys[:80]}); if they are rows of a task, add it below and say what its "
         "columns are, such as columns: {input: QUESTION, output: ANSWER}"

@@ -4,51 +4,31 @@
 | --- | --- |
 | `superni` | SSR's rows: `full_prompt`, `input`, `output`; the instruction is what stands before the input |
 | `sharegpt` | `conversations`: a list of `from` / `value` |
-| `messages` | `messages`: a list of `role` / `content` |
-| `prompt_completion` | `prompt` and `completion` (or `response`): texts, or lists of messages |
-| `alpaca` | `instruction`, `input` (may be empty), `output` |
-| `columns` | `instruction`, `input`, `output`, `id` under names that the recipe gives |
+| `messages` | `messages` (or `conversation`, `contents`): a list of `role` / `content` (or `parts`) |
+| `prompt_completion` | `prompt` and `completion` (or `response`, `chosen`): texts, or lists of messages |
+| `alpaca` | `instruction`, `input` (may be empty), `output` (or `chosen`) |
+| `columns` | `instruction`, `input`, `output`, `system`, `history`, `id` under names that the recipe gives |
 
-Texts are taken verbatim; numbers and truth values count as texts. An output may be a list of texts: the first is the
-answer, the others are further references. In a conversation each answer of the assistant is one instance whose
-history are the turns before it; the question is its `input`, so that `instruction` stays what all rows of a task
-share. A last question without an answer is left out.
+`system` beside any of them but the first is a system message, `history` (pairs of question and answer) are earlier
+turns. An output may be a list of texts, also as SQuAD's `{"text": [...]}`: the first is the answer, the others are
+further references. Of a preference the chosen answer is learnt; a row whose answer is marked as unwanted (`kto_tag` or
+TRL's `label` is false) cannot be used, nor one that rests on tools or images. In a conversation the question is an
+instance's `input`, so that `instruction` stays what all rows of a task share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 from everlearn.data.bad_rows import RowFault
 from everlearn.data.instance import Instance, Turn
-
-Row = Mapping[str, object]
-
-_ROLES = {
-    "human": "user", "user": "user", "gpt": "assistant", "chatgpt": "assistant", "assistant": "assistant",
-    "model": "assistant", "bot": "assistant", "system": "system",
-}  # fmt: skip
-_INPUT_NAMES = (
-    "input text sentence question query prompt document article passage review utterance content source context "
-    "premise"
-).split()
-_OUTPUT_NAMES = (
-    "output label answer target completion response summary translation intent category class label_text sentiment "
-    "highlights tgt"
-).split()
-
-
-@dataclass(frozen=True, slots=True)
-class Frame:
-    """What a row's instance takes from outside the row: its task, the task's definition, its id."""
-
-    task: str
-    instruction: str
-    id: str
-
+from everlearn.data.row import Row, as_text, text_of
+from everlearn.data.turns import CONVERSATIONS, Frame, Spoken, answers, refuse_what_is_no_text, turns_of
 
 Parser = Callable[[Row, Frame], list[Instance]]
+
+_COMPLETIONS = ("completion", "response", "chosen")
 
 
 def parse_superni(row: Row, frame: Frame) -> list[Instance]:
@@ -70,30 +50,57 @@ def parse_superni(row: Row, frame: Frame) -> list[Instance]:
 
 
 def parse_columns(row: Row, frame: Frame) -> list[Instance]:
-    """A row with `instruction`, `input` and `output`; also Alpaca's."""
-    return _one(row, "output", text_of(row, "instruction") or frame.instruction, text_of(row, "input"), frame)
+    """A row with `instruction`, `input` and `output`; also Alpaca's with `system` and `history`."""
+    _refuse_unwanted(row, "kto_tag")
+    key = "chosen" if not row.holds("output") and row.holds("chosen") else "output"
+    history = _before(row)
+    return _one(row, key, text_of(row, "instruction") or frame.instruction, text_of(row, "input"), frame, history)
+
+
+def parse_alpaca(row: Row, frame: Frame) -> list[Instance]:
+    """A row of Alpaca's, which may rest on tools or images as LLaMA-Factory writes it."""
+    refuse_what_is_no_text(row, "it")
+    return parse_columns(row, frame)
 
 
 def parse_prompt_completion(row: Row, frame: Frame) -> list[Instance]:
-    """A row with `prompt` and `completion`; with lists of messages, the last answer alone is an instance."""
-    key = "completion" if "completion" in row else "response"
+    """A row with `prompt` and `completion`; with lists of messages, the answers of the completion are instances."""
+    refuse_what_is_no_text(row, "it")
+    _refuse_unwanted(row, "label", "kto_tag")
+    key = next((key for key in _COMPLETIONS if row.holds(key)), "completion" if "completion" in row else "response")
     prompt, completion = row.get("prompt"), row.get(key)
     if not isinstance(prompt, list) and not _holds_messages(completion):
-        return _one(row, key, frame.instruction, text_of(row, "prompt"), frame)
-    turns = [
-        *(_turns(prompt, "prompt") if isinstance(prompt, list) else [Turn("user", text_of(row, "prompt"))]),
-        *(_turns(completion, key) if isinstance(completion, list) else [Turn("assistant", text_of(row, key))]),
-    ]
-    return _answers(turns, frame)[-1:]
+        return _one(row, key, frame.instruction, text_of(row, "prompt"), frame, _before(row))
+    if isinstance(prompt, list):
+        head = turns_of(row, prompt, "prompt")
+    else:
+        head = [Spoken(Turn("user", text))] if (text := text_of(row, "prompt")) else []
+    tail = (
+        turns_of(row, completion, key)
+        if isinstance(completion, list)
+        else [Spoken(Turn("assistant", text_of(row, key)))]
+    )
+    if [one.turn for one in tail[: len(head)]] == [one.turn for one in head]:  # a chosen conversation from its start
+        tail = tail[len(head) :]
+    if key == "chosen":
+        tail = [*(replace(one, learnt=False) for one in tail[:-1]), *tail[-1:]]
+    shown = [Spoken(turn, learnt=False) for turn in (*_before(row), *(one.turn for one in head))]
+    return answers([*shown, *tail], frame, row)
 
 
 def parse_conversation(row: Row, frame: Frame) -> list[Instance]:
     """A conversation under `conversations` or `messages`; a `system` beside it is its first turn."""
-    key = "messages" if "messages" in row else "conversations"
-    if key not in row:
+    refuse_what_is_no_text(row, "it")
+    _refuse_unwanted(row, "kto_tag")
+    keys = [key for key in CONVERSATIONS if key in row]
+    if not keys:
         raise RowFault("no conversation (neither 'messages' nor 'conversations')")
-    system = text_of(row, "system")
-    return _answers([*([Turn("system", system)] if system else []), *_turns(row[key], key)], frame)
+    key = next((key for key in keys if row.holds(key)), keys[0])
+    spoken = [*(Spoken(turn, learnt=False) for turn in _before(row)), *turns_of(row, row.get(key), key)]
+    if isinstance(row.peek("chosen"), Mapping):  # a preference of LLaMA-Factory: the conversation ends in a question
+        chosen = turns_of(row, [row["chosen"]], "chosen")
+        spoken = [*(replace(one, learnt=False) for one in spoken), *chosen]
+    return answers(spoken, frame, row)
 
 
 PARSERS: dict[str, Parser] = {
@@ -101,136 +108,84 @@ PARSERS: dict[str, Parser] = {
     "sharegpt": parse_conversation,
     "messages": parse_conversation,
     "prompt_completion": parse_prompt_completion,
-    "alpaca": parse_columns,
+    "alpaca": parse_alpaca,
     "columns": parse_columns,
 }
 
 
-def detect_shape(row: Row) -> str | None:
+def detect_shape(row: Mapping[str, object]) -> str | None:
     """Name of the shape that a row has by its keys, or None."""
     if "full_prompt" in row and "output" in row:
         return "superni"
     if isinstance(row.get("conversations"), list):
         return "sharegpt"
-    if isinstance(row.get("messages"), list):
+    if any(isinstance(row.get(key), list) for key in CONVERSATIONS):
         return "messages"
-    if "prompt" in row and ("completion" in row or "response" in row):
+    if ("prompt" in row and any(key in row for key in _COMPLETIONS)) or _holds_messages(row.get("chosen")):
         return "prompt_completion"
-    if "instruction" in row and "output" in row:
+    if "instruction" in row and ("output" in row or "chosen" in row):
         return "alpaca"
-    return "columns" if "input" in row and "output" in row else None
+    return "columns" if "input" in row and ("output" in row or "chosen" in row) else None
 
 
-def guess_columns(names: Iterable[str]) -> dict[str, str] | None:
-    """A mapping that fits usual names of columns (`text` and `label`), or None."""
-    known = {name.lower(): name for name in names}
-    usual = {"instruction": ["instruction"], "input": _INPUT_NAMES, "output": _OUTPUT_NAMES}
-    found = {key: next((known[name] for name in likely if name in known), "") for key, likely in usual.items()}
-    mapping = {key: name for key, name in found.items() if name}
-    return mapping if "output" in mapping and len(mapping) > 1 else None
-
-
-def text_of(row: Row, key: str) -> str:
-    """The text under a key; empty when the key is missing or null.
-
-    Raises:
-        RowFault: the value is neither text nor a number.
-    """
-    return _as_text(row.get(key), key)
-
-
-def _as_text(value: object, what: str) -> str:
-    if isinstance(value, str):
-        if not value.isascii():
-            try:
-                value.encode()
-            except UnicodeEncodeError:
-                raise RowFault(f"{what!r} holds half a surrogate pair, which is no text") from None
-        return value
-    if value is None or (isinstance(value, float) and value != value):  # null, or a table's NaN
-        return ""
-    if isinstance(value, (int, float)):
-        return str(value)
-    raise RowFault(f"{what!r} is {_kind(value)}, not text")
-
-
-def _kind(value: object) -> str:
-    kinds = {"list": "a list", "dict": "an object", "bytes": "binary data"}
-    name = type(value).__name__
-    return kinds.get(name, f"of type {name}")
-
-
-def _one(row: Row, key: str, instruction: str, given: str, frame: Frame) -> list[Instance]:
+def _one(
+    row: Row, key: str, instruction: str, given: str, frame: Frame, history: tuple[Turn, ...] = ()
+) -> list[Instance]:
     """The only instance of a row, its output under `key`."""
     value = row.get(key)
     if value is None:
         raise RowFault("no output" if key == "output" else f"no output (no {key!r})")
-    texts = [_as_text(item, key) for item in value] if isinstance(value, list) else [_as_text(value, key)]
+    texts = _outputs(row, value, key)
     if not texts or not texts[0] or texts[0].isspace():
         raise RowFault("empty output")
     if not (instruction and not instruction.isspace()) and not (given and not given.isspace()):
         raise RowFault("neither instruction nor input")
-    return [Instance(instruction, given, texts[0], frame.task, id=frame.id, references=tuple(filter(None, texts[1:])))]
+    further = tuple(filter(None, texts[1:]))
+    return [Instance(instruction, given, texts[0], frame.task, id=frame.id, references=further, history=history)]
+
+
+def _outputs(row: Row, value: object, key: str) -> list[str]:
+    """The accepted answers: one text, a list of texts, or answers with their places as SQuAD has them."""
+    if isinstance(value, Mapping) and isinstance(value.get("text"), list):
+        value = row.inside(value, key, key).get("text")
+    if not isinstance(value, list):
+        return [as_text(value, key)]
+    items = [
+        row.inside(item, f"{key}[]", key)["text"] if isinstance(item, Mapping) and "text" in item else item
+        for item in value
+    ]
+    return [as_text(item, key) for item in items]
+
+
+def _before(row: Row) -> tuple[Turn, ...]:
+    """The turns that `system` and `history` put before a row's own."""
+    system = row.first("system", "system_prompt", "systemInstruction", "system_instruction")
+    if isinstance(system, Mapping):  # Gemini's: {"parts": [{"text": ...}]}
+        system = "".join(one.turn.content for one in turns_of(row, [{"role": "system", **system}], "system"))
+    turns = [Turn("system", text)] if (text := as_text(system, "system")).strip() else []
+    history = row.peek("history")
+    if not isinstance(history, list):
+        return tuple(turns)
+    row.get("history")
+    if _holds_messages(history):
+        return (*turns, *(one.turn for one in turns_of(row, history, "history")))
+    for number, pair in enumerate(history, 1):
+        texts = [as_text(text, "history") for text in pair] if isinstance(pair, list) else []
+        if len(texts) != 2 or not all(text.strip() for text in texts):
+            raise RowFault(f"item {number} of the history is not a pair of question and answer")
+        turns += [Turn("user", texts[0]), Turn("assistant", texts[1])]
+    return tuple(turns)
+
+
+def _refuse_unwanted(row: Row, *keys: str) -> None:
+    """Refuses an answer that a row of feedback marks as unwanted; a mark that is no truth value stays unread."""
+    for key in keys:
+        mark = str(row.peek(key)).lower()
+        if mark == "false":
+            raise RowFault(f"its answer is marked as unwanted ({key!r} is false)")
+        if mark == "true":
+            row.get(key)
 
 
 def _holds_messages(value: object) -> bool:
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
-
-
-def _turns(value: object, key: str) -> list[Turn]:
-    if not isinstance(value, list):
-        raise RowFault(f"{key!r} is {_kind(value)}, not a list of turns")
-    turns = []
-    for number, item in enumerate(value, 1):
-        if not isinstance(item, dict):
-            raise RowFault(f"turn {number} is {_kind(item)}, not an object")
-        role = item.get("role", item.get("from"))
-        if not isinstance(role, str) or role not in _ROLES:
-            raise RowFault(f"turn {number} has the role {role!r}; known: {', '.join(_ROLES)}")
-        content = item.get("content", item.get("value"))
-        turns.append(Turn(_ROLES[role], _content(content, f"turn {number}")))
-    return turns
-
-
-def _content(value: object, what: str) -> str:
-    """The text of a message, also where it is a list of parts (`{"type": "text", "text": ...}`)."""
-    if not isinstance(value, list):
-        return _as_text(value, what)
-    parts = []
-    for part in value:
-        if not isinstance(part, dict) or part.get("type", "text") != "text":
-            raise RowFault(f"{what!r} holds something else than text")
-        parts.append(text_of(part, "text"))
-    return "".join(parts)
-
-
-def _answers(turns: list[Turn], frame: Frame) -> list[Instance]:
-    """One instance for each answer of the assistant."""
-    instances: list[Instance] = []
-    history: list[Turn] = []
-    question: Turn | None = None
-    for number, turn in enumerate(turns, 1):
-        if turn.role == "system":
-            if question or instances:
-                raise RowFault(f"turn {number} is a system message behind the beginning")
-            history.append(turn)
-        elif turn.role == "user":
-            if question:
-                raise RowFault(f"turn {number} is the second question in a row")
-            question = turn
-        else:
-            if question is None or not question.content.strip():
-                raise RowFault(f"turn {number} is an answer without a question")
-            if not turn.content.strip():
-                raise RowFault(f"empty output (turn {number})")
-            name = f"{frame.id}.{len(instances) + 1}" if instances else frame.id
-            instances.append(
-                Instance(
-                    frame.instruction, question.content, turn.content, frame.task, id=name, history=tuple(history)
-                )
-            )
-            history += [question, turn]
-            question = None
-    if not instances:
-        raise RowFault("no output (no answer of the assistant)")
-    return instances

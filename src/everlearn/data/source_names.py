@@ -11,6 +11,7 @@ from pathlib import Path
 
 from everlearn.data.containers import data_suffix
 from everlearn.errors import DataError, nearest
+from everlearn.ordinary_files import inside, is_folder, is_regular, shown
 
 _HUB_NAME = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?(:[\w.+-]+)?(@[\w.%:\[\]+-]+)?")
 _SAVED_MARKS = ("dataset_info.json", "dataset_dict.json", "state.json")
@@ -18,7 +19,9 @@ _SHOWN_CHARACTERS = 300
 
 
 def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
-    """The files of a folder (not of its sub-folders) that end in one of these suffixes, sorted by name.
+    """What a folder holds under a name with one of these suffixes, sorted by name; its sub-folders are not looked at.
+
+    A pipe, a folder or a broken link of such a name is among them, to be refused rather than passed over.
 
     Args:
         folder: To look into.
@@ -28,11 +31,7 @@ def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
     Raises:
         DataError: there is none.
     """
-    files = [
-        path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and not path.name.startswith(".") and data_suffix(path.name) in suffixes
-    ]
+    files = [path for path in inside(folder) if not path.name.startswith(".") and data_suffix(path.name) in suffixes]
     if not files:
         raise DataError(
             f"folder {folder} holds no {what} file ({', '.join(suffixes)}, or one of them with .gz): "
@@ -43,14 +42,14 @@ def files_in(folder: Path, suffixes: Collection[str], what: str) -> list[Path]:
 
 def is_saved_dataset(path: Path) -> bool:
     """Whether a folder was written by `save_to_disk` of the datasets library."""
-    return path.is_dir() and any((path / mark).is_file() for mark in _SAVED_MARKS)
+    return is_folder(path) and any(is_regular(path / mark) for mark in _SAVED_MARKS)
 
 
 def looks_like_a_path(source: str, suffixes: Collection[str]) -> bool:
     """Whether a source that is not there cannot or will not be meant as the name of a dataset on the hub."""
     if _HUB_NAME.fullmatch(source) is None or source.endswith(".gz") or data_suffix(source) in suffixes:
         return True
-    return "/" in source and Path(source).parent.is_dir()
+    return "/" in source and is_folder(Path(source).parent)
 
 
 def hub_parts(source: str) -> tuple[str, str | None, str]:
@@ -62,13 +61,14 @@ def hub_parts(source: str) -> tuple[str, str | None, str]:
 
 def missing(path: Path) -> DataError:
     """The refusal of a path at which nothing is, with the nearest name."""
-    if not path.parent.is_dir():
+    if not is_folder(path.parent):
         return DataError(
-            f"no file or folder {path} (there is no folder {path.parent} either): mend the path in the recipe."
+            f"no file or folder {shown(path)} (there is no folder {shown(path.parent)} either): mend the path in the "
+            "recipe."
         )
-    guess = nearest(path.name, [inner.name for inner in path.parent.iterdir()])
+    guess = nearest(path.name, [inner.name for inner in inside(path.parent)])
     hint = f"did you mean {path.parent / guess}?" if guess else "mend the path in the recipe."
-    return DataError(f"no file or folder {path}: {hint}")
+    return DataError(f"no file or folder {shown(path)}: {hint}")
 
 
 def unreachable(source: str, error: Exception) -> DataError:

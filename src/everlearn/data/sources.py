@@ -6,11 +6,14 @@ saved folder. Nothing is ever run from a dataset: `trust_remote_code` is not pas
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.containers import DATA_SUFFIXES, RawRows, read_container
+from everlearn.data.containers import DATA_SUFFIXES, read_container
+from everlearn.data.parquet import with_class_names
+from everlearn.data.raw_rows import RawRows
 from everlearn.data.source_names import (
     files_in,
     hub_parts,
@@ -21,6 +24,7 @@ from everlearn.data.source_names import (
     unreachable,
 )
 from everlearn.errors import DataError
+from everlearn.ordinary_files import is_folder, read_bytes, stat_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -35,15 +39,16 @@ def read_source(source: str) -> list[RawRows]:
     Raises:
         DataError: nothing is there (with the nearest file name), or it cannot be read.
     """
-    path = Path(source).expanduser()
+    path = Path(os.path.expanduser(source))
     split = None
-    if not path.exists() and "@" in source and Path(source.rpartition("@")[0]).is_dir():
+    is_there = stat_of(path) is not None or path.is_symlink()
+    if not is_there and "@" in source and is_folder(source.rpartition("@")[0]):
         path, split = Path(source.rpartition("@")[0]), source.rpartition("@")[2]
     if is_saved_dataset(path):
         return [_saved_dataset(path, split)]
-    if path.is_dir():
+    if is_folder(path):
         return [_file(inner) for inner in data_files(path)]
-    if path.exists():
+    if is_there:
         return [_file(path)]
     if looks_like_a_path(source, DATA_SUFFIXES):
         raise missing(path)
@@ -60,11 +65,7 @@ def data_files(folder: Path) -> list[Path]:
 
 
 def _file(path: Path) -> RawRows:
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path} cannot be read ({error.strerror or error}): make it a file you may read.") from None
-    return read_container(data, str(path))
+    return read_container(read_bytes(path), str(path))
 
 
 def _saved_dataset(folder: Path, split: str | None) -> RawRows:
@@ -101,12 +102,5 @@ def _no_split(source: str, wanted: str, splits: Iterable[str]) -> str:
 
 def _rows_of(dataset: Dataset, name: str) -> RawRows:
     """The rows of a dataset; class numbers become the names of their classes."""
-    from datasets import ClassLabel
-
-    names = {key: kind.names for key, kind in dataset.features.items() if isinstance(kind, ClassLabel)}
     rows = dataset.with_format("arrow")[:].to_pylist()  # images and sounds stay undecoded
-    for row in rows:
-        for key, classes in names.items():
-            if isinstance(row[key], int) and 0 <= row[key] < len(classes):
-                row[key] = classes[row[key]]
-    return RawRows(name, list(enumerate(rows, 1)))
+    return with_class_names(rows, dataset.features.to_dict(), name)

@@ -12,13 +12,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.data.account import PartAccount, TaskAccount
 from everlearn.data.bad_rows import BadRow, refusal
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.prompts import plain_ids
 from everlearn.data.tasks import Account, build_task
 from everlearn.errors import RecipeError, UserError, nearest
 from everlearn.files import write_jsonl
-from everlearn.recipe import StreamConfig, TaskConfig
+from everlearn.recipe import EMBEDDED, StreamConfig, TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,7 +99,7 @@ def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokeniz
     else:
         _check_names(config.tasks)
         _check_order(config.order, [task.name for task in config.tasks])
-        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account, faults)))
+        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account, faults)), accounts=tuple(account.tasks))
     if config.order:
         if isinstance(config.tasks, str):
             _check_order(config.order, stream.names)
@@ -136,9 +137,18 @@ def _embedded(config: StreamConfig, seed: int) -> TaskStream:
     train, evaluation = len(stream[0].train), len(stream[0].evaluation)
     fewer_train = min(train, config.train_limit or train)
     fewer_evaluation = min(evaluation, config.evaluation_limit or evaluation)
-    if (fewer_train, fewer_evaluation) == (train, evaluation):
-        return stream
-    return embedded_stream(seed, train=fewer_train, evaluation=fewer_evaluation)
+    if (fewer_train, fewer_evaluation) != (train, evaluation):
+        stream = embedded_stream(seed, train=fewer_train, evaluation=fewer_evaluation)
+    return replace(stream, accounts=tuple(map(_drawn, stream)))
+
+
+def _drawn(task: Task) -> TaskAccount:
+    """The account of a task that was drawn rather than read: of as many rows as were asked for, all are used."""
+    parts = {
+        part: PartAccount(EMBEDDED, "drawn", len(rows), instances=len(rows))
+        for part, rows in (("train", task.train), ("evaluation", task.evaluation))
+    }
+    return TaskAccount(task.name, parts, metric=task.metric, metric_reason="the embedded stream gives it")
 
 
 def _check_names(tasks: Sequence[TaskConfig]) -> None:

@@ -1,30 +1,26 @@
 """Builds one task from its part of the recipe: rows read, split, limited, demonstrations and labels found.
 
-Decisions a reader might question: without evaluation rows, part of the training rows is held out by query, so that
-the same question never stands on both sides; limits cut as the published samples do (`samples.py`), so that a
-limited classification task keeps all its classes; a demonstration that is also an evaluation row is refused (a
-file), or passed over (training rows).
+Decisions a reader might question: without evaluation rows, part of the training rows is held out, whole conversations
+at a time, so that neither a question nor a conversation stands on both sides; limits cut as the published samples do
+(`samples.py`), so that a limited classification task keeps all its classes, and never within a conversation; a
+demonstration that is or belongs to an evaluation row is refused (a file), or passed over (training rows).
 """
 
 from __future__ import annotations
 
-import random
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from everlearn.data.bad_rows import BadRow
+from everlearn.data.account import PartAccount, TaskAccount
+from everlearn.data.bad_rows import SHOWN, BadRow
+from everlearn.data.conversations import Rows, links
 from everlearn.data.formats import read_rows
 from everlearn.data.instance import Instance, Task
-from everlearn.data.samples import first_rows, last_rows
+from everlearn.data.labels import Spellings, find_labels, ignores_case
+from everlearn.data.samples import last_rows
 from everlearn.errors import DataError, RecipeError
 from everlearn.recipe import TaskConfig
 from everlearn.seeds import derive
-
-MOST_LABELS = 20  # documented in the recipe
-_LABEL_CHARACTERS = 40  # chosen here: names of classes are shorter, sentences longer
-_ROWS_PER_LABEL = 3  # chosen here: fewer rows per distinct answer look like free text
-
-Rows = tuple[Instance, ...]
 
 
 @dataclass
@@ -35,11 +31,13 @@ class Account:
         bad: Rows that cannot be used.
         total: Rows read in all.
         notes: Sentences for the user.
+        tasks: What became of the data of each task that could be read.
     """
 
     bad: list[BadRow] = field(default_factory=list)
     total: int = 0
     notes: list[str] = field(default_factory=list)
+    tasks: list[TaskAccount] = field(default_factory=list)
 
 
 def build_task(
@@ -55,7 +53,7 @@ def build_task(
 
     Args:
         config: Its part of the recipe.
-        account: Takes the bad rows and the notes.
+        account: Takes the bad rows, the notes and what became of the task's data.
         seed: Of the run; decides which rows are held out.
         at: Its place under `stream.tasks`, which errors name.
         train_limit: Most training rows.
@@ -65,62 +63,64 @@ def build_task(
         DataError: a source is missing or unreadable, no usable row is left, or the demonstrations do not belong to
             the task.
     """
-    train = _read(config, at, config.train, "train", account)
+    told = TaskAccount(config.name)
+    ignore_case = config.metric == "auto" or ignores_case(config.metric)
+    declared = Spellings(config.labels, ignore_case) if config.labels else None
+    train = _read(config, at, config.train, "train", declared, account, told)
     if config.evaluation is None:
         train, evaluation = held_out(train, config, seed)
+        told.held_out = len(evaluation.instances)
     else:
-        evaluation = _read(config, at, config.evaluation, "evaluation", account)
-        _note_overlap(config.name, train, evaluation, account)
-    labels = tuple(config.labels) or find_labels(train, evaluation)
-    train = first_rows(train, train_limit, labels) if train_limit else train
-    evaluation = first_rows(evaluation, evaluation_limit, labels) if evaluation_limit else evaluation
-    metric = config.metric
-    if metric == "auto":
-        metric = "accuracy" if labels else "rouge_l"
-    demonstrations = _demonstrations(config, at, train, evaluation, labels, account)
-    return Task(config.name, train, evaluation, demonstrations, metric, labels)
-
-
-def find_labels(train: Sequence[Instance], evaluation: Sequence[Instance]) -> tuple[str, ...]:
-    """The closed set of answers of a classification task, sorted; empty when the outputs look like free text.
-
-    They are labels when the training rows have 2 to 20 distinct outputs of one short line, at least three rows for
-    each on average, and the evaluation rows have no other.
-    """
-    outputs = {row.output for row in train}
-    if not 2 <= len(outputs) <= MOST_LABELS or len(train) < _ROWS_PER_LABEL * len(outputs):
-        return ()
-    if any(len(text) > _LABEL_CHARACTERS or "\n" in text for text in outputs):
-        return ()
-    return tuple(sorted(outputs)) if all(row.output in outputs for row in evaluation) else ()
+        evaluation = _read(config, at, config.evaluation, "evaluation", declared, account, told)
+        _note_overlap(config.name, train.instances, evaluation.instances, account)
+    labels, reason = tuple(config.labels), "the recipe gives the labels"
+    if not labels:
+        labels, reason = find_labels(train.instances, evaluation.instances, ignore_case)
+    spellings = Spellings(labels, ignore_case)
+    train, evaluation = (
+        rows.with_instances(spellings.join(rows.instances, told.joined)) for rows in (train, evaluation)
+    )
+    _note_outside(config.name, evaluation.instances, labels, account)
+    train, every = train.limited(train_limit, labels), len(train.instances)
+    told.parts["train"].limited = every - len(train.instances)
+    evaluation, every = evaluation.limited(evaluation_limit, labels), len(evaluation.instances)
+    if "evaluation" in told.parts:
+        told.parts["evaluation"].limited = every - len(evaluation.instances)
+    elif every > len(evaluation.instances):
+        told.notes.append(f"{every - len(evaluation.instances)} held-out instances are left out by the limit.")
+    told.metric, told.metric_reason = config.metric, "the recipe gives it"
+    if config.metric == "auto":
+        told.metric, told.metric_reason = "accuracy" if labels else "rouge_l", reason
+    demonstrations = _demonstrations(config, at, train.instances, evaluation.instances, labels, account, told)
+    demonstrations = spellings.join(demonstrations, told.joined)
+    account.tasks.append(told)
+    return Task(config.name, train.instances, evaluation.instances, demonstrations, told.metric, labels)
 
 
 def held_out(rows: Rows, config: TaskConfig, seed: int) -> tuple[Rows, Rows]:
-    """Splits rows into training and evaluation, whole groups of one query at a time.
+    """Splits rows into training and evaluation, whole groups of linked rows at a time (`conversations.py`).
 
     Raises:
-        DataError: all rows ask the same, so that nothing can be held out.
+        DataError: all rows are linked, so that nothing can be held out.
     """
-    groups = list(dict.fromkeys(map(_question, rows)))
-    if len(groups) < 2:
+    parts = rows.split(config.evaluation_ratio, derive(seed, "held-out", config.name))
+    if parts is None:
         raise DataError(
-            f"task {config.name}: its {len(rows)} rows ask one and the same question, so none can be held out: "
-            "give more rows, or set evaluation to a file of held-out rows."
+            f"task {config.name}: its {len(rows.instances)} rows ask one and the same question or belong to one "
+            "conversation, so none can be held out: give more rows, or set evaluation to a file of held-out rows."
         )
-    random.Random(derive(seed, "held-out", config.name)).shuffle(groups)
-    count = min(max(1, round(config.evaluation_ratio * len(groups))), len(groups) - 1)
-    aside = set(groups[:count])
-    return (
-        tuple(row for row in rows if _question(row) not in aside),
-        tuple(row for row in rows if _question(row) in aside),
-    )
+    return parts
 
 
-def _question(row: Instance) -> object:
-    return (row.query, row.history) if row.history else row.query
-
-
-def _read(config: TaskConfig, at: int, source: str, part: str, account: Account) -> Rows:
+def _read(
+    config: TaskConfig,
+    at: int,
+    source: str,
+    part: str,
+    labels: Spellings | None,
+    account: Account,
+    told: TaskAccount,
+) -> Rows:
     try:
         result = read_rows(
             source,
@@ -128,7 +128,7 @@ def _read(config: TaskConfig, at: int, source: str, part: str, account: Account)
             {str(key): name for key, name in config.columns.items()},
             task=config.name,
             instruction=config.instruction,
-            labels=config.labels if part != "demonstrations" else (),
+            labels=labels,
             id_prefix=part,
             positive_examples=part == "demonstrations",
         )
@@ -136,18 +136,28 @@ def _read(config: TaskConfig, at: int, source: str, part: str, account: Account)
         raise DataError(f"stream.tasks[{at}] {config.name!r} {part}: {error}") from None
     account.bad += result.bad
     account.total += result.total
+    told.parts[part] = PartAccount(
+        source,
+        result.format,
+        result.total,
+        len(result.bad),
+        [str(row) for row in result.bad[:SHOWN]],
+        len(result.rows),
+        unread=dict(result.unread.most_common()),
+        notes=result.notes,
+    )
     if not result.rows:
         reasons = "; ".join(str(row) for row in result.bad[:3])
         raise DataError(
             f"task {config.name} is empty: none of the {result.total} rows of {source} can be used ({reasons}): mend "
             "the rows, or say how to read them with format or columns."
         )
-    return result.rows
+    return Rows(tuple(result.rows), tuple(result.units))
 
 
-def _note_overlap(name: str, train: Rows, evaluation: Rows, account: Account) -> None:
-    trained = set(map(_question, train))
-    shared = sum(_question(row) in trained for row in evaluation)
+def _note_overlap(name: str, train: Sequence[Instance], evaluation: Sequence[Instance], account: Account) -> None:
+    trained = _links(train)
+    shared = sum(not trained.isdisjoint(links(row)) for row in evaluation)
     if shared:
         account.notes.append(
             f"task {name}: {shared} of {len(evaluation)} evaluation rows ask what training rows ask too, so their "
@@ -155,17 +165,37 @@ def _note_overlap(name: str, train: Rows, evaluation: Rows, account: Account) ->
         )
 
 
+def _note_outside(name: str, evaluation: Sequence[Instance], labels: Sequence[str], account: Account) -> None:
+    """Says which evaluation answers are no labels, where the labels were found in the training rows."""
+    outside = [row.output for row in evaluation if row.output not in labels] if labels else []
+    if outside:
+        account.notes.append(
+            f"task {name}: {len(outside)} of {len(evaluation)} evaluation answers are no label of the training rows "
+            f"(the first is {outside[0]!r}), so no answer that was learnt can be right: mend them, or give the labels."
+        )
+
+
+def _links(rows: Iterable[Instance]) -> set[Hashable]:
+    return {link for row in rows for link in links(row)}
+
+
 def _demonstrations(
-    config: TaskConfig, at: int, train: Rows, evaluation: Rows, labels: Sequence[str], account: Account
-) -> Rows:
-    evaluated = set(map(_question, evaluation))
+    config: TaskConfig,
+    at: int,
+    train: Sequence[Instance],
+    evaluation: Sequence[Instance],
+    labels: Sequence[str],
+    account: Account,
+    told: TaskAccount,
+) -> tuple[Instance, ...]:
+    evaluated = _links(evaluation)
     if isinstance(config.demonstrations, str):
-        rows = _read(config, at, config.demonstrations, "demonstrations", account)
-        _check_demonstrations(config.name, rows, train, [row for row in rows if _question(row) in evaluated])
+        rows = _read(config, at, config.demonstrations, "demonstrations", None, account, told).instances
+        _check_demonstrations(config.name, rows, train, [row for row in rows if not evaluated.isdisjoint(links(row))])
         return rows
     if config.demonstrations < 0:
         raise RecipeError(f"task {config.name}: demonstrations is {config.demonstrations}: give 0 or more, or a file.")
-    pool = tuple(row for row in train if _question(row) not in evaluated)
+    pool = tuple(row for row in train if evaluated.isdisjoint(links(row)))
     rows = last_rows(pool, config.demonstrations, labels)
     if len(rows) < config.demonstrations:
         account.notes.append(
@@ -175,7 +205,9 @@ def _demonstrations(
     return rows
 
 
-def _check_demonstrations(name: str, rows: Rows, train: Rows, evaluated: Sequence[Instance]) -> None:
+def _check_demonstrations(
+    name: str, rows: Sequence[Instance], train: Sequence[Instance], evaluated: Sequence[Instance]
+) -> None:
     """Refuses demonstrations of another task and ones that are evaluation rows."""
     if evaluated:
         raise DataError(

@@ -1,0 +1,95 @@
+"""Which rows belong together, so that no half of them is held out: the answers of one conversation, and conversations
+that share a question.
+
+Two rows are linked when they come from one row of the file or carry the same id, when they ask the same after the same
+turns (also where one of them has it among its earlier turns), and when the same question has the same answer in both.
+"""
+
+from __future__ import annotations
+
+import random
+from collections import Counter
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass, replace
+
+from everlearn.data.instance import Instance
+from everlearn.data.samples import first_rows
+
+_MOST_OF = 0.5  # a group with more of the rows is never held out
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Instances, and for each of them the row of the file that it comes from.
+
+    Attributes:
+        instances: In the order of the source.
+        units: Equal for the answers of one conversation.
+    """
+
+    instances: tuple[Instance, ...]
+    units: tuple[Hashable, ...]
+
+    def limited(self, limit: int | None, labels: Sequence[str]) -> Rows:
+        """At most `limit` instances, classes in equal parts, without conversations that the limit would cut."""
+        if not limit or limit >= len(self.instances):
+            return self
+        unit = {id(row): unit for row, unit in zip(self.instances, self.units, strict=True)}
+        kept = first_rows(self.instances, limit, labels)
+        whole, have = Counter(self.units), Counter(unit[id(row)] for row in kept)
+        kept = tuple(row for row in kept if have[unit[id(row)]] == whole[unit[id(row)]]) or kept
+        return Rows(kept, tuple(unit[id(row)] for row in kept))
+
+    def with_instances(self, instances: tuple[Instance, ...]) -> Rows:
+        """The same rows in other words."""
+        return replace(self, instances=instances)
+
+    def split(self, ratio: float, seed: int) -> tuple[Rows, Rows] | None:
+        """Sets a share of the linked groups aside; None where all rows are one group."""
+        group = groups(self.instances, self.units)
+        if len(set(group)) < 2:  # ids that all rows share say nothing
+            group = groups(self.instances, range(len(self.instances)))
+        order = list(dict.fromkeys(group))
+        if len(order) < 2:
+            return None
+        random.Random(seed).shuffle(order)
+        count = min(max(1, round(ratio * len(order))), len(order) - 1)
+        sizes = Counter(group)
+        aside = set([name for name in order if sizes[name] <= _MOST_OF * len(group)][:count])
+        return self._where([name not in aside for name in group]), self._where([name in aside for name in group])
+
+    def _where(self, kept: Sequence[bool]) -> Rows:
+        pairs = [pair for pair, keep in zip(zip(self.instances, self.units, strict=True), kept, strict=True) if keep]
+        return Rows(tuple(row for row, _ in pairs), tuple(unit for _, unit in pairs))
+
+
+def links(row: Instance) -> set[Hashable]:
+    """What a row shares with the rows that it must not be parted from: its questions and their answers."""
+    found: set[Hashable] = set()
+    before = 0
+    asked: tuple[str, ...] = ()
+    for turn in row.history:
+        if turn.role == "user":
+            asked = (turn.content, f"{row.instruction}\n\n{turn.content}") if row.instruction else (turn.content,)
+            found |= {(before, text) for text in asked}
+        elif turn.role == "assistant":
+            found |= {(text, turn.content) for text in asked}
+        before = hash((before, turn.role, turn.content))
+    return found | {(before, row.query), (row.query, row.output)}
+
+
+def groups(rows: Sequence[Instance], units: Sequence[Hashable]) -> list[int]:
+    """The group of each row, numbered in the order of their first rows: rows that are linked, by others too."""
+    parent = list(range(len(rows)))
+
+    def root(at: int) -> int:
+        while parent[at] != at:
+            parent[at] = at = parent[parent[at]]
+        return at
+
+    first: dict[Hashable, int] = {}
+    for at, (row, unit) in enumerate(zip(rows, units, strict=True)):
+        for link in (("unit", unit), *links(row)):
+            one, other = sorted((root(at), root(first.setdefault(link, at))))
+            parent[other] = one
+    return [root(at) for at in range(len(rows))]
