@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from everlearn.data.recipe_writer import columns_of, task_name, tasks_in
 from everlearn.data.source_names import is_saved_dataset
 from everlearn.errors import DataError
+from everlearn.ordinary_files import is_folder, is_regular
 from everlearn.recipe import TaskConfig
 
 
@@ -26,8 +28,8 @@ def tasks_of(sources: Iterable[str]) -> tuple[list[TaskConfig], dict[str, str]]:
     tasks: list[TaskConfig] = []
     left_out: dict[str, str] = {}
     for source in sources:
-        path = Path(source).expanduser()
-        if path.is_dir() and not is_saved_dataset(path):
+        path = Path(os.path.expanduser(source))
+        if is_folder(path) and not is_saved_dataset(path):
             found, others = tasks_in(path, Path.cwd())
             left_out |= others
         else:
@@ -45,8 +47,8 @@ def _stem(name: str) -> str:
     return stem.rpartition(".")[0] or stem
 
 
-def _columns(path: Path) -> dict[str, str]:
+def _columns(path: Path) -> dict[str, str | list[str]]:
     try:
-        return columns_of(path)[0] if path.is_file() else {}
+        return columns_of(path)[0] if is_regular(path) else {}
     except DataError:
         return {}  # reading the task says why
