@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import SafetensorError
 
 from everlearn.errors import ModelError
 from everlearn.models import descriptions, loading
@@ -256,7 +257,9 @@ def test_the_first_end_token_of_the_generation_configuration_that_the_tokenizer_
 def test_a_damaged_configuration_is_refused_with_the_remedy(folders, tmp_path) -> None:
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "damaged"))
     (folder / "config.json").write_text("{")
-    with pytest.raises(ModelError, match=r"its config\.json cannot be used \(.*\): choose a model"):
+    with pytest.raises(
+        ModelError, match=r"config\.json cannot be used \(it is not JSON: .*\): download or save it again"
+    ):
         loading.check_model(config_of(folder))
 
 
@@ -331,15 +334,35 @@ def test_a_special_token_without_embedding_does_no_harm(folders, tmp_path) -> No
     assert loading.load_tokenizer(config_of(folder)).pad_token == "</s>"
 
 
-def test_running_out_of_memory_is_no_fault_of_the_files(folders, monkeypatch) -> None:
-    from transformers import AutoModelForCausalLM
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] . DefaultCPUAllocator: can't allocate memory: 9 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 9 GB)"),
+        RuntimeError("unable to mmap 99 bytes from file <m>: Cannot allocate memory (12)"),
+        RuntimeError("std::bad_alloc"),
+        MemoryError(),
+        OSError(12, "Cannot allocate memory"),
+        SafetensorError("IO Error: Cannot allocate memory (os error 12)"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("where", ["from_pretrained", "to"])
+def test_running_out_of_memory_is_no_fault_of_the_files(folders, monkeypatch, error, where) -> None:
+    from transformers import AutoModelForCausalLM, PreTrainedModel
 
     def fail(*_, **__):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+        raise error
 
-    monkeypatch.setattr(AutoModelForCausalLM, "from_pretrained", fail)
-    with pytest.raises(torch.OutOfMemoryError):
+    monkeypatch.setattr(AutoModelForCausalLM if where == "from_pretrained" else PreTrainedModel, where, fail)
+    with pytest.raises(ModelError) as caught:
         loading.load_model(config_of(folders["llama"]))
+    told = str(caught.value)
+    assert "because memory ran out (" in told
+    assert "close other programs" in told
+    assert "download" not in told
+    assert "\n" not in told
 
 
 def test_shards_in_float16_with_tied_embeddings_are_read_trained_and_written(folders, tmp_path) -> None:
@@ -377,7 +400,7 @@ def test_damaged_and_incomplete_weights_are_refused(folders, tmp_path) -> None:
     with pytest.raises(ModelError, match=r"model\.norm\.weight"):
         loading.load_model(config_of(folder))
     (folder / "model.safetensors").write_bytes(b"\x08\0\0\0\0\0\0\0{broken}")
-    with pytest.raises(ModelError, match="cannot be read"):
+    with pytest.raises(ModelError, match=r"model\.safetensors is no readable safetensors file"):
         loading.load_model(config_of(folder))
 
 

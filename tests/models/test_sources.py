@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import ModelError, RunError
-from everlearn.models import sources
+from everlearn.models import folders, sources
+from everlearn.models.folders import content_hash
 from everlearn.models.sources import base_fingerprint, find_base
 from everlearn.recipe import ModelConfig
 from tests.tiny_models import save_tiny_model
@@ -109,50 +111,81 @@ def test_what_a_model_loads_from_counts_and_nothing_else(tiny: Path, copy: Path)
         assert len(found) == number
 
 
-@pytest.mark.parametrize("at", [0, -1])
-def test_a_sample_of_a_large_tensor_is_of_both_ends(
-    at: int, tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("at", [0, 0.5, -1])
+def test_a_change_anywhere_in_a_large_tensor_counts(at: float, tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    hashes = set()
+    for change in (0, 1):
+        values = np.zeros(20_000_000, np.float32)  # 80 MB
+        values[int(at * values.size) if at > 0 else int(at)] += change
+        (tmp_path / str(change)).mkdir()
+        save_file({"w": values}, tmp_path / str(change) / "model.safetensors")
+        hashes.add(content_hash(tmp_path / str(change)))
+    assert len(hashes) == 2
+
+
+def test_the_shape_of_a_tensor_counts(tiny: Path, copy: Path) -> None:
     from safetensors.numpy import load_file, save_file
 
-    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
-    monkeypatch.setattr(sources, "_SAMPLE_BYTES", 8)
-    first = sources.content_hash(tiny)
-    tensors = load_file(tiny / "model.safetensors")
-    name = max(tensors, key=lambda name: tensors[name].size)
-    tensors[name].reshape(-1)[at] += 1
-    save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-    assert sources.content_hash(copy) != first
-
-
-def test_the_shape_of_a_large_tensor_counts(tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from safetensors.numpy import load_file, save_file
-
-    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
     tensors = load_file(tiny / "model.safetensors")
     name = "model.embed_tokens.weight"
-    sizes = set()
     hashes = set()
     for shape in (tensors[name].shape, tensors[name].shape[::-1]):
         save_file(tensors | {name: tensors[name].reshape(shape)}, copy / "model.safetensors")
-        sizes.add((copy / "model.safetensors").stat().st_size)
-        hashes.add(sources.content_hash(copy))
-    assert (len(sizes), len(hashes)) == (1, 2)
+        hashes.add(content_hash(copy))
+    assert len(hashes) == 2
 
 
-def test_sampling_large_files_still_sees_a_change_in_any_tensor(
-    tiny: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_folder_is_hashed_again_only_where_its_files_have_changed(
+    copy: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from safetensors.numpy import load_file, save_file
+    first = content_hash(copy)
+    monkeypatch.setattr(folders.hashlib, "sha256", lambda: pytest.fail("hashed again"))
+    assert content_hash(copy) == first
+    monkeypatch.undo()
+    state = (copy / "model.safetensors").stat()
+    data = bytearray((copy / "model.safetensors").read_bytes())
+    data[-1] ^= 1
+    (copy / "model.safetensors").write_bytes(data)
+    os.utime(copy / "model.safetensors", ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert content_hash(copy) != first
 
-    monkeypatch.setattr(sources, "_WHOLE_BYTES", 0)
-    first = sources.content_hash(tiny)
-    assert first == sources.content_hash(copy)
-    for name in load_file(tiny / "model.safetensors"):
-        tensors = load_file(tiny / "model.safetensors")
-        tensors[name] = tensors[name] + 1
-        save_file(tensors, copy / "model.safetensors", metadata={"format": "pt"})
-        assert sources.content_hash(copy) != first, name
+
+def test_every_file_of_a_tokenizer_that_transformers_knows_counts(tmp_path: Path) -> None:
+    import importlib
+    import pkgutil
+
+    import transformers
+    from transformers import PreTrainedTokenizerBase, models
+
+    names = {"chat_template.jinja", "added_tokens.json", "special_tokens_map.json", "tokenizer.v4.json"}
+    names |= {"tekken.json", "tokenizer.model.v3", "tiktoken.model", "qwen.tiktoken", "adapter_config.json"}
+    for module in pkgutil.iter_modules(models.__path__):
+        for path in Path(models.__path__[0], module.name).glob("tokenization_*.py"):
+            try:
+                found = vars(importlib.import_module(f"transformers.models.{module.name}.{path.stem}"))
+            except (ImportError, NameError):
+                continue  # needs a package that is not installed
+            for kind in found.values():
+                if isinstance(kind, type) and issubclass(kind, PreTrainedTokenizerBase):
+                    names |= {name for name in kind.vocab_files_names.values() if name}
+    assert len(names) > 30, transformers.__version__
+    for name in names:
+        (tmp_path / name).write_text("")
+    hashes = {content_hash(tmp_path)}
+    for name in names:
+        (tmp_path / name).write_text("x")
+        hashes.add(content_hash(tmp_path))
+    assert len(hashes) == len(names) + 1
+
+
+def test_a_chat_template_in_a_folder_of_its_own_counts(copy: Path) -> None:
+    first = content_hash(copy)
+    (copy / "additional_chat_templates").mkdir()
+    (copy / "additional_chat_templates" / "tool_use.jinja").write_text("{{ messages }}")
+    assert content_hash(copy) != first
 
 
 class Hub:

@@ -20,17 +20,27 @@ from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError
 from everlearn.files import write_error
 from everlearn.models import adapters
-from everlearn.models.batching import ran_out_of_memory
-from everlearn.models.descriptions import check_vocabulary, context_of, read_config, read_tokenizer
+from everlearn.models.descriptions import (
+    blamed,
+    check_generation,
+    check_vocabulary,
+    context_of,
+    read_config,
+    read_tokenizer,
+)
+from everlearn.models.faults import reason_of, told
+from everlearn.models.folders import content_hash
 from everlearn.models.formats import has_native_bfloat16
+from everlearn.models.json_files import read_object
 from everlearn.models.memory import GIB, total_bytes
-from everlearn.models.sources import base_fingerprint, content_hash, find_base
+from everlearn.models.sources import BaseSource, base_fingerprint, check_source, find_base
+from everlearn.ordinary_files import is_folder, shown
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
-    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 __all__ = [
     "LoadedModel",
@@ -84,19 +94,22 @@ def check_model(config: ModelConfig, *, trains: bool = False) -> None:
     device = choose_device(config.device)
     source = find_base(config, weights=False)
     settings = read_config(source)
+    check_generation(source, settings)
     check_vocabulary(source, read_tokenizer(source), settings)
+    tree = read_object(source.folder / "config.json", source.label)
     with torch.device("meta"):
-        try:
-            model = AutoModelForCausalLM.from_config(settings)
-        except ImportError as error:
-            reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"model.base {source.name} needs a package that is not installed ({reason}).") from None
+        with told(blamed(source, tree, builds=True), "mend it"):
+            try:
+                model = AutoModelForCausalLM.from_config(settings)
+            except ImportError as error:
+                reason = reason_of(error)
+                raise ModelError(f"{source.label} needs a package that is not installed ({reason}).") from None
         if "past_key_values" not in inspect.signature(model.forward).parameters:
             raise ModelError(
-                f"model.base {source.name}: {settings.model_type} models keep what they have read in a way of their "
+                f"{source.label}: {settings.model_type} models keep what they have read in a way of their "
                 "own (no past_key_values), which generation here does not know: choose a model with attention."
             )
-        _check_room(source.name, model.num_parameters(), config, device, trains=trains)
+        _check_room(source.label, model.num_parameters(), config, device, trains=trains)
         if config.tuning == "lora":
             adapters.attach_adapter(model, config.lora, seed=0)
 
@@ -117,7 +130,7 @@ def _check_room(name: str, weights: int, config: ModelConfig, device: torch.devi
     remedies = ["set model.tuning to lora"] if copies > 1 else []
     remedies += ["set model.dtype to bfloat16"] if dtype.itemsize > 2 else []
     raise ModelError(
-        f"model.base {name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
+        f"{name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
         f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."
     )
 
@@ -157,14 +170,21 @@ def load_model(
     fingerprint = base_hash
     inner = checkpoint and _weights_in(checkpoint, config)
     if checkpoint is not None and inner is not None:
-        if not inner.is_dir():
+        if not is_folder(inner, ModelError):
             raise ModelError(
                 f"{checkpoint} has no {inner.name}/ folder: it is no checkpoint of a model tuned with "
                 f"tuning: {config.tuning}; set model.tuning as in the run that made it, or give another folder."
             )
         fingerprint = fingerprint_of(base_hash, content_hash(inner))
-    weights = inner if inner is not None and config.tuning == "full" else source.folder
-    model: PreTrainedModel | PeftModel = _read_weights(weights, _dtype(config, device)).to(device)
+    weights = source
+    if inner is not None and config.tuning == "full":
+        weights = BaseSource(inner, str(inner), key="checkpoint")
+        check_source(weights)
+    model: PreTrainedModel | PeftModel
+    model = _read_weights(weights, read_config(weights), _dtype(config, device))
+    with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
+        model = model.to(device)
+    _check_numbers(model, weights.label)
     model.requires_grad_(trainable and config.tuning == "full")
     if source.commit is not None:  # else a saved adapter names this machine's cache folder as its base
         model.name_or_path = model.config._name_or_path = source.name
@@ -173,7 +193,8 @@ def load_model(
     elif config.tuning == "lora" and trainable:
         model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit)
     context = context_of(read_config(source))
-    return LoadedModel(model.eval(), tokenizer, fingerprint, base_hash, context, device)
+    _check_answers(model.eval(), source.label if inner is None else str(inner))
+    return LoadedModel(model, tokenizer, fingerprint, base_hash, context, device)
 
 
 def _weights_in(checkpoint: Path, config: ModelConfig) -> Path:
@@ -266,29 +287,74 @@ def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def _read_weights(folder: Path, dtype: torch.dtype) -> PreTrainedModel:
-    from safetensors import SafetensorError
+def _read_weights(source: BaseSource, settings: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
+    """The model of a folder whose files have been checked.
+
+    Raises:
+        ModelError: the weights are not those of the configuration, are damaged, or find no room.
+    """
     from transformers import AutoModelForCausalLM
 
-    try:
-        with without_bars():
-            model, report = AutoModelForCausalLM.from_pretrained(
-                folder, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
-            )
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        if ran_out_of_memory(error):
-            raise
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+    what = f"{source.label}: the weights in {shown(source.folder)}"
+    with told(f"{what} cannot be read", "download or save the model again"), without_bars():
+        model, report = AutoModelForCausalLM.from_pretrained(
+            source.folder,
+            config=settings,
+            dtype=dtype,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
+    if report["mismatched_keys"]:
+        tensor, stored, expected = min(report["mismatched_keys"])
         raise ModelError(
-            f"the weights in {folder} cannot be read ({reason}): download or save the model again."
-        ) from None
+            f"{source.label}: config.json and the weights do not belong together: the tensor {tensor} is of shape "
+            f"{tuple(stored)}, by the configuration {tuple(expected)}: download or save the model again."
+        )
     if report["missing_keys"]:
         names = sorted(report["missing_keys"])
         raise ModelError(
-            f"the weights in {folder} lack {len(names)} tensors of this model, {names[0]} among them: download or "
-            "save the model again."
+            f"{what} lack {len(names)} tensors of this model, {names[0]} among them: download or save the model again."
         )
     return model
+
+
+def _check_numbers(model: PreTrainedModel, name: str) -> None:
+    """Refuses weights that are no numbers.
+
+    Raises:
+        ModelError: names a tensor.
+    """
+    import torch
+
+    with torch.inference_mode():
+        for path, weight in model.named_parameters():
+            if not torch.isfinite(weight.sum(dtype=torch.float32)):
+                raise ModelError(
+                    f"{name}: its tensor {path} holds numbers that are infinite or none at all (NaN): download or "
+                    "save the model again."
+                )
+        for path, angles in model.named_buffers():
+            if path.endswith("inv_freq") and not torch.isfinite(angles).all():
+                raise ModelError(
+                    f"{name}: config.json: rope_parameters (rope_theta) give no finite angles: mend them."
+                )
+
+
+def _check_answers(model: PreTrainedModel | PeftModel, name: str) -> None:
+    """Refuses a model that cannot compute.
+
+    Raises:
+        ModelError: says what was raised, or that no numbers came out.
+    """
+    import torch
+
+    remedy = "mend its config.json, or download or save the model again"
+    with torch.inference_mode(), told(f"{name} cannot compute", remedy):
+        logits = model(input_ids=torch.zeros((1, 2), dtype=torch.long, device=model.device)).logits
+    if not torch.isfinite(logits).all():
+        raise ModelError(f"{name} answers with numbers that are infinite or none at all (NaN): {remedy}.")
 
 
 @contextmanager
