@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
+import shlex
+import subprocess
 from pathlib import Path
 
 import pytest
 
-from everlearn.cli.main import COMMANDS
+from everlearn.cli.main import COMMANDS, main
 from everlearn.methods.registry import method_names
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
@@ -23,6 +25,17 @@ def test_the_python_example_runs_as_written(
     shown = capsys.readouterr().out
     assert "01-sentiment" in shown
     assert "backward transfer:" in shown
+
+
+def test_the_data_shown_is_what_inspect_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    script, shown = re.findall(r"```bash\n(for n in .*?)```\n\n```text\n(.*?)```", README, re.DOTALL)[0]
+    *makes_the_file, command = script.strip().splitlines()
+    monkeypatch.chdir(tmp_path)
+    subprocess.run(["bash", "-c", "\n".join(makes_the_file)], check=True)
+    assert main(shlex.split(command)[1:]) == 0
+    assert capsys.readouterr().out.strip() == shown.strip()
 
 
 def test_every_command_and_method_is_in_the_readme() -> None:

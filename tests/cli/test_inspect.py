@@ -60,6 +60,7 @@ def test_rows_are_shown_as_training_cuts_them(tmp_path: Path, capsys: pytest.Cap
     shown = capsys.readouterr().out
     assert "prompts are longer than training.max_prompt_tokens (32) and lose their end." in shown
     assert "page" in shown
+    assert "tokens, cut to 32:" in shown
     assert "Who signed" not in shown
     assert main(["inspect", "deeds.jsonl", *keys, "--set", "training.too_long=leave_out"]) == 2
 

@@ -20,6 +20,8 @@ def test_nothing_is_said_where_all_is_used() -> None:
         (TaskAccount("a", {"train": PartAccount("a", rows=40, limited=1)}), "1 row left out by a limit"),
         (TaskAccount("a", {"train": PartAccount("a", unread={"history": 9})}), "keys 'history' not read"),
         (TaskAccount("a", joined={"yes": {"Yes": 2}}), "1 label written in several ways"),
+        (TaskAccount("a", {"train": PartAccount("a", notes=["quotes are text."])}), "1 note on how it was read"),
+        (TaskAccount("a", notes=["one.", "two."]), "2 notes on how it was read"),
         (TaskAccount("a", cut_prompts=10), "10 prompts cut"),
         (TaskAccount("a", cut_answers=2), "2 answers cut"),
         (TaskAccount("a", too_long=2), "2 rows left out as too long"),

@@ -40,7 +40,7 @@ def test_what_is_not_used_as_it_stands_is_told_in_sentences(single: Path):
     assert part is not None
     assert [item.text for item in part.one("ul", "told").all("li")] == [
         "task sentiment: 3 of 340 rows of train cannot be used and are set aside (line 3: no output).",
-        "task sentiment: keys of train that are not read: history (9 rows).",
+        "task sentiment: keys of train that are not read: 'history' (9 rows).",
         "task sentiment: 12 of 300 prompts are longer than training.max_prompt_tokens (1,024) and lose their end.",
     ]
 

@@ -115,10 +115,14 @@ def _task(task: TaskInspection) -> Iterator[str]:
     for remark in account.remarks():
         yield f"  - {remark}"
     for row in task.rows:
-        yield f"  row {row.id}, prompt of {row.prompt_tokens:,} tokens:"
+        yield f"  row {row.id}, prompt of {row.prompt_tokens:,} tokens{_cut(row.prompt_tokens, task.prompts)}:"
         yield from (f"    | {line}" for line in row.prompt.split("\n"))
-        yield f"  its answer of {row.answer_tokens:,} tokens:"
+        yield f"  its answer of {row.answer_tokens:,} tokens{_cut(row.answer_tokens, task.answers)}:"
         yield from (f"    | {line}" for line in row.answer.split("\n"))
+
+
+def _cut(tokens: int, lengths: Lengths | None) -> str:
+    return f", cut to {lengths.limit:,}" if lengths and tokens > lengths.limit else ""
 
 
 def _over(lengths: Lengths) -> str:

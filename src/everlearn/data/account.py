@@ -96,11 +96,11 @@ class TaskAccount:
             if part.limited:
                 said.append(f"{part.limited} of {part.instances} instances of {name} are left out by the limit.")
             if part.unread:
-                keys = listed(f"{key} ({rows} rows)" for key, rows in part.unread.items())
+                keys = listed(f"{key!r} ({_rows(rows)})" for key, rows in part.unread.items())
                 said.append(f"keys of {name} that are not read: {keys}.")
             said += part.notes
         for label, spellings in self.joined.items():
-            variants = listed(f"{spelling!r} ({rows} rows)" for spelling, rows in spellings.items())
+            variants = listed(f"{spelling!r} ({_rows(rows)})" for spelling, rows in spellings.items())
             said.append(f"label {label!r} is also written {variants}: read as {label!r}.")
         limits = f"training.max_prompt_tokens ({self.prompt_limit:,})"
         if self.cut_prompts:
@@ -141,7 +141,14 @@ def data_line(accounts: Iterable[TaskAccount]) -> str | None:
         told += [f"{count} {noun}{'s' * (count > 1)} {fate}"] if count else []
     if unread:
         told.append(f"keys {listed(map(repr, unread))} not read")
+    notes = sum(len(part.notes) for part in parts) + sum(len(account.notes) for account in accounts)
+    if notes:
+        told.append(f"{notes} note{'s' * (notes > 1)} on how it was read")
     return f"data: {', '.join(told)}; 'everlearn inspect RECIPE' shows it" if told else None
+
+
+def _rows(count: int) -> str:
+    return "1 row" if count == 1 else f"{count} rows"
 
 
 def listed(items: Iterable[str]) -> str:
