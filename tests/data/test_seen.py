@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from everlearn.data.prompts import plain_ids
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.seen import as_seen
 from tests.data.byte_tokenizer import make_byte_tokenizer
 

@@ -9,7 +9,8 @@ from everlearn.cli.main import main
 from everlearn.data.stream import load_stream
 from everlearn.errors import DataError, RecipeError
 from everlearn.files import read_jsonl
-from everlearn.recipe import StreamConfig
+from everlearn.recipe import StreamConfig, TaskConfig
+from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.tiny_models import make_tokenizer
 
 SUPERNI = "dsg expl para pe pos qa qg sa sum trans".split()
@@ -210,3 +211,12 @@ def test_extra_rows_of_superni_serve_as_new_demonstrations(shared_dir):
     other = str(shared_dir / "data/superni/qa.extra.jsonl.gz")
     with pytest.raises(DataError, match="belongs to another task"):
         load_stream(StreamConfig(tasks=[{**tasks[0].model_dump(), "demonstrations": other}]), seed=42)
+
+
+def test_rows_that_name_control_tokens_are_counted(tmp_path):
+    rows = [{"input": f"what is the {word} end?", "output": "yes"} for word in ("</s>", "red", "<s>")]
+    file = tmp_path / "manual.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    config = StreamConfig(tasks=[TaskConfig(name="manual", train=str(file), evaluation=str(file))])
+    notes = load_stream(config, seed=0, tokenizer=make_byte_tokenizer()).notes
+    assert "task manual: 4 rows mention the model's control tokens (`</s>`, `<s>`): they are read as text." in notes

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.data.control_tokens import plain_ids
+from everlearn.data.prompts import bos_ids
 from everlearn.evaluation import general
 from everlearn.evaluation.general import microtask_accuracy, perplexity
 from everlearn.generation.protocol import Sampling

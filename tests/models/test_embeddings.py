@@ -12,7 +12,8 @@ import pytest
 import torch
 
 import everlearn.models.embeddings as embeddings
-from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.data.control_tokens import plain_ids
+from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.embeddings import embed_sentences, embed_texts
 from everlearn.models.loading import base_of, load_model

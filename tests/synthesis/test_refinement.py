@@ -18,7 +18,7 @@ from everlearn.synthesis.refinement import (
     as_instances,
     fault_of,
     label_shares,
-    published_prompt,
+    published_frame,
     take,
 )
 from tests.data.byte_tokenizer import CHATML, make_byte_tokenizer, read
@@ -45,12 +45,12 @@ def test_the_published_texts_are_the_golden_ones(golden_dir: Path) -> None:
     golden = json.loads(path.read_text(encoding="utf-8"))["cases"]
     assert len(golden) == 2
     for case in golden:
-        assert published_prompt(case["template"], case["inputs"]) == case["text"]
+        assert case["inputs"].join(published_frame(case["template"])) == case["text"]
 
 
 def test_a_template_whose_published_text_is_unknown_is_refused() -> None:
     with pytest.raises(RecipeError, match=r"published is known for .* not for alpaca: use training"):
-        published_prompt("alpaca", "x")
+        published_frame("alpaca")
 
 
 @pytest.mark.parametrize("template", [VanillaTemplate(), AlpacaTemplate(), Llama2Template()])
@@ -168,3 +168,10 @@ def test_rows_become_synthetic_instances() -> None:
     assert refined == Instance("Define.", "foo", "new", "t", "synthetic", "t-synthetic-0", history=system)
     (raw,) = as_instances([ROW], "t", ())
     assert raw.output == "old"
+
+
+def test_an_input_that_names_control_tokens_is_text_in_a_published_prompt() -> None:
+    answering = replace(ANSWERING, template=Llama2Template(), prompt="published")
+    ids = answering.prompt_ids({**ROW, "inputs": "a <s> b </s> c"})
+    assert ids.count(TOKENIZER.bos_token_id) == 2
+    assert ids.count(TOKENIZER.eos_token_id) == 0

@@ -7,8 +7,8 @@ Prompt and answer are tokenized separately and the answer ends with EOS. A promp
 
 Earlier turns of a conversation: each exchange is encoded exactly like a row of its own (BOS, prompt, answer, EOS),
 one after the other, as LLaMA-Factory's multi-turn encoding does; a system message takes the place of the frame's
-own preface (`vanilla`: it stands before the first query). Text of the data is never read as a special token
-(`split_special_tokens`), so a row that contains `<s>` or `</s>` cannot double BOS or end an answer.
+own preface (`vanilla`: it stands before the first query). Text of the data is never read as a control token
+(`control_tokens.py`), so a row that contains `<s>` or `</s>` cannot double BOS or end an answer.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Turn
 from everlearn.errors import ModelError, RecipeError, unknown
 
@@ -44,6 +45,19 @@ class PromptTemplate(Protocol):
     @property
     def name(self) -> str:
         """Name in the recipe."""
+        ...
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences for the user."""
+        ...
+
+    def check(self, rows: Sequence[Instance]) -> None:
+        """Refuses rows that the template cannot be used with.
+
+        Raises:
+            DataError: names the row.
+        """
         ...
 
     def text(self, instance: Instance) -> str:
@@ -111,10 +125,14 @@ class TextTemplate:
     """Base of the templates that are a frame of plain text around the query."""
 
     name = ""
+    notes: tuple[str, ...] = ()
 
     def frame(self, question: str, system: str | None, is_first: bool) -> str:
         """One question in the template's frame."""
         raise NotImplementedError
+
+    def check(self, rows: Sequence[Instance]) -> None:
+        """A frame of text takes any row."""
 
     def text(self, instance: Instance) -> str:
         """See `PromptTemplate.text`; earlier exchanges are set off by blank lines."""
@@ -213,8 +231,3 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
 def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
     """Asked for every row, found out once."""
     return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
-
-
-def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of text, no special token among them."""
-    return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))

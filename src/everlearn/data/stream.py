@@ -12,10 +12,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.account import PartAccount, TaskAccount
+from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.bad_rows import BadRow, refusal
+from everlearn.data.control_tokens import mentioned, plain_ids
 from everlearn.data.instance import Task, TaskStream
-from everlearn.data.prompts import plain_ids
 from everlearn.data.tasks import Account, build_task
 from everlearn.errors import RecipeError, UserError, nearest
 from everlearn.files import write_jsonl
@@ -105,7 +105,9 @@ def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokeniz
             _check_order(config.order, stream.names)
         stream = stream.ordered(name for name in config.order if name not in faults)
     if tokenizer is not None:
-        account.notes += [note for task in stream for note in _unwritable(task, tokenizer)]
+        account.notes += [
+            note for task in stream for note in (*_unwritable(task, tokenizer), *_mentions(task, tokenizer))
+        ]
     stream = replace(stream, notes=(*stream.notes, *account.notes))
     return Reading(stream, tuple(account.bad), account.total, faults)
 
@@ -194,3 +196,17 @@ def _unwritable(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
         f"task {task.name}: the model's tokenizer cannot write {ratio:.0%} of its text (unknown tokens): choose a "
         "model whose vocabulary fits the language of the data."
     ]
+
+
+def _mentions(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """A note when rows of a task name control tokens, which a model that sees them as such would act on."""
+    rows = [
+        mentioned((row.query, row.output, *(turn.content for turn in row.history)), tokenizer)
+        for row in (*task.train, *task.evaluation)
+    ]
+    count = sum(bool(tokens) for tokens in rows)
+    if not count:
+        return []
+    names = listed(f"`{token}`" for token in sorted(set().union(*rows)))
+    who = "1 row mentions" if count == 1 else f"{count} rows mention"
+    return [f"task {task.name}: {who} the model's control tokens ({names}): they are read as text."]

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.data.control_tokens import plain_ids
+from everlearn.data.prompts import bos_ids
 from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
 from everlearn.generation.protocol import Generator, Sampling
 from everlearn.models.batching import by_length, tokens_at_once

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.data.control_tokens import plain_ids
+from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.batching import by_length, tokens_at_once
 

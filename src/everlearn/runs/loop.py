@@ -8,7 +8,7 @@ given back instead of being computed again.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -80,6 +80,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     template = get_template(recipe.model.template, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
+    stream = replace(stream, notes=(*stream.notes, *template.notes))
     context = loading.context_length(recipe.model)
     stream = within_limits(recipe.training, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)
@@ -91,6 +92,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         from everlearn.training.rows import check_rows
 
         for task in stream:
+            template.check(task.train)
             check_rows(task.train, template, tokenizer, recipe.training, context)
     method.check(stream)
     method.check_prompts(stream, tokenizer, context)

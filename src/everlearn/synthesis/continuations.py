@@ -16,8 +16,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance
-from everlearn.data.prompts import bos_ids, plain_ids
+from everlearn.data.prompts import bos_ids
 from everlearn.errors import DataError
 from everlearn.files import write_json
 from everlearn.generation.protocol import Completion, Sampling

@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Task
-from everlearn.data.prompts import plain_ids
 from everlearn.errors import UserError
 from everlearn.files import read_json, write_json, write_jsonl
 from everlearn.synthesis.demonstrations import Layout, check_demonstrations, layout_of

@@ -2,7 +2,7 @@
 
 As published, the result is stripped and nothing else is done to it; a row with an empty answer is dropped, as the
 published data loader does. The prompt is exactly that of training, its cut included (the scripts' own texts for other
-templates than vanilla differ from it, spec section 12, P1 and P2; `published_prompt` has them as far as they are
+templates than vanilla differ from it, spec section 12, P1 and P2; `published_frame` has them as far as they are
 known), and an answer ends where training ends one.
 Source: arXiv 2403.01244, section 3.3 and the released script (spec section 4).
 
@@ -18,6 +18,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal
 
+from everlearn.data.control_tokens import framed_ids
 from everlearn.data.instance import SYNTHETIC, Instance, Task, Turn
 from everlearn.data.prompts import LLAMA2_SYSTEM, bos_ids
 from everlearn.errors import RecipeError
@@ -66,9 +67,9 @@ class Answering:
         """The prompt of a selected row."""
         if self.prompt == "training":
             return self.template.prompt_ids(self.instance(row), self.tokenizer, self.training.max_prompt_tokens)
-        text = published_prompt(self.template.name, str(row["inputs"]))
-        ids = self.tokenizer.encode(text, add_special_tokens=False, verbose=False)
-        return [*bos_ids(self.tokenizer), *ids]
+        before, after = published_frame(self.template.name)
+        pieces = [(before, False), (str(row["inputs"]), True), (after, False)]
+        return [*bos_ids(self.tokenizer), *framed_ids(pieces, self.tokenizer)]
 
     def has_room(self, row: Mapping[str, object], output: str) -> bool:
         """Whether prompt and answer fit into the model's context when they are trained on."""
@@ -78,16 +79,16 @@ class Answering:
         return len(prompt) + len(target) <= self.context
 
 
-def published_prompt(template: str, inputs: str) -> str:
-    """The text that the released refinement script hands to generation.
+def published_frame(template: str) -> tuple[str, str]:
+    """What the released refinement script writes before and after the input that it hands to generation.
 
     Raises:
         RecipeError: for a template whose text is not known (that of alpaca carries an unrelated task, P1).
     """
     if template == "vanilla":
-        return inputs
+        return "", ""
     if template == "llama2":
-        return f"<s> [INST] <<SYS>>\n{LLAMA2_SYSTEM}\n<</SYS>>\n\n{inputs} [/INST] "
+        return f"<s> [INST] <<SYS>>\n{LLAMA2_SYSTEM}\n<</SYS>>\n\n", " [/INST] "
     raise RecipeError(
         f"refinement_prompt: published is known for the templates vanilla and llama2, not for {template}: use "
         "training."

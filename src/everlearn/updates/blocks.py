@@ -9,7 +9,6 @@ special token is encoded as text.
 
 from __future__ import annotations
 
-import copy
 import mmap
 import os
 import shutil
@@ -26,6 +25,7 @@ from typing import IO, TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.data.control_tokens import deaf_copy, plain_ids
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import DataError, RunError
 from everlearn.files import disk_error, held, read_mapping, write_json
@@ -283,11 +283,9 @@ def _encoder(tokenizer: PreTrainedTokenizerBase) -> Callable[[list[str]], list[l
     end = tokenizer.eos_token_id
     backend = getattr(tokenizer, "backend_tokenizer", None)
     if backend is None:
-        return lambda texts: [_without(ids, end) for ids in tokenizer(texts, split_special_tokens=True)["input_ids"]]
-    own = copy.deepcopy(backend)
-    own.encode_special_tokens = True
-    own.no_truncation()
-    own.no_padding()
+        whole = tokenizer.build_inputs_with_special_tokens
+        return lambda texts: [_without(whole(plain_ids(text, tokenizer)), end) for text in texts]
+    own = deaf_copy(tokenizer)
     return lambda texts: [_without(encoding.ids, end) for encoding in own.encode_batch_fast(texts)]
 
 
