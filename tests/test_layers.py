@@ -14,7 +14,9 @@ from everlearn.recipe import MethodConfig
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys("recipe checking errors files ordinary_files progress seeds visible".split(), 0),
+    **dict.fromkeys(
+        "recipe artifacts checking errors files ordinary_files progress run_folder seeds visible".split(), 0
+    ),
     "data": 1,
     "models": 2,
     "generation": 3,

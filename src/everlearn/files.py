@@ -11,12 +11,16 @@ import json
 import os
 import re
 import secrets
+import shutil
+import stat
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
+
+_UNFINISHED = ".everlearn"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -27,7 +31,7 @@ def write_text(path: Path, text: str) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.{secrets.token_hex(6)}")
+        temporary = unfinished(path)
         try:
             with temporary.open("x", encoding="utf-8", newline="\n") as file:
                 file.write(text)
@@ -41,14 +45,40 @@ def write_text(path: Path, text: str) -> None:
         raise disk_error(path, error) from None
 
 
+def append_text(path: Path, text: str) -> None:
+    """Writes at the end of a UTF-8 file, made with its folder where it is absent; never through a link.
+
+    Raises:
+        RunError: the disk is full, the file cannot be written to, or it is a link.
+    """
+
+    def without_link(name: str, flags: int) -> int:
+        return os.open(name, flags | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0), 0o666)
+
+    make_folder(path.parent)
+    try:
+        with open(path, "a", encoding="utf-8", opener=without_link) as file:
+            file.write(text)
+    except OSError as error:
+        raise disk_error(path, error) from None
+
+
+def unfinished(path: Path) -> Path:
+    """A name beside the path, for what is being written until it is whole; no other program gives such names."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_UNFINISHED}")
+
+
 def remove_unfinished(folder: Path) -> None:
-    """Deletes what `write_text` leaves when it is killed; call it with the folder held.
+    """Deletes what killed processes had begun to write under names of `unfinished`; call it with the folder held.
 
     The report's stays, because it is written without holding the folder, maybe at this moment.
     """
-    for path in [*folder.rglob(".*")]:
-        is_ours = re.fullmatch(r"\..+\.[0-9a-f]{12}", path.name) and not path.name.startswith(".report.html.")
-        if is_ours and path.is_file():
+    for path in [*folder.rglob(f".*{_UNFINISHED}")]:
+        if path.name.startswith(".report.html.") or not re.fullmatch(rf"\..+\.[0-9a-f]{{12}}{_UNFINISHED}", path.name):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
             path.unlink(missing_ok=True)
 
 
@@ -64,6 +94,27 @@ def make_folder(path: Path) -> None:
         raise disk_error(path, error) from None
 
 
+def share_as(shared: Path, path: Path) -> None:
+    """Gives what this user has just made in a shared folder, with all below it, that folder's group and its rights.
+
+    Only where the folder is meant to be shared: its group may write to it, or it hands its group on (setgid).
+    """
+    given = shared.stat()
+    if not given.st_mode & (stat.S_IWGRP | stat.S_ISGID):
+        return
+    below = [Path(place, name) for place, folders, files in os.walk(path) for name in (*folders, *files)]
+    for made in [path, *below]:
+        with suppress(OSError):  # somebody else's: it has its rights already
+            found = made.lstat()
+            if stat.S_ISLNK(found.st_mode):
+                continue
+            if found.st_gid != given.st_gid:
+                os.chown(made, -1, given.st_gid)
+            rights = given.st_mode & (0o2070 if stat.S_ISDIR(found.st_mode) else 0o0040)
+            if found.st_mode | rights != found.st_mode:
+                made.chmod(stat.S_IMODE(found.st_mode) | rights)
+
+
 def disk_error(path: Path, error: OSError) -> RunError:
     """The user's sentence for a failed write."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -71,6 +122,8 @@ def disk_error(path: Path, error: OSError) -> RunError:
             f"the disk is full while writing {path}: free some space and run 'everlearn resume'; "
             "finished steps are kept."
         )
+    if error.errno == errno.ELOOP:
+        return RunError(f"{path} is a link, and everlearn writes through none in a run folder: remove the link.")
     return RunError(f"cannot write {path} ({error.strerror or error}): choose a folder you may write to.")
 
 
@@ -101,7 +154,7 @@ def read_json(path: Path) -> object:
     text = read_text(path)
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RunError(f"{path} is corrupt ({error}): delete it and run 'everlearn resume'.") from None
 
 
@@ -112,6 +165,7 @@ def read_text(path: Path) -> str:
         RunError: the file is missing or cannot be read.
     """
     try:
+        _refuse_special(path)
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
         raise RunError(f"{path} is missing: run 'everlearn resume' on its run folder to make it again.") from None
@@ -139,6 +193,7 @@ def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
     """
     number = 0
     try:
+        _refuse_special(path)
         with path.open(encoding="utf-8") as file:
             for number, line in enumerate(file, 1):
                 row = json.loads(line)
@@ -147,10 +202,16 @@ def read_jsonl(path: Path) -> Iterator[dict[str, object]]:
                 yield row
     except FileNotFoundError:
         raise RunError(f"{path} is missing: run 'everlearn resume' on its run folder to make it again.") from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise RunError(
             f"{path} is corrupt near line {number} ({error}): delete it and run 'everlearn resume'."
         ) from None
+
+
+def _refuse_special(path: Path) -> None:
+    """A named pipe would be waited for, and a device never end."""
+    if path.exists() and not path.is_file():
+        raise ValueError("it is no regular file")
 
 
 def sha256_of(path: Path) -> str:

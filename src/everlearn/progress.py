@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from everlearn.files import disk_error, make_folder
+from everlearn.files import append_text
 from everlearn.visible import tell, visible
 
 _ROOM_FOR_BAR = 100  # columns of a terminal: narrower ones are filled by words and figures
@@ -63,12 +63,7 @@ class LineProgress:
             RunError: the disk is full or the file cannot be written to.
         """
         if self._log:
-            make_folder(self._log.parent)
-            try:
-                with self._log.open("a", encoding="utf-8") as file:
-                    file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(line)}\n")
-            except OSError as error:
-                raise disk_error(self._log, error) from None
+            append_text(self._log, f"{time.strftime('%Y-%m-%d %H:%M:%S')} {visible(line)}\n")
 
     @contextmanager
     def step(self, what: str, total: int | None = None) -> Iterator[Tick]:

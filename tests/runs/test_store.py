@@ -11,10 +11,13 @@ from types import SimpleNamespace
 import pytest
 from safetensors import SafetensorError
 
+from everlearn import artifacts
+from everlearn.artifacts import fault_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_jsonl, write_json, write_text
 from everlearn.runs import store as store_module
-from everlearn.runs.store import RunStore, remove_corrupt
+from everlearn.runs.mending import examine, remove
+from everlearn.runs.store import RunStore
 
 
 class Maker:
@@ -47,7 +50,8 @@ def test_what_was_just_made_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     """A fully tuned model of seven billion weights is 28 GB."""
     read: list[Path] = []
     real = store_module.sha256_of
-    monkeypatch.setattr(store_module, "sha256_of", lambda path: read.append(path) or real(path))
+    for module in (store_module, artifacts):
+        monkeypatch.setattr(module, "sha256_of", lambda path: read.append(path) or real(path))
     RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, Maker())
     assert len(read) == 1
     RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, Maker())
@@ -115,20 +119,20 @@ def test_a_corrupt_artifact_is_named_with_the_remedy_and_made_again(
     tmp_path: Path, file: str, content: str | None
 ) -> None:
     run, cache = tmp_path / "run", tmp_path / "cache"
-    RunStore(run, cache).step("kept", "kept", {}, Maker())
-    RunStore(run, cache).step("a", "a", {}, Maker())
+    RunStore(run, cache).step("stages/kept", "kept", {}, Maker())
+    RunStore(run, cache).step("stages/a", "a", {}, Maker())
     RunStore(run, cache).update_manifest()
     if content is None:
-        (run / "a" / file).unlink()
+        (run / "stages" / "a" / file).unlink()
     else:
-        (run / "a" / file).write_text(content)
+        (run / "stages" / "a" / file).write_text(content)
     with pytest.raises(RunError, match=rf"{file} is (corrupt|missing).*doctor --cache {run}.*everlearn resume"):
-        RunStore(run, cache).step("a", "a", {}, Maker())
-    removed = remove_corrupt(run)
-    assert run / "a" in removed
-    assert all(path.name != "kept" for path in removed)
+        RunStore(run, cache).step("stages/a", "a", {}, Maker())
+    removed = remove(examine(run).damages)
+    assert run / "stages" / "a" in [damage.folder for damage in removed]
+    assert all(damage.folder.name != "kept" for damage in removed)
     make = Maker()
-    artifact = RunStore(run, cache).step("a", "a", {}, make)
+    artifact = RunStore(run, cache).step("stages/a", "a", {}, make)
     assert make.calls == (content is not None)  # a file that is gone from the run still stands in the cache
     assert (artifact.path / "inner" / "result.txt").read_text() == "result"
 
@@ -141,7 +145,7 @@ def test_a_corrupt_cache_is_not_used_by_another_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"result\.txt is corrupt"):
         other.step("a", "a", {}, Maker())
     other.update_manifest()
-    remove_corrupt(tmp_path / "two")
+    remove(examine(tmp_path / "two").damages)
     make = Maker()
     RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, make)
     assert make.calls == 1
@@ -192,7 +196,7 @@ def test_a_kill_before_the_move_makes_nothing_twice_that_is_whole(
     assert (again.path / "inner" / "result.txt").read_text() == "result"
     assert make.calls == calls
     assert RunStore(store.folder, store.cache).step("stages/01/a", "a", {"x": 1}, make) == again
-    assert store_module.fault_of(again.path) is None
+    assert fault_of(again.path) is None
 
 
 def test_an_artifact_that_another_run_has_just_moved_there_is_taken(
@@ -334,8 +338,8 @@ def test_a_complete_run_keeps_nothing_of_unfinished_attempts(store: RunStore) ->
 
 
 def test_a_complete_run_keeps_no_write_that_was_killed_but_a_report_being_written(store: RunStore) -> None:
-    kept = ["rehearsal.jsonl", ".lock", ".report.html.0123456789ab"]
-    for name in [*kept, ".rehearsal.jsonl.0123456789ab"]:
+    kept = ["rehearsal.jsonl", ".lock", ".report.html.0123456789ab.everlearn", ".mine.0123456789ab", ".x.everlearn"]
+    for name in [*kept, ".rehearsal.jsonl.0123456789ab.everlearn"]:
         write_text(store.folder / "stages" / "01" / name, "half")
     store.tidy()
     assert {path.name for path in (store.folder / "stages" / "01").iterdir()} == set(kept)

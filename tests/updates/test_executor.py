@@ -28,16 +28,16 @@ class Killed(Exception):
 def run_until_killed(recipe: UpdateRecipe, flushes: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Ends the run after the n-th write of a log, before the state that may follow it is saved."""
     left = [flushes]
-    append = executor._append
+    append = executor.append_text
 
-    def counted(path: Path, rows: list[dict[str, float]]) -> None:
-        append(path, rows)
+    def counted(path: Path, text: str) -> None:
+        append(path, text)
         left[0] -= 1
         if left[0] == 0:
             raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(executor, "_append", counted)
+        patch.setattr(executor, "append_text", counted)
         with pytest.raises(Killed):
             execute(recipe)
 

@@ -83,14 +83,14 @@ from pathlib import Path
 from everlearn.cli.main import main
 from everlearn.updates import executor
 
-place, append = Path(sys.argv[1]), executor._append
+place, append = Path(sys.argv[1]), executor.append_text
 
 def then_killed(*args):
     append(*args)
     if place.exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
-executor._append = then_killed
+executor.append_text = then_killed
 main(sys.argv[2:])
 """
 """Dies as soon as it logs a step after a folder was written."""

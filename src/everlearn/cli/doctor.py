@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import sys
+from collections.abc import Sequence
 from importlib import metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,20 +17,24 @@ OPTIONAL = {
     "sentence_transformers": "embeddings by a sentence-transformers model: pip install 'everlearn[embeddings]'",
     "tensorboard": "training curves in TensorBoard: pip install 'everlearn[tracking]'",
 }
+_NAMED = 3  # files of an artifact in the list
 
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
     parser = commands.add_parser("doctor", help="show versions and devices, and say what is missing")
     parser.add_argument(
-        "--cache", metavar="FOLDER", help="remove the corrupt artifacts of a cache, or of a run folder and its cache"
+        "--cache",
+        metavar="FOLDER",
+        help="list the corrupt artifacts of a cache, or of a run folder and its cache; delete them after a question",
     )
+    parser.add_argument("--yes", action="store_true", help="with --cache: delete what is listed without a question")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the findings; exit code 1 when a required part is missing."""
     if args.cache:
-        return _mend(Path(args.cache))
+        return _mend(Path(args.cache), agreed=args.yes)
     missing = []
     for requirement in metadata.requires("everlearn") or []:
         if "extra ==" in requirement:
@@ -63,14 +69,46 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _mend(folder: Path) -> int:
+def _mend(folder: Path, *, agreed: bool) -> int:
+    """Lists what is corrupt, asks, and deletes; 2 where something corrupt stays."""
     from everlearn.errors import RunError
-    from everlearn.runs.store import remove_corrupt
+    from everlearn.ordinary_files import size
+    from everlearn.runs.mending import examine, remove
 
     if not folder.is_dir():
         raise RunError(f"no folder {folder}: give the cache (runs/.cache) or a run folder.")
-    removed = remove_corrupt(folder)
-    for path in removed:
-        tell(f"removed {path}")
-    tell(f"{len(removed)} corrupt artifacts removed; 'everlearn resume' makes them again.")
+    found = examine(folder)
+    for remark in found.remarks:
+        tell(f"note: {remark}")
+    places = ", ".join(str(place) for place in found.places)
+    if not found.damages:
+        tell(f"Nothing to delete: {found.artifacts} artifacts compared with their records in {places}.")
+        return 0
+    for damage in found.damages:
+        tell(f"{damage.folder}: {damage.fault}")
+        tell(f"    to be deleted: {_files(damage.names)} ({size(damage.size)})")
+        if damage.kept:
+            tell(f"    kept, as no record of everlearn names it: {_files(damage.kept)}")
+    count, total = len(found.damages), size(sum(damage.size for damage in found.damages))
+    tell(f"{count} of {found.artifacts} artifacts are corrupt ({total}) in {places}.")
+    if not (agreed or _agrees(f"Delete the files listed of {count} artifacts? [y/N] ")):
+        tell("Nothing was deleted. With --yes it is, without a question.")
+        return 2
+    tell(f"{len(remove(found.damages))} corrupt artifacts deleted; 'everlearn resume' makes them again.")
     return 0
+
+
+def _files(names: Sequence[str]) -> str:
+    """The first names and how many more."""
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    return ", ".join(names[:_NAMED]) + more
+
+
+def _agrees(question: str) -> bool:
+    """The user's answer; no where nobody can be asked."""
+    if not sys.stdin.isatty():
+        return False
+    try:
+        return input(question).strip().lower() in ("y", "yes")
+    except EOFError:
+        return False

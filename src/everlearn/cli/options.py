@@ -32,9 +32,17 @@ LISTS = ("seeds", "synthesize.tasks")
 
 
 def named_folder(text: str) -> Path:
-    """The folder, with its name also where it is given as `.` or `..`: a run is called what its folder is called."""
+    """The folder, with its name also where it is given as `.` or `..`: a run is called what its folder is called.
+
+    Raises:
+        RunError: it is a link, or one stands in it where everlearn reads and writes.
+    """
+    from everlearn.run_folder import refuse_links
+
     path = Path(text)
-    return path.resolve() if path.name in ("", "..") else path
+    path = path.resolve() if path.name in ("", "..") else path
+    refuse_links(path)
+    return path
 
 
 def add_recipe(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]] | None = None) -> None:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from everlearn.artifacts import RECORD, fault_of, read_record
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RunError
 from everlearn.files import sha256_of
-from everlearn.runs.store import RECORD, fault_of, fingerprint_in
 
 
 def checkpoint_fingerprint(checkpoint: Path) -> str:
@@ -22,10 +22,10 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
             f"there is no checkpoint {checkpoint}: give a stage's 'training' folder, or the 'model' folder of a run."
         )
     if (checkpoint / RECORD).exists():
-        fault = fault_of(checkpoint)
-        if fault:
+        record, fault = read_record(checkpoint), fault_of(checkpoint)
+        if record is None or fault:
             raise RunError(f"{fault}: run 'everlearn doctor --cache' and 'everlearn resume' on its run folder.")
-        return fingerprint_in(checkpoint)
+        return record.fingerprint
     weights = sorted([*checkpoint.glob("*/*.safetensors"), *checkpoint.glob("*.safetensors")])
     if not weights:
         raise ModelError(

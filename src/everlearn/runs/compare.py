@@ -16,6 +16,7 @@ from everlearn.files import write_json
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
+from everlearn.run_folder import COMPARISON, kind_of, refuse_other
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about
 
 
@@ -92,6 +93,7 @@ def compare(
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
     cache = str(cache_folder(recipe.runs_dir, recipe.cache_dir))
+    refuse_other(folder, COMPARISON)
     checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
     for other in methods[1:]:
         made = make_method(other.name, other.options)
@@ -139,7 +141,7 @@ def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None
         RunError: the plan is corrupt.
     """
     path = folder / "plan.json"
-    if not path.exists():
+    if kind_of(folder) != COMPARISON or not path.exists():
         return None
     try:
         plan = json.loads(path.read_text(encoding="utf-8"))

@@ -9,6 +9,7 @@ from everlearn.files import held, read_mapping
 from everlearn.methods.base import BASE_STAGE
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
+from everlearn.run_folder import EVALUATION, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.measure import Measurement
@@ -28,6 +29,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     Raises:
         ModelError: the checkpoint folder holds no weights.
     """
+    refuse_other(folder, EVALUATION)
     prepared = prepare(recipe, folder)
     tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
@@ -38,6 +40,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         fingerprint = checkpoint_fingerprint(checkpoint)
         name = f"checkpoint-{fingerprint[:8]}"
     with held(store.folder):
+        store.update_manifest(kind=EVALUATION)
         measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
         measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
         return read_mapping(folder / "stages" / name / "scores.json")

@@ -20,6 +20,7 @@ from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageCon
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, Recipe, cache_folder, make_recipe, read_stored
+from everlearn.run_folder import RUN, refuse_other
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore, link_tree
@@ -115,6 +116,7 @@ def execute(
     """
     folder = folder or Path(recipe.runs_dir) / recipe.name
     progress = progress or LineProgress()
+    refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
     claim(folder, recipe)
     if label is None:  # a comparison has said them once for all its runs
@@ -223,7 +225,7 @@ class _Run:
     def go(self) -> RunResult:
         """All stages, then the final model and the report."""
         store, progress = self.store, self.progress
-        store.update_manifest(**self._describe(), status="running")
+        store.update_manifest(kind=RUN, **self._describe(), status="running")
         self.measurement.stage(BASE_STAGE, 0, self.models.latest, self.base_fingerprint, self.stream.tasks)
         fingerprint = self.base_fingerprint
         checkpoint: Path | None = None

@@ -5,37 +5,43 @@ A step's fingerprint hashes its name and all that its result depends on. Its fil
 into the shared cache with their sizes and SHA-256 sums in `artifact.json`, then hard-linked into the run folder.
 So a finished artifact is never made twice, in this run or in another one that shares the cache, and a kill at any
 moment leaves either no artifact or a whole one. `manifest.json` names what this run has finished.
+What somebody has put beside the files of an artifact stays where it is. A cache that others own is used as far as it
+may be read; what cannot be put there stays in the run, under `.own`.
 The seconds of a step are its own: those of the steps that it runs itself are theirs.
 """
 
 from __future__ import annotations
 
-import json
+import errno
 import os
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from everlearn.artifacts import FINGERPRINT, RECORD, fault_of, read_record, remove_artifact
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import (
     disk_error,
     make_folder,
     read_json,
-    read_mapping,
     remove_unfinished,
     sha256_of,
+    share_as,
     write_error,
     write_json,
+    write_text,
 )
 from everlearn.methods.base import Artifact, StepRunner
 
-RECORD = "artifact.json"
+MARK = ".everlearn-cache"
+"""Stands in every cache: only where it does, `everlearn doctor` takes a folder's place for a sign of its origin."""
+_MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
 class RunStore:
@@ -53,6 +59,14 @@ class RunStore:
         self._inner_seconds = 0.0  # of the steps that the step now being made has run itself
         make_folder(folder)
         make_folder(cache)
+        if cache.is_symlink() and cache.parent == folder.parent:
+            raise RunError(
+                f"{cache} is a link, which everlearn does not follow: name the folder it leads to as the cache, by "
+                f"--cache-dir {os.readlink(cache)}."
+            )
+        with suppress(RunError, PermissionError):  # somebody else's, to be read only
+            if not (cache / MARK).exists():
+                write_text(cache / MARK, "A cache of everlearn: everything in it can be made again from its runs.\n")
         self.manifest: dict[str, object] = {}
         if self.manifest_path.exists():
             loaded = read_json(self.manifest_path)
@@ -119,23 +133,30 @@ class RunStore:
         if self._holds(target, fingerprint):
             self._note(place, fingerprint, target, reused=True)
             return Artifact(target, fingerprint)
-        stored = self._cached(fingerprint) if shared else self.folder / ".own" / fingerprint
-        reused = (stored / RECORD).exists()
-        if not reused:
-            self._make(fingerprint, kind, make, stored)
+        own = self.folder / ".own" / fingerprint
+        places = [self.cache / fingerprint[:2] / fingerprint, own] if shared else [own]
+        stored = next((found for found in places if _may_be_used(found)), None)
+        reused = stored is not None
+        if stored is None:
+            stored = self._make(fingerprint, kind, make, places)
         self._check(stored)
         link_tree(stored, target)
         self._note(place, fingerprint, target, reused=reused)
         return Artifact(target, fingerprint)
 
-    def _cached(self, fingerprint: str) -> Path:
-        return self.cache / fingerprint[:2] / fingerprint
-
     def _holds(self, target: Path, fingerprint: str) -> bool:
-        if not (target / RECORD).exists():
+        record = read_record(target)
+        if record is not None and record.fingerprint != fingerprint:
+            return False
+        if record is None and not ((target / RECORD).exists() and target in self._noted()):
             return False
         self._check(target)
-        return fingerprint_in(target) == fingerprint
+        return True
+
+    def _noted(self) -> list[Path]:
+        """Where the manifest says that artifacts stand."""
+        steps = self.manifest.get("steps")
+        return [self.folder / place for place in steps] if isinstance(steps, dict) else []
 
     def _check(self, folder: Path) -> None:
         """Compares an artifact's files with its record, once per process, and not when it has just made them."""
@@ -149,7 +170,8 @@ class RunStore:
             )
         self._verified.add(folder)
 
-    def _make(self, fingerprint: str, kind: str, make: Callable[[Path], None], stored: Path) -> None:
+    def _make(self, fingerprint: str, kind: str, make: Callable[[Path], None], places: Sequence[Path]) -> Path:
+        """Makes an artifact and puts it into the first of the places that can be written to; returns which."""
         partial = self.folder / ".partial" / fingerprint
         began = time.monotonic()
         try:
@@ -161,8 +183,7 @@ class RunStore:
                 make(partial)
                 files = {
                     path.relative_to(partial).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256_of(path)}
-                    for path in sorted(partial.rglob("*"))
-                    if path.is_file()
+                    for path in _files_of(partial)
                 }
                 write_json(
                     partial / RECORD,
@@ -173,28 +194,35 @@ class RunStore:
                         "files": files,
                     },
                 )
-            stored.parent.mkdir(parents=True, exist_ok=True)
-            if stored.exists():  # Another run has just made the same; a folder without record is a broken copy.
-                shutil.rmtree(partial if (stored / RECORD).exists() else stored)
-            if partial.exists():
-                _move(partial, stored)
-                self._verified.add(stored)
+            for place in places:
+                try:
+                    if place.is_relative_to(self.cache):
+                        _put_into_cache(partial, place, self.cache)
+                    else:
+                        place.parent.mkdir(parents=True, exist_ok=True)
+                        _move(partial, place)
+                    break
+                except OSError as error:
+                    if place is places[-1] or error.errno not in _MAY_NOT:
+                        raise
+            self._verified.add(place)
         except (OSError, SafetensorError) as error:
             raise write_error(partial, error) from None
+        return place
 
     def _note(self, place: str, fingerprint: str, target: Path, *, reused: bool) -> None:
         steps = self.manifest.setdefault("steps", {})
         assert isinstance(steps, dict), "the manifest's steps are a mapping"
         known = steps.get(place)
         if not (isinstance(known, dict) and known.get("fingerprint") == fingerprint):
-            record = read_json(target / RECORD)
-            assert isinstance(record, dict), "an artifact record is a mapping"
+            record = read_record(target)
+            assert record is not None, "an artifact that was checked has its record"
             steps[place] = {
                 "fingerprint": fingerprint,
-                "seconds": record["seconds"],
+                "seconds": record.seconds,
                 "reused": reused,
                 "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-                "files": {name: entry["bytes"] for name, entry in record["files"].items()},
+                "files": {name: size for name, (size, _) in record.files.items()},
             }
             write_json(self.manifest_path, self.manifest)
 
@@ -202,86 +230,79 @@ class RunStore:
         """Removes what unfinished attempts left behind; called when a run is complete."""
         with suppress(OSError):
             remove_unfinished(self.folder)
-            shutil.rmtree(self.folder / ".partial")
-
-
-def fault_of(folder: Path) -> str | None:
-    """What is wrong with an artifact: the first file that is not as its record says; None when it is whole."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        files = {str(name): (entry["bytes"], entry["sha256"]) for name, entry in record["files"].items()}
-        is_record = isinstance(record["fingerprint"], str) and isinstance(record["seconds"], float | int)
-    except (OSError, ValueError, TypeError, KeyError, AttributeError):
-        is_record = False
-    if not is_record:
-        return f"{folder / RECORD} is corrupt"
-    for name, (size, digest) in files.items():
-        path = folder / name
-        if not path.is_file():
-            return f"{path} is missing"
-        if path.stat().st_size != size or sha256_of(path) != digest:
-            return f"{path} is corrupt (it is not what {RECORD} beside it records)"
-    return None
-
-
-def fingerprint_in(folder: Path) -> str:
-    """The fingerprint of a whole artifact."""
-    return str(read_mapping(folder / RECORD)["fingerprint"])
-
-
-def remove_corrupt(folder: Path) -> list[Path]:
-    """Deletes the corrupt artifacts of a cache, or of run folders and the caches that they name.
-
-    Returns:
-        Their folders.
-    """
-    removed = []
-    for place in [folder, *sorted(_caches_of(folder))]:
-        for record in sorted(place.rglob(RECORD)):
-            if fault_of(record.parent):
-                shutil.rmtree(record.parent)
-                removed.append(record.parent)
-    return removed
-
-
-def _caches_of(folder: Path) -> set[Path]:
-    found = set()
-    for path in folder.rglob("manifest.json"):
-        with suppress(RunError):
-            manifest = read_json(path)
-            if isinstance(manifest, dict) and "cache_dir" in manifest:
-                found.add(Path(str(manifest["cache_dir"])))
-    return {cache for cache in found if cache.is_dir() and not cache.is_relative_to(folder.resolve())}
+            for attempt in (self.folder / ".partial").iterdir():
+                if FINGERPRINT.fullmatch(attempt.name):
+                    shutil.rmtree(attempt)
+            (self.folder / ".partial").rmdir()
 
 
 def link_tree(source: Path, target: Path) -> None:
-    """Makes `target` a tree of hard links (copies across file systems) to `source`; the record comes last."""
+    """Makes `target` hold hard links (copies where there can be none) to the files of `source`; the record comes last.
+
+    An artifact that stood there goes, and a file of the same name is replaced; all others stay.
+
+    Raises:
+        RunError: the disk is full, or the folder cannot be written to.
+    """
     try:
-        if target.exists():
-            shutil.rmtree(target)
-        target.mkdir(parents=True)
-        names = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
-        for name in sorted(names, key=lambda name: name == Path(RECORD)):
+        remove_artifact(target)
+        target.mkdir(parents=True, exist_ok=True)
+        record = read_record(source)
+        names = sorted(record.files) if record else [_name(path, source) for path in _files_of(source)]
+        for name in [*names, *([RECORD] if record else [])]:
             place = target / name
             place.parent.mkdir(parents=True, exist_ok=True)
+            place.unlink(missing_ok=True)
             try:
                 os.link(source / name, place)
-            except OSError:
+            except OSError:  # another file system, or a file of another user's
                 shutil.copy2(source / name, place)
     except OSError as error:
         raise disk_error(target, error) from None
 
 
+def _files_of(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _name(path: Path, folder: Path) -> str:
+    return path.relative_to(folder).as_posix()
+
+
+def _may_be_used(stored: Path) -> bool:
+    """Whether an artifact stands there, which this user may read."""
+    try:
+        if not (stored / RECORD).exists():
+            return False
+    except PermissionError:
+        return False
+    record = read_record(stored)
+    names = [RECORD, *(record.files if record else ())]
+    return all(os.access(stored / name, os.R_OK) for name in names if (stored / name).exists())
+
+
+def _put_into_cache(partial: Path, place: Path, cache: Path) -> None:
+    """Moves an artifact into the cache, with the rights that the cache gives its group."""
+    if not place.parent.exists():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        share_as(cache, place.parent)
+    share_as(cache, partial)
+    _move(partial, place)
+
+
 def _move(source: Path, target: Path) -> None:
-    """Renames a folder, unless an artifact stands there; across file systems copies it beside the target first."""
+    """Renames a folder, unless an artifact stands there; across file systems copies it beside the target first.
+
+    A folder without a record is a broken copy: its files are replaced, and what else is in it stays.
+    """
     try:
         os.rename(source, target)
     except OSError:
-        if (target / RECORD).exists():  # another run has made the same at this moment
-            shutil.rmtree(source)
-            return
-        beside = target.with_name(f".{target.name}.{os.getpid()}")
-        shutil.rmtree(beside, ignore_errors=True)  # of a copy that was broken off
-        shutil.copytree(source, beside)
-        os.rename(beside, target)
+        if not target.exists():
+            beside = target.with_name(f".{target.name}.{os.getpid()}")
+            shutil.rmtree(beside, ignore_errors=True)  # of a copy that was broken off
+            shutil.copytree(source, beside)
+            os.rename(beside, target)
+        elif not (target / RECORD).exists():  # else another run has made the same at this moment
+            link_tree(source, target)
         shutil.rmtree(source)

@@ -9,6 +9,7 @@ from everlearn.errors import RecipeError, unknown
 from everlearn.files import held, write_jsonl
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
+from everlearn.run_folder import SYNTHESIS, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.models_at_hand import ModelsAtHand, generator_for
@@ -37,6 +38,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
 
     wanted = recipe.synthesize
     checkpoint = Path(wanted.checkpoint) if wanted.checkpoint else None
+    refuse_other(out, SYNTHESIS)
     prepared = prepare(recipe, out)
     tell_about(prepared.stream, progress)
     for name in wanted.tasks:
@@ -51,6 +53,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
         models.point_to(checkpoint)
     made = {}
     with held(store.folder):
+        store.update_manifest(kind=SYNTHESIS)
         for name in wanted.tasks or prepared.stream.names:
             tools = Tools(
                 step=store.steps_below(name),

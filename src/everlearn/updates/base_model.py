@@ -14,7 +14,6 @@ a document can see its neighbours in the block, BOS tells it that they are none 
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -29,8 +28,9 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
 from everlearn.data.corpus import Document, documents
 from everlearn.errors import UserError
-from everlearn.files import write_error
+from everlearn.files import write_error, write_json
 from everlearn.models.embedded_tokenizer import BLANK_LINE, train_tokenizer
+from everlearn.run_folder import PRETRAINING, refuse_other
 from everlearn.training.schedules import cosine, warm_up_factor
 from everlearn.updates.config import UpdateTraining
 from everlearn.updates.loop import Row, Stretch, Trainer
@@ -78,7 +78,8 @@ def pretrain(
     total_steps = _budget_steps(tokens, steps)
     torch.set_num_threads(threads)
     out = Path(out_dir)
-    out.mkdir(parents=True, exist_ok=True)
+    refuse_other(out, PRETRAINING)
+    write_json(out / "pretraining.json", {"seed": seed, "threads": threads})  # says whose folder it is
     tokenizer = build_tokenizer(seed)
     tokenizer.save_pretrained(str(out))
     losses: list[float] = []
@@ -116,7 +117,7 @@ def pretrain(
     save(model, tokenizer, out)
     report = _state(total_steps, losses, time.monotonic() - began)
     report |= {"seed": seed, "threads": threads, "parameters": sum(p.numel() for p in model.parameters())}
-    (out / "pretraining.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+    write_json(out / "pretraining.json", report)
     return report
 
 

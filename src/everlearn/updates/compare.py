@@ -16,9 +16,9 @@ import numpy as np
 
 from everlearn.evaluation.bootstrap import seeds_interval
 from everlearn.files import read_mapping, write_json, write_text
+from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, refuse_other
 from everlearn.seeds import derive
 from everlearn.updates.executor import execute
-from everlearn.updates.folder import KIND
 from everlearn.updates.prepare import cache_of
 from everlearn.updates.quality import difference
 
@@ -47,6 +47,7 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
     chosen = recipe.seeds or [recipe.seed]
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
     if is_first:
+        refuse_other(folder, UPDATE_COMPARISON)
         _begin(recipe, folder, chosen)
     runs = []
     for arm in recipe.arms():
@@ -71,7 +72,7 @@ def _begin(recipe: UpdateRecipe, folder: Path, seeds: Sequence[int]) -> None:
         recipe.with_arm(arm, seeds[0])  # refuses a wrong arm before any is run
     tree = recipe.model_dump(mode="json", exclude={"seeds", "runs_dir", "cache_dir"})
     write_text(folder / "recipe.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-    begun = {"kind": KIND, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
+    begun = {"kind": UPDATE, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
     write_json(folder / "comparison.json", {**begun, "status": "running"})
 
 
@@ -85,7 +86,7 @@ def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, An
         of_arm = [found[arm.label, seed] for seed in seeds]
         arm_rows.append(_arm_row(recipe, arm, of_arm) | _differences(recipe, arm, arms, found, seeds))
     return {
-        "kind": KIND,
+        "kind": UPDATE,
         "name": recipe.name,
         "status": "complete",
         "cache_dir": str(cache_of(recipe)),

@@ -20,9 +20,10 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from everlearn.errors import RunError
-from everlearn.files import disk_error, held, read_jsonl, write_error, write_json, write_jsonl
+from everlearn.files import append_text, held, read_jsonl, write_error, write_json, write_jsonl
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
+from everlearn.run_folder import UPDATE, refuse_other
 from everlearn.seeds import derive
 from everlearn.updates.account import data_line
 from everlearn.updates.folder import UpdateFolder, claim, now
@@ -70,6 +71,8 @@ def execute(
     processes.share(recipe.training.batch_blocks)
     store = UpdateFolder(path)
     with processes.first_goes_first():
+        if processes.is_first:
+            refuse_other(path, UPDATE)
         prepared = prepare(recipe, store, shown)
         if processes.is_first:
             claim(path, recipe)
@@ -170,7 +173,7 @@ class _Run:
 
             def log(rows: list[Row]) -> None:
                 if self.processes.is_first:
-                    _append(self.store.history(segment.id), rows)
+                    append_text(self.store.history(segment.id), "".join(json.dumps(row) + "\n" for row in rows))
                 tick(int(rows[-1]["step"]) + 1, note=f"loss {rows[-1]['loss']:.3f}")
 
             def checkpoint(finished: int) -> None:
@@ -342,16 +345,6 @@ class _Run:
     def _id(self, segment: Segment) -> str:
         assert segment.releases is not None, "only some segments release"
         return self.prepared.ids[segment.releases - 1]
-
-
-def _append(path: Path, rows: list[Row]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-            file.flush()
-    except OSError as error:
-        raise disk_error(path, error) from None
 
 
 def _truncate(path: Path, steps: int) -> int:

@@ -18,7 +18,6 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Iterator
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,9 +26,9 @@ from everlearn.checking import checked
 from everlearn.errors import RunError
 from everlearn.files import read_json, read_mapping, remove_unfinished, write_json, write_text
 from everlearn.recipe import read_stored
+from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, kind_of
 from everlearn.updates.config import UpdateRecipe
 
-KIND = "update"
 _REMEDY = "delete this file and give the recipe to 'everlearn update' again"
 _PARTIAL = re.compile(r"\..+\.\d+|\.tokenizer")  # as they are named with the number of the process
 _OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
@@ -43,7 +42,7 @@ class UpdateFolder:
         self.manifest: dict[str, Any] = {}
         if (path / "manifest.json").exists():
             stored = read_json(path / "manifest.json")
-            if not isinstance(stored, dict) or stored.get("kind") != KIND:
+            if not isinstance(stored, dict) or stored.get("kind") != UPDATE:
                 raise RunError(
                     f"{path} holds a run of tasks: go on with it by 'everlearn resume', or choose another --name."
                 )
@@ -99,14 +98,7 @@ class UpdateFolder:
 
 def is_update(folder: Path) -> bool:
     """Whether the folder holds a run or a comparison of version updates."""
-    for name in ("comparison.json", "manifest.json"):
-        if (folder / name).exists():
-            stored = read_json(folder / name)
-            return isinstance(stored, dict) and stored.get("kind") == KIND
-    with suppress(RunError):
-        if (folder / "recipe.yaml").exists():  # all that a run has which was killed as it began
-            return "versions" in read_stored(folder / "recipe.yaml", _REMEDY)
-    return False
+    return kind_of(folder) in (UPDATE, UPDATE_COMPARISON)
 
 
 def recipe_of(folder: Path) -> UpdateRecipe:

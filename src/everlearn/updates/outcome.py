@@ -10,10 +10,11 @@ import numpy as np
 
 from everlearn.files import read_json, write_json
 from everlearn.recipe import ModelConfig
+from everlearn.run_folder import UPDATE
 from everlearn.seeds import derive
 from everlearn.updates.account import accounts_of
 from everlearn.updates.cost import ledger, planned
-from everlearn.updates.folder import KIND, UpdateFolder
+from everlearn.updates.folder import UpdateFolder
 from everlearn.updates.prepare import Prepared, cache_of
 from everlearn.updates.quality import block_likelihoods, cell, matrix_of
 
@@ -113,7 +114,7 @@ def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> di
 
     return {
         "everlearn": __version__,
-        "kind": KIND,
+        "kind": UPDATE,
         "label": recipe.paradigm,
         "versions": versions(),
         "machine": {**machine(), "processes": processes},

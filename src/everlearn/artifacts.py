@@ -1,0 +1,119 @@
+"""The record of an artifact: the files that it is made of with their sums, whether they are so, and how it is removed.
+
+An artifact is a folder whose `artifact.json` names its files. Only these are ever replaced or deleted: whatever else
+somebody has put beside them stays. Links are never followed: a link in the place of a file is a fault.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from everlearn.files import sha256_of
+
+RECORD = "artifact.json"
+FINGERPRINT = re.compile(r"[0-9a-f]{32}")
+_LONGEST_NAME = 255  # bytes of one part of a path
+_SUM = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """What `artifact.json` holds.
+
+    Attributes:
+        fingerprint: Hash of all that the artifact depends on.
+        seconds: How long it took to make.
+        files: Path below the folder, to size in bytes and SHA-256 sum.
+    """
+
+    fingerprint: str
+    seconds: float
+    files: dict[str, tuple[int, str]]
+
+
+def read_record(folder: Path) -> Record | None:
+    """The record of an artifact; None where there is none, or it is none that everlearn writes."""
+    if not is_plain(folder, RECORD):
+        return None
+    try:
+        stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        files = {name: (entry["bytes"], entry["sha256"]) for name, entry in stored["files"].items()}
+        record = Record(stored["fingerprint"], stored["seconds"], files)
+        is_whole = (
+            FINGERPRINT.fullmatch(record.fingerprint)
+            and _is_amount(record.seconds)
+            and all(
+                is_below(name) and name != RECORD and _is_amount(size) and _SUM.fullmatch(digest)
+                for name, (size, digest) in files.items()
+            )
+        )
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return None
+    return record if is_whole else None
+
+
+def is_below(name: str) -> bool:
+    """Whether a recorded name is a path below its folder."""
+    path = PurePosixPath(name)
+    try:
+        is_name = "\x00" not in name and all(len(part.encode()) <= _LONGEST_NAME for part in path.parts)
+    except UnicodeEncodeError:
+        return False
+    return is_name and bool(path.parts) and not path.is_absolute() and ".." not in path.parts
+
+
+def is_plain(folder: Path, name: str) -> bool:
+    """Whether a regular file stands there, with no link on the way from the folder to it."""
+    path = folder / name
+    return path.is_file() and path.resolve() == folder.resolve() / name
+
+
+def fault_of(folder: Path) -> str | None:
+    """What is wrong with an artifact: the first file that is not as its record says; None when it is whole."""
+    record = read_record(folder)
+    if record is None:
+        return f"{folder / RECORD} is corrupt"
+    return next((fault for name in record.files if (fault := fault_in(folder, name, record))), None)
+
+
+def fault_in(folder: Path, name: str, record: Record) -> str | None:
+    """What is wrong with one file of an artifact; None when it is as its record says."""
+    path = folder / name
+    if name not in record.files:
+        return f"{path} is no part of what was made (the {RECORD} beside it does not name it)"
+    if not path.exists():
+        return f"{path} is missing"
+    if not is_plain(folder, name):
+        return f"{path} is no regular file within its folder"
+    size, digest = record.files[name]
+    if path.stat().st_size != size or sha256_of(path) != digest:
+        return f"{path} is corrupt (it is not what {RECORD} beside it records)"
+    return None
+
+
+def remove_artifact(folder: Path) -> None:
+    """Deletes the files that the record names, the record last, and the folders that are empty then."""
+    record = read_record(folder)
+    remove_files(folder, [*(record.files if record else ()), RECORD])
+
+
+def remove_files(folder: Path, names: Iterable[str]) -> None:
+    """Deletes regular files below a folder by name, and the folders that are empty then; links stay."""
+    emptied = set()
+    for name in names:
+        if is_plain(folder, name):
+            (folder / name).unlink()
+            emptied |= {parent for parent in (folder / name).parents if parent.is_relative_to(folder)}
+    for parent in sorted(emptied, key=lambda path: -len(path.parts)):
+        with suppress(OSError):
+            parent.rmdir()
+
+
+def _is_amount(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value < float("inf")
