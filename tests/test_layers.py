@@ -14,9 +14,8 @@ from everlearn.recipe import MethodConfig
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys(
-        "recipe artifacts checking errors files ordinary_files progress run_folder seeds visible".split(), 0
-    ),
+    **dict.fromkeys("recipe recipe_file recipe_paths run_folder artifacts checking errors".split(), 0),
+    **dict.fromkeys("files ordinary_files progress seeds visible".split(), 0),
     "data": 1,
     "models": 2,
     "generation": 3,

@@ -91,7 +91,7 @@ def test_a_method_is_a_name_or_a_mapping() -> None:
 def test_overrides_reach_nested_keys(tmp_path: Path) -> None:
     path = tmp_path / "r.yaml"
     path.write_text("method: sequential\ntraining: {epochs: 2}\n")
-    recipe = load_recipe(path, {"training.epochs": "5", "method.name": "ssr", "seed": 7})
+    recipe = load_recipe(path, {"training.epochs": 5, "method.name": "ssr", "seed": 7})
     assert (recipe.training.epochs, recipe.method.name, recipe.seed) == (5, "ssr", 7)
 
 
@@ -128,8 +128,8 @@ def test_every_path_of_the_file_is_relative_to_it_where_something_stands_there(t
     assert load_recipe(path).model.base == "embedded"
 
 
-def test_an_empty_file_is_the_recipe_of_the_defaults(tmp_path: Path) -> None:
-    (tmp_path / "r.yaml").write_text("# nothing\n")
+def test_a_recipe_without_keys_is_that_of_the_defaults_but_an_empty_file_is_none(tmp_path: Path) -> None:
+    (tmp_path / "r.yaml").write_text("{}\n")
     assert load_recipe(tmp_path / "r.yaml") == make_recipe({})
 
 
@@ -181,7 +181,7 @@ def test_a_checkpoint_of_the_command_line_is_relative_to_the_working_directory(t
         (b"a: [", "not valid YAML"),
         (b"- 1", "list"),
         (None, "no recipe"),
-        (b"\xff\xfe\x00", "cannot be read as UTF-8"),
+        (b"\xff\xfe\x00", "is not UTF-8 text"),
         (b"versions: {}\n", "recipe of version updates .*'everlearn update'"),
     ],
 )

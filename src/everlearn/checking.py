@@ -5,6 +5,10 @@ Each fault is named with its key, an unknown key with the nearest valid one.
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterable
+from itertools import islice
+from reprlib import Repr
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -12,9 +16,16 @@ from pydantic import BaseModel, ValidationError
 from everlearn.errors import RecipeError, nearest
 
 _SHOWN_CHARACTERS = 80  # of a wrong value in a message
+_SHOWN_FAULTS = 8
 _NAMED_KEYS = 3  # of a section that holds something else
+_CLEARER = {"bool_type": "it is true or false, nothing else", "invalid_key": "a key is text"}
 
 RecipeKind = TypeVar("RecipeKind", bound=BaseModel)
+
+
+def first_double(values: Iterable[object]) -> object | None:
+    """The first value that stands twice; None where each stands once."""
+    return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
 def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
@@ -27,12 +38,15 @@ def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> Reci
         return kind.model_validate(tree)
     except ValidationError as error:
         raise RecipeError(_readable(error, where, kind)) from None
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, nesting without end
+        raise RecipeError(f"{where}: a value cannot be read ({error}): mend it.") from None
 
 
 def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
-    """All faults of a recipe in one line each, unknown keys with the nearest valid one."""
-    lines = []
-    faults = [([part for part in fault["loc"] if not _is_union_branch(part)], fault) for fault in error.errors()]
+    """The faults of a recipe, unknown keys with the nearest valid one; of many the first."""
+    lines: dict[str, None] = {}
+    found = error.errors(include_url=False, include_context=False)
+    faults = [(_location(fault["type"], fault["loc"]), fault) for fault in found[:100]]
     for location, fault in faults:
         if any(len(other) > len(location) and other[: len(location)] == location for other, _ in faults):
             continue  # the other form of a key whose given form has a fault further in
@@ -41,28 +55,38 @@ def _readable(error: ValidationError, where: str, kind: type[BaseModel]) -> str:
             known = _fields_at(kind, location[:-1])
             guess = nearest(str(location[-1]), known)
             hint = f"did you mean {guess!r}?" if guess else f"known here: {', '.join(sorted(known)) or 'none'}"
-            lines.append(f"unknown key {key!r} ({hint})")
+            line = f"unknown key {key!r} ({hint})"
         elif fault["type"] == "missing":
-            lines.append(f"key {key!r} is missing")
+            line = f"key {key!r} is missing"
         elif fault["type"] == "model_type":
             keys = ", ".join(_fields_at(kind, location)[:_NAMED_KEYS])
             given = "nothing" if fault["input"] is None else _shortened(fault["input"])
-            lines.append(f"{key} holds {given} where keys of its own belong ({keys}, ...): give some, or leave it out")
+            line = f"{key} holds {given} where keys of its own belong ({keys}, ...): give some, or leave it out"
         else:
-            said = fault["msg"].removeprefix("Value error, ")
+            said = _CLEARER.get(fault["type"]) or fault["msg"].removeprefix("Value error, ")
             said = f"{said[:1].lower()}{said[1:]}"
-            lines.append(f"{key}: {said} (given: {_shortened(fault['input'])})" if key else said)
-    return f"{where}: " + "; ".join(dict.fromkeys(lines)) + "."
+            line = f"{key}: {said} (given: {_shortened(fault['input'])})" if key else said
+        lines[line] = None
+    more = f"; and {len(lines) - _SHOWN_FAULTS} more" if len(lines) > _SHOWN_FAULTS else ""
+    return f"{where}: {'; '.join(islice(lines, _SHOWN_FAULTS))}{more}."
 
 
 def _shortened(value: object) -> str:
-    text = repr(value)
+    shortener = Repr()
+    shortener.maxlevel, shortener.maxstring, shortener.maxlong, shortener.maxother = 3, _SHOWN_CHARACTERS, 40, 40
+    text = shortener.repr(value)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
+
+
+def _location(fault: str, parts: tuple[int | str, ...]) -> list[int | str]:
+    """Where a fault is, without the names that pydantic gives to the forms of a value."""
+    own = len(parts) - (fault in ("extra_forbidden", "missing"))  # these end with a key, whatever it is called
+    return [part for at, part in enumerate(parts) if at >= own or not _is_union_branch(part)]
 
 
 def _is_union_branch(part: object) -> bool:
     text = str(part)
-    return "[" in text or text in ("str", "int")
+    return "[" in text or text.removeprefix("constrained-") in ("str", "int", "float")
 
 
 def _fields_at(kind: type[BaseModel], location: list[Any]) -> list[str]:

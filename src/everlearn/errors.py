@@ -10,6 +10,9 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+_LONGEST_WORD = 400
+_LONGEST_SENTENCE = 2000
+
 
 class EverlearnError(Exception):
     """Base class of all errors raised on purpose by everlearn."""
@@ -17,6 +20,9 @@ class EverlearnError(Exception):
 
 class UserError(EverlearnError):
     """Something the user asked for cannot be done; the message says what to change."""
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(shortened(message))
 
 
 class DataError(UserError):
@@ -39,9 +45,20 @@ class MissingExtraError(UserError):
     """An optional dependency is asked for but not installed; the message says what to install."""
 
 
+def shortened(message: str) -> str:
+    """A sentence that can be read whatever was put into it: long words, and long sentences, lose their middle."""
+    words = [word if len(word) <= _LONGEST_WORD else _cut(word, _LONGEST_WORD // 2) for word in message.split(" ")]
+    text = " ".join(words)
+    return text if len(text) <= _LONGEST_SENTENCE else _cut(text, _LONGEST_SENTENCE // 2)
+
+
+def _cut(text: str, kept: int) -> str:
+    return f"{text[:kept]}...({len(text) - 2 * kept:,} letters)...{text[-kept:]}"
+
+
 def nearest(word: str, known: Iterable[str]) -> str | None:
     """The known word most like `word`, or None when nothing is near."""
-    matches = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    matches = difflib.get_close_matches(word[:_LONGEST_WORD], list(known), n=1, cutoff=0.5)
     return matches[0] if matches else None
 
 

@@ -2,21 +2,23 @@
 
 Every section is a frozen pydantic model; the string under each field is its documentation and the only place
 where a default is explained. Unknown keys are refused with the nearest valid one. Paths of what a recipe file reads
-are relative to the file, those of what is written to the working directory. A method's own options are validated by
-the method (`everlearn.methods`), not here.
+are relative to the file, those of what is written and all of the command line to the working directory. A method's own
+options are validated by the method (`everlearn.methods`), not here.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Container
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
-from everlearn.checking import checked
-from everlearn.errors import RecipeError, RunError
+from everlearn import recipe_file
+from everlearn.checking import checked, first_double
+from everlearn.errors import RecipeError, RunError, UserError
+from everlearn.ordinary_files import stat_of
+from everlearn.recipe_paths import Folder, Source, Word, anchored
 
 EMBEDDED = "embedded"
 NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
@@ -25,9 +27,18 @@ NOT_OF_A_STEP = ("report_to", "checkpoint_every", "too_long")
 """Keys under `training` on which no trained weight depends but by the rows that it is trained on."""
 
 
+MOST_WHOLE = 2**62
+MOST_DECIMAL = 1e30
+"""Beyond these a number is a slip: the machine's own arithmetic ends not far above."""
+_MOST_PARENTS = 8
+_LONGEST_NAME = 100  # letters: files are called so with something before and behind, and systems take 255 bytes
+
+
 def _fit_for_a_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise ValueError("a folder is called so: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    if len(name) > _LONGEST_NAME:
+        raise ValueError(f"a folder is called so: use at most {_LONGEST_NAME} letters, not {len(name):,}")
     return name
 
 
@@ -37,14 +48,22 @@ Name = Annotated[str, AfterValidator(_fit_for_a_folder)]
 def _listed(value: object) -> object:
     """A list, also from one number, or from text with commas as the command line gives it."""
     if not isinstance(value, str):
-        return [value] if isinstance(value, int) else value
+        return [value] if isinstance(value, int) else list(value) if isinstance(value, tuple) else value
     if not value.strip():
         raise ValueError("it is empty: give values apart by commas, or leave it out")
     return [part.strip() for part in value.split(",")]
 
 
+def _numbers(value: object) -> object:
+    """As `_listed`, with the numbers of a text."""
+    is_text, parts = isinstance(value, str), _listed(value)
+    if is_text and isinstance(parts, list):
+        return [int(part) if re.fullmatch(r"[-+]?[0-9]{1,18}", part) else part for part in parts]
+    return parts
+
+
 def _distinct(values: list[object]) -> list[object]:
-    double = next((value for value in values if values.count(value) > 1), None)
+    double = first_double(values)
     if double is not None:
         raise ValueError(f"{double!r} stands twice: give each value once")
     return values
@@ -59,15 +78,36 @@ def _joined_in_input_only(columns: dict[str, str | list[str]]) -> dict[str, str 
     return columns
 
 
-Seeds = Annotated[list[int], BeforeValidator(_listed), AfterValidator(_distinct)]
+Seeds = Annotated[list[int], BeforeValidator(_numbers), AfterValidator(_distinct)]
 Names = Annotated[list[str], BeforeValidator(_listed), AfterValidator(_distinct)]
-Folder = Annotated[str, Field(min_length=1)]
 
 
 class Section(BaseModel):
-    """A part of a recipe: immutable, unknown keys forbidden."""
+    """A part of a recipe, or a method's options: immutable, unknown keys forbidden.
 
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
+    Values mean what they say: a truth value is no number, nor is text, and numbers are finite. A default is checked
+    (and made a decimal number where one is asked for) like a given value.
+    """
+
+    model_config = ConfigDict(
+        extra="forbid",
+        frozen=True,
+        use_attribute_docstrings=True,
+        strict=True,
+        allow_inf_nan=False,
+        validate_default=True,
+    )
+
+    @field_validator("*")
+    @classmethod
+    def _numbers_mean_something(cls, value: object) -> object:
+        for number in value if isinstance(value, list | tuple) else (value,):
+            is_huge = (isinstance(number, int) and abs(number) > MOST_WHOLE) or (
+                isinstance(number, float) and MOST_DECIMAL < abs(number) < float("inf")
+            )
+            if is_huge:
+                raise ValueError(f"it is too large: at most {MOST_WHOLE if isinstance(number, int) else MOST_DECIMAL}")
+        return value
 
 
 class LoraConfig(Section):
@@ -87,9 +127,9 @@ class LoraConfig(Section):
 class ModelConfig(Section):
     """The language model to keep teaching."""
 
-    base: str = EMBEDDED
+    base: Annotated[Source, Word(EMBEDDED)] = EMBEDDED
     """A Hugging Face model name, a local folder, or `embedded` for the small base that ships with everlearn."""
-    revision: str | None = None
+    revision: Annotated[str, Field(min_length=1)] | None = None
     """Branch, tag or commit on the hub; nothing means the default branch."""
     tuning: Literal["lora", "full"] = "lora"
     """Train low-rank adapters (the published setting) or all weights."""
@@ -109,13 +149,13 @@ class TaskConfig(Section):
 
     name: Name
     """Unique within the stream; letters, digits, `.`, `_` and `-`."""
-    train: str
+    train: Source
     """File, folder or `hub-name[:config][@split]` with the training rows."""
-    evaluation: str | None = None
+    evaluation: Source | None = None
     """Held-out rows; without it `evaluation_ratio` of the training rows is set aside."""
     evaluation_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1
     """Share of the training rows held out when no `evaluation` is given."""
-    demonstrations: str | int = 20
+    demonstrations: Source | Annotated[int, Field(ge=0)] = 20
     """A file of in-context demonstrations, or how many training rows to take (SSR: 20, the last rows of the
     training split; for labelled tasks half from the end of each class half, as published). An official SuperNI task
     file gives its positive examples."""
@@ -140,7 +180,7 @@ class TaskConfig(Section):
 class StreamConfig(Section):
     """The stream of tasks, in order of arrival."""
 
-    tasks: Literal["embedded"] | list[TaskConfig] = "embedded"
+    tasks: Literal["embedded"] | Annotated[list[TaskConfig], Field(strict=False)] = "embedded"
     """The tasks, or `embedded` for the five that ship with everlearn."""
     order: list[str] | None = None
     """Task names in the order of arrival; nothing means as listed."""
@@ -155,7 +195,7 @@ class StreamConfig(Section):
 class TrainingConfig(Section):
     """How each stage is trained. Defaults: SSR's published scripts (spec section 5)."""
 
-    epochs: Annotated[float, Field(gt=0)] = 3
+    epochs: Annotated[float, Field(gt=0, le=1_000_000)] = 3
     """Passes over the stage's rows."""
     batch_size: Annotated[int, Field(ge=1)] = 32
     """Rows per optimizer step and process."""
@@ -197,9 +237,9 @@ class EvaluationConfig(Section):
     """Score the tasks not yet seen as well, for forward transfer."""
     general: bool = True
     """Measure perplexity on held-out general text and, for the embedded base, the micro-tasks."""
-    general_text: str | None = None
+    general_text: Source | None = None
     """A text file (blank lines between passages) for perplexity; nothing: a short text that ships with everlearn."""
-    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples of instances behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
@@ -212,7 +252,7 @@ class SynthesizeConfig(Section):
     """Tasks of the stream; nothing means all."""
     count: Annotated[int, Field(ge=1)] | None = None
     """Rows to make of each task; nothing means `method.ratio` of the task's."""
-    checkpoint: Folder | None = None
+    checkpoint: Source | None = None
     """A stage's training folder, whose model answers the inputs again; nothing: the base model's answers stay."""
     out: Folder | None = None
     """Where the data goes, relative to the working directory; nothing means `runs_dir/name-synthesis`."""
@@ -221,14 +261,14 @@ class SynthesizeConfig(Section):
 class EvaluateConfig(Section):
     """What `everlearn evaluate` scores; runs do not read it."""
 
-    checkpoint: Folder | None = None
+    checkpoint: Source | None = None
     """A stage's training folder or a run's model folder; nothing means the base."""
 
 
-class MethodConfig(BaseModel):
+class MethodConfig(Section):
     """The method and its own options, which its file validates."""
 
-    model_config = ConfigDict(extra="allow", frozen=True)
+    model_config = ConfigDict(extra="allow")
 
     name: str = "ssr"
 
@@ -261,9 +301,9 @@ class Recipe(Section):
     evaluation: EvaluationConfig = EvaluationConfig()
     synthesize: SynthesizeConfig = SynthesizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
-    runs_dir: str = "runs"
+    runs_dir: Folder = "runs"
     """Where run folders are made; relative to the working directory."""
-    cache_dir: str | None = None
+    cache_dir: Folder | None = None
     """Artifacts shared by runs; nothing: `runs_dir/.cache`."""
 
 
@@ -272,39 +312,35 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
 
     Args:
         path: YAML file, or `embedded` for the recipe of the quickstart.
-        overrides: Dotted keys (`training.epochs`) to values, as the command line gives them; a checkpoint among them
-            is relative to the working directory.
+        overrides: Dotted keys (`training.epochs`) to values, as the command line gives them; paths among them are
+            relative to the working directory.
 
     Raises:
         RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
             of range; all faults are named at once.
     """
-    source = quickstart_path() if str(path) == EMBEDDED else Path(path)
+    is_embedded = str(path) == EMBEDDED
+    source = quickstart_path() if is_embedded else Path(path)
     tree = read_tree(source, overrides)
     if "versions" in tree and "stream" not in tree:
         raise RecipeError(f"{path} is a recipe of version updates (it has versions): give it to 'everlearn update'.")
     recipe = make_recipe(tree, where=str(path))
-    return recipe if str(path) == EMBEDDED else _anchored(recipe, source.resolve().parent, overrides or {})
+    return anchored(recipe, None if is_embedded else source.resolve().parent, overrides or {})
 
 
 def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[str, Any]:
     """The keys and values of a recipe file, not yet checked, with dotted keys overridden.
 
     Raises:
-        RecipeError: the file is missing, not YAML, or not a mapping.
+        RecipeError: the file is missing, not YAML, empty, or not a mapping.
     """
-    import yaml
-
-    try:
-        text = source.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise RecipeError(f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{source} cannot be read as UTF-8 text ({error}): give a YAML recipe.") from None
-    try:
-        tree = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise RecipeError(f"{source} is not valid YAML: {' '.join(str(error).split())}.") from None
+    if stat_of(source, RecipeError) is None:
+        raise RecipeError(f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'.")
+    tree = recipe_file.read(source)
+    if tree is None:
+        raise RecipeError(
+            f"{source} is empty: write keys into it, or give 'embedded' for the recipe of the quickstart."
+        )
     if not isinstance(tree, dict):
         raise RecipeError(f"{source} holds a {type(tree).__name__}: a recipe is a mapping of keys to values.")
     for key, value in (overrides or {}).items():
@@ -318,15 +354,13 @@ def read_stored(path: Path, remedy: str) -> dict[str, Any]:
     Raises:
         RunError: it is not as the run wrote it; says the remedy.
     """
-    import yaml
-
     try:
-        tree = yaml.safe_load(path.read_text(encoding="utf-8"))
+        tree = recipe_file.read(path, RunError, recipe_file.MOST_STORED_BYTES)
         if isinstance(tree, dict):
             return tree
         fault = "it holds no keys"
-    except (OSError, ValueError, yaml.YAMLError) as error:
-        fault = " ".join(str(error).split())
+    except UserError as error:
+        fault = str(error).rstrip(".")
     raise RunError(f"{path} is corrupt ({fault}): {remedy}; finished steps are kept.")
 
 
@@ -355,9 +389,13 @@ def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
     Another `method.name` drops the options of the method that was there: they are that method's own.
 
     Raises:
-        RecipeError: a part of the key is no section.
+        RecipeError: a part of the key is no section, or keys of a section would be dropped.
     """
+    if key == "method" and isinstance(value, str):
+        key = "method.name"
     *parents, last = key.split(".")
+    if len(parents) > _MOST_PARENTS:
+        raise RecipeError(f"cannot set {key!r}: no section of a recipe is as deep.")
     for name in parents:
         inner = tree.setdefault(name, {})
         if isinstance(inner, str) and name == "method":
@@ -367,34 +405,13 @@ def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
         tree = inner
     if key == "method.name" and tree.get(last, MethodConfig().name) != value:
         tree.clear()
+    there = tree.get(last)
+    dropped = (
+        [name for name in there if name not in value] if isinstance(there, dict) and isinstance(value, dict) else []
+    )
+    if dropped:
+        raise RecipeError(
+            f"cannot set {key!r} as a whole: its {', '.join(dropped)} would be lost: set its keys one by one, such as "
+            f"{key}.{next(iter(value), dropped[0])}."  # type: ignore[call-overload]
+        )
     tree[last] = value
-
-
-def _anchored(recipe: Recipe, base: Path, overridden: Container[str]) -> Recipe:
-    """Local paths of the file made absolute, so that a run does not depend on the working directory."""
-
-    def anchor(value: str) -> str:
-        path = base / value
-        is_split = "@" in value and (base / value.rpartition("@")[0]).is_dir()
-        return str(path) if (path.exists() or is_split) and not Path(value).is_absolute() else value
-
-    updates: dict[str, object] = {}
-    if recipe.model.base != EMBEDDED:
-        updates["model"] = recipe.model.model_copy(update={"base": anchor(recipe.model.base)})
-    if not isinstance(recipe.stream.tasks, str):
-        tasks = []
-        for task in recipe.stream.tasks:
-            paths = {"train": anchor(task.train)}
-            if task.evaluation:
-                paths["evaluation"] = anchor(task.evaluation)
-            if isinstance(task.demonstrations, str):
-                paths["demonstrations"] = anchor(task.demonstrations)
-            tasks.append(task.model_copy(update=paths))
-        updates["stream"] = recipe.stream.model_copy(update={"tasks": tasks})
-    if recipe.evaluation.general_text:
-        text = {"general_text": anchor(recipe.evaluation.general_text)}
-        updates["evaluation"] = recipe.evaluation.model_copy(update=text)
-    for key, section in (("synthesize", recipe.synthesize), ("evaluate", recipe.evaluate)):
-        if section.checkpoint and f"{key}.checkpoint" not in overridden:
-            updates[key] = section.model_copy(update={"checkpoint": anchor(section.checkpoint)})
-    return recipe.model_copy(update=updates)

@@ -59,7 +59,7 @@ def test_every_command_explains_itself(command: str, capsys: pytest.CaptureFixtu
         (["compare", "embedded", "--seeds", ""], "seeds: it is empty: give values apart by commas, or leave it out"),
         (["synthesize", "embedded", "--count", "0"], "synthesize.count: input should be greater than or equal to 1"),
         (["synthesize", "embedded", "--task", "routin"], "unknown task 'routin': did you mean 'routing'?"),
-        (["evaluate", "embedded", "--checkpoint", ""], "evaluate.checkpoint: string should have at least 1 character"),
+        (["evaluate", "embedded", "--checkpoint", ""], "evaluate.checkpoint: it is empty: name a file or folder"),
         (["evaluate", "embedded", "--set", "evaluate.checkpiont=x"], "did you mean 'checkpoint'?"),
         (["run", "embedded", "--set", "seed=["], "'[' is not valid YAML"),
         (["report", "nowhere"], "no run folder"),
@@ -102,13 +102,6 @@ def test_a_device_without_memory_is_one_sentence(
     shown = capsys.readouterr().err
     assert shown.startswith("everlearn: CUDA out of memory. Tried to allocate 20.00 GiB. Finished steps are kept:")
     assert shown.count("\n") == 1
-
-    def fail(_: object) -> int:
-        raise RuntimeError("shapes do not match")
-
-    monkeypatch.setattr(doctor, "run", fail)
-    with pytest.raises(RuntimeError, match="shapes"):
-        main(["doctor"])
 
 
 def test_a_reader_that_leaves_early_gets_no_traceback(tmp_path: Path) -> None:

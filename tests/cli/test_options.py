@@ -51,8 +51,39 @@ def test_a_list_may_be_given_in_parts(recipe_file: Path) -> None:
     assert read("compare", str(recipe_file), "--set", "seeds=[3, 4]").seeds == [3, 4]
 
 
-def test_of_another_flag_the_last_one_holds(recipe_file: Path) -> None:
-    assert read("run", str(recipe_file), "--seed", "1", "--seed", "2").seed == 2
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--seed", "1", "--seed", "2"), "argument --seed: given twice"),
+        (("--seed", "1", "--set", "seed=2"), "seed is set already"),
+        (("--set", "seed=1", "--set", " seed =1"), "seed is set already"),
+        (("--epochs", "1", "--set", "training={epochs: 2}"), "training.epochs is set already"),
+        (("--set", "training={epochs: 2}", "--set", "training.epochs=3"), "training is set already"),
+        (("--ep", "1"), "unknown argument --ep 1 (write --epochs in full)"),
+        (("--se", "1"), "(write --seed or --set in full)"),
+        (("--set", "=1"), "write KEY=VALUE"),
+        (("--set", "a..b=1"), "write KEY=VALUE"),
+        (("--set", "synthesize={count: 1}"), "its tasks, checkpoint, out would be lost: set its keys one by one"),
+        (("--epochs=",), "training.epochs: input should be a valid number (given: '')"),
+        (("--seed", "true"), "seed: input should be a valid integer (given: True)"),
+        (("--name=",), "name: a folder is called so"),
+        (("--model=",), "model.base: it is empty"),
+        (("--epochs", "9" * 5000), "training.epochs: input should be a valid number (given: '99999"),
+        (("--set", f"seed={'9' * 5000}"), "a number of 5,000 digits means nothing"),
+        (("--set", "training.batch_size=1000000000000000000000"), "a number of 22 digits"),
+        (("--set", "evaluation={general: true, general: false}"), "the key 'general' stands twice"),
+        (("--set", ".".join("a" * 50) + "=1"), "no section of a recipe is as deep"),
+    ],
+)
+def test_a_key_is_set_once_with_its_full_name(
+    arguments: tuple[str, ...], words: str, recipe_file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stop:
+        raise SystemExit(main(["run", str(recipe_file), *arguments]))
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert words in said
+    assert len(said) < 2500
 
 
 def test_synthesize_makes_what_the_keys_say(

@@ -1,7 +1,7 @@
 """The `everlearn` command: parses arguments and calls one function of one command's file.
 
 Every command is a file of this folder with `add_parser` and `run`; only the chosen one's work imports anything
-heavy. A user's mistake ends with one sentence and exit code 2; Ctrl-C says how to go on and ends with 130.
+heavy. Whatever ends a command early is one sentence (`endings.py`).
 """
 
 from __future__ import annotations
@@ -13,8 +13,10 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
+from typing import Any
 
-from everlearn.errors import UserError
+from everlearn.cli.endings import ended_by, stopped_by_signals
+from everlearn.errors import shortened
 from everlearn.report.numbers import in_plain_signs
 from everlearn.visible import tell
 
@@ -33,14 +35,13 @@ COMMANDS = (
 )
 
 
-_OUT_OF_MEMORY = (
-    "Finished steps are kept: close other programs that use the device's memory and give the same command again, or "
-    "take a smaller model, tuning: lora or dtype: bfloat16 under another --name."
-)
-
-
 class _Parser(argparse.ArgumentParser):
-    """Refuses unknown commands and flags with the nearest valid one."""
+    """Refuses unknown commands, and flags that are unknown, not written in full, or given twice."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(allow_abbrev=False, **settings)
+        for name in (None, "store"):
+            self.register("action", name, _Once)
 
     def error(self, message: str) -> None:  # type: ignore[override]
         from everlearn.errors import nearest
@@ -49,8 +50,19 @@ class _Parser(argparse.ArgumentParser):
             given = message.split("invalid choice: '")[1].split("'")[0]
             if guess := nearest(given, COMMANDS):
                 message += f" - did you mean {guess!r}?"
-        tell(f"everlearn: {message}\nTry '{self.prog} --help'.", file=sys.stderr)
+        tell(f"everlearn: {shortened(message)}\nTry '{self.prog} --help'.", file=sys.stderr)
         raise SystemExit(2)
+
+
+class _Once(argparse._StoreAction):
+    """Takes a value; a flag that is given again would silently drop the first one."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: Any, values: Any, option: str | None = None
+    ) -> None:
+        if option is not None and getattr(namespace, self.dest) is not self.default:
+            parser.error(f"argument {option}: given twice, give it once")
+        setattr(namespace, self.dest, values)
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -75,12 +87,27 @@ def _refusal(parser: argparse.ArgumentParser, command: str, unknown: Sequence[st
 
     commands = next(a for a in parser._actions if isinstance(a, argparse._SubParsersAction))
     flags = [flag for action in commands.choices[command]._actions for flag in action.option_strings]
-    guess = nearest(unknown[0].split("=")[0], flags)
-    return f"{command}: unknown argument {' '.join(unknown)}" + (f" (did you mean {guess}?)" if guess else "")
+    given = unknown[0].split("=")[0]
+    guess, fuller = (
+        nearest(given, flags),
+        [flag for flag in flags if given.startswith("--") and flag.startswith(given)],
+    )
+    hint = f" (write {' or '.join(fuller)} in full)" if fuller else f" (did you mean {guess}?)" if guess else ""
+    return f"{command}: unknown argument {shortened(' '.join(unknown))}{hint}"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
+    with stopped_by_signals():
+        try:
+            return _run(arguments)
+        except SystemExit:
+            raise
+        except BaseException as error:  # the last resort: also what libraries derive from it, such as Rust's panics
+            return ended_by(error)
+
+
+def _run(arguments: Sequence[str] | None) -> int:
     parser = build_parser()
     args, unknown = parser.parse_known_args(arguments)
     if unknown:
@@ -88,24 +115,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and signs that the terminal or the pipe cannot show
         codecs.register_error("plain_signs", in_plain_signs)
         sys.stdout.reconfigure(errors="plain_signs")
-    try:
-        code = int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
-        sys.stdout.flush()
-        return code
-    except UserError as error:
-        tell(f"everlearn: {error}", file=sys.stderr)
-        return 2
-    except BrokenPipeError:  # what read the output has ended, such as `| head`
-        with open(os.devnull, "w") as nowhere:
-            os.dup2(nowhere.fileno(), sys.stdout.fileno())  # else the interpreter complains as it ends
-        return 1
-    except RuntimeError as error:
-        from everlearn.models.batching import ran_out_of_memory
-
-        if not ran_out_of_memory(error):
-            raise
-        tell(f"everlearn: {str(error).splitlines()[0]} {_OUT_OF_MEMORY}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        tell("\neverlearn: interrupted; finished steps are kept. The same command goes on.", file=sys.stderr)
-        return 130
+    if getattr(args, "quiet", True) is False and os.environ.get("RANK", "0") == "0":
+        tell(f"everlearn {args.command}: starting, the libraries take some seconds ...", file=sys.stderr)
+    code = int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
+    sys.stdout.flush()
+    return code

@@ -29,6 +29,16 @@ FLAGS = {
 """Flag to the key that it sets and what it means."""
 LISTS = ("seeds", "synthesize.tasks")
 """Keys whose flag takes several values, apart by commas or each with the flag again."""
+NUMBERS = (
+    "seed",
+    "training.epochs",
+    "training.batch_size",
+    "training.learning_rate",
+    "synthesize.count",
+    "path.branch_fraction",
+    "schedule.maximal_rate",
+)
+"""Keys whose flag takes a number; the others take the text as it is."""
 
 
 def named_folder(text: str) -> Path:
@@ -79,26 +89,41 @@ def read_recipe(args: argparse.Namespace) -> Recipe:
 
 
 def read_keys(args: argparse.Namespace) -> dict[str, object]:
-    """The recipe keys that the command line sets: of flags the text as it is, of `--set` the value read as YAML.
+    """The recipe keys that the command line sets: of flags the text or the number, of `--set` the value read as YAML.
 
     Raises:
-        RecipeError: `--set` without a key, or with a value that is not YAML.
+        RecipeError: `--set` without a key, or with a value that is not YAML; or a key that is set twice.
     """
-    import yaml
+    from everlearn.recipe_file import parse
 
     keys: dict[str, object] = {}
     for name, value in vars(args).items():
         if name.startswith("key:") and value is not None:
-            keys[name.removeprefix("key:")] = ",".join(value) if isinstance(value, list) else value
+            key = name.removeprefix("key:")
+            keys[key] = ",".join(value) if isinstance(value, list) else _number(value) if key in NUMBERS else value
     for item in args.set:
         key, equals, value = item.partition("=")
-        if not equals:
+        key = key.strip()
+        if not equals or not all(key.split(".")):
             raise RecipeError(f"--set {item!r}: write KEY=VALUE, such as --set seed=7.")
-        try:
-            keys[key.strip()] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise RecipeError(f"--set {item!r}: {value!r} is not valid YAML, put it in quotes.") from None
+        again = next(
+            (other for other in keys if f"{other}.".startswith(f"{key}.") or key.startswith(f"{other}.")), None
+        )
+        if again is not None:
+            raise RecipeError(f"--set {item!r}: {again} is set already by this command: give each key once.")
+        keys[key] = parse(value, f"--set {item!r}: {value!r}")
     return keys
+
+
+def _number(text: str) -> object:
+    """The number that a text is; else the text, which is refused with its key."""
+    from everlearn.recipe_file import parse
+
+    try:
+        found = parse(text, text)
+    except RecipeError:
+        return text
+    return found if isinstance(found, int | float) else text
 
 
 def make_display(args: argparse.Namespace, folder: Path | None = None) -> LineProgress:

@@ -15,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
-from pydantic import BaseModel, ConfigDict
-
 from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.recipe import Section
 
 if TYPE_CHECKING:
     import numpy as np
@@ -37,10 +36,8 @@ BASE_STAGE = "00-base"
 """Folder name, among the stages, of what is measured before any training."""
 
 
-class MethodOptions(BaseModel):
+class MethodOptions(Section):
     """Options of a method: frozen, unknown keys refused, documented by the string under each field."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 @dataclass(frozen=True, slots=True)

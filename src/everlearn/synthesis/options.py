@@ -10,44 +10,43 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from everlearn.recipe import Section
 from everlearn.synthesis.prompts import PUBLISHED_LIMIT
 
 Preset = Literal["faithful", "improved"]
 Selection = Literal["kmeans", "random", "supervised"]
 
 
-class SynthesisOptions(BaseModel):
+class SynthesisOptions(Section):
     """What to synthesize and how. Sources: arXiv 2403.01244 and its scripts (spec sections 1 to 4)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
     preset: Preset = "improved"
     """`faithful`: the published behaviour; `improved`: without duplicates, copies of demonstrations, run-on answers
     and label skew, with counts that add up. Every option below that is left out follows the preset."""
 
-    demonstrations: Annotated[int, Field(ge=1)] = 2
+    demonstrations: Annotated[int, Field(ge=1, le=100)] = 2
     """Demonstrations in a prompt (K; published: 2). All ordered subsets of the task's pool are used."""
     layout: Literal["auto", "superni", "alpaca"] = "auto"
     """Prompt and parser. `superni`: one definition, the model invents inputs; `alpaca`: it invents instructions too.
     `auto`: superni where all demonstrations share their instruction and have an input."""
-    samples_per_prompt: Annotated[int, Field(ge=1)] | None = None
+    samples_per_prompt: Annotated[int, Field(ge=1, le=10_000)] | None = None
     """Samples of each prompt, exact repetitions among them dropped. faithful: 3 (published). improved: as many as it
     takes for `oversampling`."""
     max_prompts: Annotated[int, Field(ge=1)] | None = None
     """At most that many prompts, drawn by the run's seed. faithful: all. improved: as many as `oversampling` takes."""
-    oversampling: Annotated[float, Field(ge=1)] = 5
+    oversampling: Annotated[float, Field(ge=1, le=1000)] = 5
     """Only improved: samples for each row asked for, spread over as many prompts as possible. 5, chosen here: the
     embedded base writes a usable instance in about two of three samples, filters and label balance need a choice."""
 
-    temperature: Annotated[float, Field(gt=0)] = 0.9
+    temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.9
     """Of the sampling (published)."""
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     """Nucleus. faithful: 0.6 (published). improved: 0.95, because 0.6 mostly repeats the demonstrations (P6)."""
     top_k: Annotated[int, Field(ge=0)] = 50
     """Most likely tokens kept; 0: all (50: Transformers' default, which the published scripts leave)."""
-    repetition_penalty: Annotated[float, Field(gt=0)] | None = None
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=100)] | None = None
     """faithful: 1.2 (published). improved: 1.0, because it also punishes labels and format words that demonstrations
     and answers must share (P6)."""
     max_length: Annotated[int, Field(ge=8)] = PUBLISHED_LIMIT
@@ -92,7 +91,7 @@ class SynthesisOptions(BaseModel):
     refinement_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of a refined answer. faithful: up to `max_length`. improved: twice the longest demonstration's
     answer; answers that do not end by then are dropped (P3)."""
-    spare: Annotated[float, Field(ge=0)] | None = None
+    spare: Annotated[float, Field(ge=0, le=100)] | None = None
     """Only improved: rows refined beyond those asked for, as a share of them, to replace dropped answers and to
     balance labels. Left out: 1, since refining is much cheaper than synthesis."""
 

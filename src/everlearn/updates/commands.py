@@ -6,10 +6,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.checking import checked
 from everlearn.errors import RecipeError, RunError
+from everlearn.recipe_paths import anchor
 from everlearn.updates.account import remarks
 from everlearn.updates.compare import compare as run_comparison
-from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig, anchor
+from everlearn.updates.config import EmbeddedVersions, UpdateRecipe
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import comparison_of, recipe_of
 from everlearn.updates.last_release import last_releases
@@ -73,21 +75,21 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
         UserError: the run is not of this kind, or the text cannot be used.
     """
     recipe = recipe_of(folder)
-    versions: EmbeddedVersions | list[VersionConfig]
+    versions: object
     if isinstance(recipe.versions, EmbeddedVersions):
         if data != "embedded":
             raise RecipeError(
                 f"{folder} has versions of the generated corpus: add the next one with --add-version embedded, or "
                 "start a run with your own text."
             )
-        versions = recipe.versions.model_copy(update={"count": recipe.versions.count + 1})
+        versions = {**recipe.versions.model_dump(), "count": recipe.versions.count + 1}
     else:
         added = name or f"v{len(recipe.versions) + 1}"
         if any(version.id == added for version in recipe.versions):
             raise RecipeError(f"{folder} has a version {added!r} already: choose another --version-id.")
         source = anchor(Path.cwd(), data)
-        versions = [*recipe.versions, VersionConfig(id=added, data=source, column=column or "text")]
-    longer = UpdateRecipe.model_validate({**recipe.model_dump(), "versions": versions})
+        versions = [*recipe.versions, {"id": added, "data": source, **({"column": column} if column else {})}]
+    longer = checked(UpdateRecipe, {**recipe.model_dump(), "versions": versions}, where="--add-version")
     if longer.path.points:
         raise RunError(
             f"{folder} has scheduled branches: add the version and its branch point to {folder / 'recipe.yaml'}, then "

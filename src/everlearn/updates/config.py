@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from everlearn.checking import checked
+from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, unknown
 from everlearn.recipe import EMBEDDED, Name, Section, Seeds, read_tree, set_dotted
+from everlearn.recipe_paths import Folder, Source, Word, anchored
 from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
+
+Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class VersionConfig(Section):
@@ -24,12 +27,12 @@ class VersionConfig(Section):
 
     id: Name
     """Unique name of the version; its release is the folder `releases/<id>`."""
-    data: str
+    data: Source
     """File (plain text, JSON Lines or Parquet, or gzip of the first two), folder of such files, saved dataset, or
     `hub-name[:config][@split]`. In plain text a blank line ends a document."""
     column: str = "text"
     """Key or column of the text in JSON Lines, Parquet and datasets."""
-    heldout: str | None = None
+    heldout: Source | None = None
     """Held-out text of the same kinds; nothing: `quality.heldout_ratio` of the documents is set aside."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps of this version; nothing: as many as its text fills, each block read once."""
@@ -40,7 +43,7 @@ class EmbeddedVersions(Section):
 
     count: Annotated[int, Field(ge=1, le=12)] = 4
     """Number of versions."""
-    documents: Annotated[int, Field(ge=200)] = 9000
+    documents: Annotated[int, Field(ge=200, le=1_000_000)] = 9000
     """Documents of each version."""
     steps: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps of each version, as in `versions` of your own."""
@@ -54,15 +57,15 @@ class ModelStart(Section):
     config: dict[str, Any] | None = None
     """A Transformers configuration (`model_type` and its fields) of a causal language model, trained from random
     weights. `vocab_size`, the special tokens and, where missing, the context follow from tokenizer and blocks."""
-    start_from: str | None = None
+    start_from: Annotated[Source, Word(EMBEDDED)] | None = None
     """A model to start from in place of random weights: folder, Hugging Face name or `embedded`. Path switching
     is meant for models whose rate has not been decayed; a released model usually has been."""
     rewarm: bool = True
     """With `start_from`: rise to the maximal rate over `schedule.warm_up_steps`. false: start at the maximal rate."""
-    tokenizer: str = "train"
+    tokenizer: Annotated[Source, Word("train")] = "train"
     """Folder or Hugging Face name of a tokenizer, or `train`: a byte-level BPE of `vocabulary_size` tokens, made from
     the first version's text. With `start_from` it is always the model's own."""
-    vocabulary_size: Annotated[int, Field(ge=300)] = 2048
+    vocabulary_size: Annotated[int, Field(ge=300, le=1_000_000)] = 2048
     """Of a tokenizer that is trained."""
 
     @model_validator(mode="after")
@@ -79,14 +82,14 @@ class ScheduleConfig(Section):
 
     name: Literal["cosine", "knee", "multistep", "constant"] = "cosine"
     """Decay of a whole run; a branch takes the fast form of the same kind unless `path.branch_schedule` differs."""
-    maximal_rate: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 3e-4
+    maximal_rate: Annotated[float, Field(gt=0)] = 3e-4
     """The rate after the warm-up, and of the main path for ever."""
     minimal_ratio: Annotated[float, Field(ge=0, lt=1)] | None = None
     """Minimal rate as a share of the maximal. Nothing: 0.1 for cosine, 0 for knee; multistep has its own
     plateaus (0.316, 0.1), constant never decays."""
     warm_up_steps: Annotated[int, Field(ge=0)] = 0
     """Linear rise at the beginning of a run; the first update runs at rate 0 if there is one."""
-    cycle_ratio: Annotated[float, Field(ge=1)] = 1.0
+    cycle_ratio: Annotated[float, Field(ge=1, allow_inf_nan=True)] = 1.0
     """Cosine cycle as a multiple of the run: above 1 the decay of full runs stays incomplete; `.inf` is constant."""
     explore_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.5
     """Share of a run that knee stays at the maximal rate."""
@@ -118,15 +121,15 @@ class PathConfig(Section):
     placement: Placement = "overlap"
     """`overlap`: the branch trains on the end of its version's data instead of the main path. `append`: it follows
     the version's data, on its last part again or on `annealing`. `scheduled`: at `points`."""
-    points: tuple[BranchPoint, ...] = ()
+    points: Annotated[tuple[BranchPoint, ...], Field(strict=False)] = ()
     """For `scheduled`: one entry a version."""
-    annealing: str | None = None
+    annealing: Source | None = None
     """For `append`: data source (as a version's `data`) that every branch reads."""
     lazy: bool = True
     """Bring the main path to the end of a version only when another version follows."""
     branch_schedule: Literal["cosine", "knee", "multistep", "constant"] | None = None
     """Fast decay of the branches; nothing: that of `schedule.name`."""
-    branch_cycle_ratio: Annotated[float, Field(ge=1)] = 1.0
+    branch_cycle_ratio: Annotated[float, Field(ge=1, allow_inf_nan=True)] = 1.0
     """Cosine cycle of a branch as a multiple of its length: above 1 the decay is incomplete (a control)."""
     branch_optimizer: State = "inherit"
     """Whether a branch goes on with the main path's optimizer moments or starts with none."""
@@ -138,7 +141,7 @@ class PathConfig(Section):
     stay at the `minimum` rate throughout."""
     cpt_optimizer: State = "reset"
     """Whether continual pre-training keeps the optimizer of the version before (a release has none)."""
-    cpt_cycle_ratio: Annotated[float, Field(ge=1)] | None = None
+    cpt_cycle_ratio: Annotated[float, Field(ge=1, allow_inf_nan=True)] | None = None
     """Cosine cycle of the continued versions as a multiple of their length; nothing: `schedule.cycle_ratio`. The
     two together make the paper's studies: how far the rate has fallen before an update, and how far it falls in it."""
     ptfs_order: Literal["mixed", "arrival"] = "mixed"
@@ -156,15 +159,15 @@ class PathConfig(Section):
 class UpdateTraining(Section):
     """The optimizer's step and the machine."""
 
-    block_tokens: Annotated[int, Field(ge=8)] = 1024
+    block_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 1024
     """Length of a packed block."""
     batch_blocks: Annotated[int, Field(ge=1)] = 32
     """Blocks of one optimizer step, over all processes."""
     micro_batch_blocks: Annotated[int, Field(ge=1)] | None = None
     """Blocks computed at once by a process; nothing: all of its share."""
-    weight_decay: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.1
+    weight_decay: Annotated[float, Field(ge=0)] = 0.1
     """AdamW's decoupled decay, on matrices only."""
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = (0.9, 0.95)
+    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.95)
     """AdamW's moment decays."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
@@ -191,7 +194,7 @@ class QualityConfig(Section):
     document are all on one side."""
     heldout_blocks: Annotated[int, Field(ge=2)] = 128
     """Most held-out blocks measured for each version."""
-    bootstrap_samples: Annotated[int, Field(ge=100)] = 1000
+    bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples of blocks behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
@@ -226,26 +229,26 @@ class UpdateRecipe(Section):
     path: PathConfig = PathConfig()
     training: UpdateTraining = UpdateTraining()
     quality: QualityConfig = QualityConfig()
-    compare: tuple[Arm, ...] = ()
+    compare: Annotated[tuple[Arm, ...], Field(strict=False)] = ()
     """Arms of `everlearn update --compare`; nothing: the three paradigms."""
     seeds: Seeds = Field(default_factory=list)
     """Seeds for `everlearn update --compare`; nothing means the recipe's own seed."""
-    runs_dir: str = "runs"
+    runs_dir: Folder = "runs"
     """Where run folders are made; relative to the working directory."""
-    cache_dir: str | None = None
+    cache_dir: Folder | None = None
     """Tokenised blocks shared by runs; nothing: `runs_dir/.cache`."""
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> UpdateRecipe:
         if isinstance(self.versions, list):
             ids = [version.id for version in self.versions]
-            double = next((name for name in ids if ids.count(name) > 1), None)
+            double = first_double(ids)
             if double:
                 raise ValueError(f"versions: the id {double!r} stands twice: give each version its own")
             if not ids:
                 raise ValueError("versions: the list is empty: name at least one version with its data")
         labels = [arm.label for arm in self.compare]
-        double = next((label for label in labels if labels.count(label) > 1), None)
+        double = first_double(labels)
         if double:
             raise ValueError(f"compare: the label {double!r} stands twice: give each arm its own")
         stray = next((arm for arm in self.compare if arm.against is not None and arm.against not in labels), None)
@@ -317,7 +320,7 @@ def load_update_recipe(path: str | Path, overrides: dict[str, object] | None = N
     if "stream" in tree and "versions" not in tree:
         raise RecipeError(f"{path} is a recipe of tasks (it has a stream): give it to 'everlearn run'.")
     recipe = checked(UpdateRecipe, tree, where=str(path))
-    return recipe if embedded else _anchored(recipe, source.resolve().parent)
+    return anchored(recipe, None if embedded else source.resolve().parent, overrides or {})
 
 
 def shipped_recipe(name: str) -> Path:
@@ -334,28 +337,3 @@ def shipped_recipe(name: str) -> Path:
     if sweep not in known:
         raise RecipeError(unknown("sweep", sweep, known))
     return folder / "sweeps" / f"{sweep}.yaml"
-
-
-def anchor(base: Path, value: str) -> str:
-    """A path relative to `base` made absolute where something is there; other names as they are."""
-    path = base / Path(value).expanduser()
-    return str(path.resolve()) if path.exists() else value
-
-
-def _anchored(recipe: UpdateRecipe, base: Path) -> UpdateRecipe:
-    changes: dict[str, object] = {}
-    if isinstance(recipe.versions, list):
-        versions = []
-        for version in recipe.versions:
-            paths = {"data": anchor(base, version.data)}
-            if version.heldout:
-                paths["heldout"] = anchor(base, version.heldout)
-            versions.append(version.model_copy(update=paths))
-        changes["versions"] = versions
-    if recipe.path.annealing:
-        changes["path"] = recipe.path.model_copy(update={"annealing": anchor(base, recipe.path.annealing)})
-    model = {"tokenizer": recipe.model.tokenizer, "start_from": recipe.model.start_from}
-    fixed = {key: anchor(base, value) for key, value in model.items() if value and value not in ("train", EMBEDDED)}
-    if fixed:
-        changes["model"] = recipe.model.model_copy(update=fixed)
-    return recipe.model_copy(update=changes)
