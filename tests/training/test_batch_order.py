@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from itertools import chain
+from itertools import chain, islice
 
-from everlearn.training.batch_order import batches
+from everlearn.training.batch_order import Batches
+
+
+def batches(row_count: int, *, batch_size: int, epochs: float, seed: int) -> list[list[int]]:
+    return list(Batches(range(row_count), batch_size=batch_size, epochs=epochs, seed=seed))
 
 
 def test_every_epoch_holds_every_row_once_with_a_smaller_last_batch() -> None:
@@ -28,3 +32,16 @@ def test_a_fractional_epoch_is_cut_short_but_never_empty() -> None:
 def test_the_seed_decides_the_order() -> None:
     assert batches(50, batch_size=8, epochs=1, seed=1) == batches(50, batch_size=8, epochs=1, seed=1)
     assert batches(50, batch_size=8, epochs=1, seed=1) != batches(50, batch_size=8, epochs=1, seed=2)
+
+
+def test_the_steps_after_some_are_those_of_the_whole_plan() -> None:
+    steps = Batches(range(10), batch_size=4, epochs=2.5, seed=1)
+    for done in (0, 2, 3, 8):
+        assert list(steps.after(done)) == list(steps)[done:]
+
+
+def test_a_plan_too_large_to_be_listed_is_drawn_step_by_step() -> None:
+    steps = Batches(range(1000), batch_size=3, epochs=1e6, seed=1)
+    assert len(steps) == 334 * 10**6
+    assert [len(step) for step in islice(iter(steps), 334)] == [3] * 333 + [1]
+    assert len(steps[len(steps) - 1]) == 1

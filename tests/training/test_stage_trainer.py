@@ -19,7 +19,7 @@ from everlearn.models import loading
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
 from everlearn.training import trackers
-from everlearn.training.batch_order import batches
+from everlearn.training.batch_order import Batches
 from everlearn.training.rows import encode_rows
 from everlearn.training.stage_trainer import train_stage
 from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, save_tiny_model, save_with_eyes
@@ -109,7 +109,7 @@ def test_a_step_is_adamw_on_the_mean_over_the_batches_answer_tokens(folders, tmp
     loaded, reference = load(folders, dropout=0.0), load(folders, dropout=0.0)
     train(loaded, tmp_path, config=config)
     rows = encode_rows(ROWS, get_template("vanilla", loaded.tokenizer), loaded.tokenizer, CONFIG, 256)
-    order = batches(len(rows), batch_size=4, epochs=1, seed=7)
+    order = list(Batches(range(len(rows)), batch_size=4, epochs=1, seed=7))
     trained = [weight for weight in reference.model.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(trained, lr=1e-2, weight_decay=0.0)
     history = list(read_jsonl(tmp_path / "history.jsonl"))

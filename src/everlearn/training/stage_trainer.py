@@ -2,8 +2,8 @@
 
 The Trainer gives the optimizer, Accelerate, callbacks and trackers (`report_to`). What differs from its defaults:
 the step (`training_step`: micro-batches of `answer_loss.py`, the method's hooks, one backward pass each), the order
-of rows (`batch_order.py`), and checkpoints within the stage (`partial.py`, no pickle). Its dataset is the list of
-optimizer steps still to do, so resuming is training on a shorter list. As published (arXiv 2403.01244, spec section
+of rows (`batch_order.py`), and checkpoints within the stage (`partial.py`, no pickle). Its dataset is
+the optimizer steps still to do, so resuming is training on fewer. As published (arXiv 2403.01244, spec section
 5), the loss of a batch is the mean over all its answer tokens, rows have no weights, the optimizer and its schedule
 start afresh each stage.
 
@@ -38,7 +38,7 @@ from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.recipe import NOT_OF_A_STEP
 from everlearn.seeds import derive
 from everlearn.training.answer_loss import AnswerLoss
-from everlearn.training.batch_order import batches
+from everlearn.training.batch_order import Batches
 from everlearn.training.hooks import PaddedBatch, TrainingHooks
 from everlearn.training.kept_state import seed_device, state_kept
 from everlearn.training.packing import Packing
@@ -101,8 +101,7 @@ def train_stage(
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("training runs in one process: start everlearn without torchrun or accelerate launch.")
     encoded = encode_rows(rows, template, loaded.tokenizer, config, loaded.context_length)
-    order = batches(len(encoded), batch_size=config.batch_size, epochs=config.epochs, seed=seed)
-    steps = [[encoded[at] for at in numbers] for numbers in order]
+    steps = Batches(encoded, batch_size=config.batch_size, epochs=config.epochs, seed=seed)
     key = fingerprint_of(
         loaded.fingerprint,
         seed,
@@ -156,7 +155,7 @@ class StageTrainer(Trainer):
         self,
         loaded: LoadedModel,
         loss: AnswerLoss,
-        steps: list[list[EncodedRow]],
+        steps: Batches[EncodedRow],
         config: TrainingConfig,
         *,
         seed: int,
@@ -215,7 +214,7 @@ class StageTrainer(Trainer):
 
     def get_train_dataloader(self) -> DataLoader[list[EncodedRow]]:
         """The steps still to do."""
-        return DataLoader(self.steps[self.first :], batch_size=1, collate_fn=lambda items: items[0])  # type: ignore[arg-type]
+        return DataLoader(self.steps.after(self.first), batch_size=1, collate_fn=lambda items: items[0])
 
     def training_step(
         self, model: torch.nn.Module, inputs: Any, num_items_in_batch: torch.Tensor | int | None = None
