@@ -103,3 +103,30 @@ def test_control_characters_of_the_data_do_not_reach_the_terminal(
     shown = capsys.readouterr().out
     assert not {"\x1b", "\x07", "\u202e"} & set(shown)
     assert "␛[2J␇" in shown
+
+
+def test_the_folder_of_a_run_or_comparison_stands_for_its_recipe(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "tickets.jsonl", tickets())
+    tree = {"stream": {"tasks": [{"name": "stored", "train": "tickets.jsonl", "demonstrations": 1}]}}
+    for name, files in (
+        ("run", {"recipe.yaml": tree, "manifest.json": {}}),
+        ("comparison", {"plan.json": {"recipe": tree, "methods": [], "seeds": []}, "comparison.json": {}}),
+        ("updates", {"recipe.yaml": {"versions": []}, "manifest.json": {"kind": "update"}}),
+    ):
+        (tmp_path / name).mkdir()
+        for file, content in files.items():
+            (tmp_path / name / file).write_text(json.dumps(content))
+    keys = ["--set", "training.max_prompt_tokens=400", "--set", "training.max_target_tokens=64"]
+    for name in ("run", "comparison"):
+        assert main(["inspect", name, *keys]) == 0
+        assert "\nstored\n  train: 30 rows of tickets.jsonl" in capsys.readouterr().out
+    assert main(["inspect", "updates"]) == 2
+    assert "'everlearn update updates --plan'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "\0", "https://example.com/rows.jsonl", ""])
+def test_a_name_that_no_file_can_have_is_one_sentence(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["inspect", name]) == 2
+    assert capsys.readouterr().err.startswith("everlearn: ")

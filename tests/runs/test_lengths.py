@@ -11,9 +11,12 @@ import pytest
 from everlearn.data.instance import SYNTHETIC, Instance, Task, TaskStream
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError, RunError
-from everlearn.files import read_json
+from everlearn.files import read_json, read_jsonl
+from everlearn.methods.base import Method
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, TrainingConfig
+from everlearn.report.html import page
+from everlearn.report.study import read_study
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.loop import execute
 from tests.data.byte_tokenizer import make_byte_tokenizer
@@ -88,11 +91,14 @@ def long_rows_recipe(folder: Path, model: Path, too_long: str) -> Recipe:
 
 
 @pytest.mark.parametrize(
-    ("too_long", "told", "trained"),
-    [("cut", "2 prompts cut, 1 answer cut", 12), ("leave_out", "2 rows left out", 10)],
+    ("too_long", "told", "trained", "sentence"),
+    [
+        ("cut", "2 prompts cut, 1 answer cut", 12, "2 of 12 prompts are longer than training.max_prompt_tokens (64)"),
+        ("leave_out", "2 rows left out", 10, "2 of 12 training instances are left out"),
+    ],
 )
 def test_a_run_tells_what_it_cuts_or_leaves_out(
-    too_long: str, told: str, trained: int, tmp_path: Path, tiny_model: Path
+    too_long: str, told: str, trained: int, sentence: str, tmp_path: Path, tiny_model: Path
 ) -> None:
     recipe = long_rows_recipe(tmp_path, tiny_model, too_long)
     lines: list[str] = []
@@ -102,6 +108,22 @@ def test_a_run_tells_what_it_cuts_or_leaves_out(
     assert (account["cut_prompts"], account["too_long"]) == ((2, 0) if too_long == "cut" else (0, 2))
     summary = read_json(folder / "stages" / "01-colours" / "training" / "summary.json")
     assert summary["rows"] == trained  # type: ignore[index]
+    assert sentence in page(read_study(folder))
+
+
+def test_a_run_tells_what_becomes_of_written_rows_that_it_rehearses(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = [Instance("", "why " * count, "x", "colours", SYNTHETIC) for count in (2, 60)]
+    monkeypatch.setattr(Method, "rehearsal", lambda _, context: written if context.stage.seen else [])
+    recipe = long_rows_recipe(tmp_path, tiny_model, "leave_out")
+    lines: list[str] = []
+    folder = execute(recipe, progress=LineProgress(lines.append)).folder
+    told = "1 of 2 rehearsed rows are too long and are left out."
+    assert f"stage 02-animals: task colours: {told}" in lines
+    account = read_json(folder / "manifest.json")["data"][0]  # type: ignore[index]
+    assert account["notes"] == [f"stage 02-animals: {told}", f"stage 03-places: {told}"]
+    assert len(list(read_jsonl(folder / "stages" / "02-animals" / "rehearsal.jsonl"))) == 1
 
 
 def test_a_run_folder_older_than_a_key_goes_on_with_its_default(tmp_path: Path, tiny_model: Path) -> None:

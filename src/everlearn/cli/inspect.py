@@ -58,23 +58,37 @@ def _recipe(args: argparse.Namespace) -> tuple[Recipe, dict[str, str] | None]:
     from everlearn.cli.options import named_folder, read_keys
     from everlearn.data.given_sources import tasks_of
     from everlearn.recipe import EMBEDDED, load_recipe, make_recipe, set_dotted
-    from everlearn.runs.loop import recipe_of
 
     first = args.sources[0]
-    is_run = (Path(first) / "manifest.json").exists()
-    if is_run or first == EMBEDDED or first.lower().endswith((".yaml", ".yml")):
+    stored = _stored(named_folder(first))
+    if stored or first == EMBEDDED or first.lower().endswith((".yaml", ".yml")):
         if len(args.sources) > 1:
             raise RecipeError(f"give one recipe or data files, not {first} and {len(args.sources) - 1} more.")
-        tree = recipe_of(named_folder(first)).model_dump(mode="json") if is_run else None
-        if tree is None:
+        if stored is None:
             return load_recipe(first, read_keys(args)), None
-        left_out = None
+        tree, left_out = stored.model_dump(mode="json"), None
     else:
         tasks, left_out = tasks_of(args.sources)
         tree = {"stream": {"tasks": [task.model_dump(mode="json") for task in tasks]}}
     for key, value in read_keys(args).items():
         set_dotted(tree, key, value)
     return make_recipe(tree, where="the command line"), left_out
+
+
+def _stored(folder: Path) -> Recipe | None:
+    """The recipe of a run's or a comparison's folder; None for anything else, such as a folder of data."""
+    from everlearn.ordinary_files import is_regular
+    from everlearn.runs.compare import planned
+    from everlearn.runs.loop import recipe_of
+    from everlearn.updates.folder import is_update
+
+    pairs = (("recipe.yaml", "manifest.json"), ("recipe.yaml", "comparison.json"), ("plan.json", "comparison.json"))
+    if not any(all(is_regular(folder / name) for name in pair) for pair in pairs):
+        return None
+    if is_update(folder):
+        raise RecipeError(f"{folder} holds version updates: 'everlearn update {folder} --plan' says what is left out.")
+    plan = planned(folder)
+    return plan[0] if plan else recipe_of(folder)
 
 
 def _lines(found: Inspection, left_out: dict[str, str]) -> Iterator[str]:
