@@ -12,8 +12,8 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
 
 from everlearn.errors import DataError, UserError
 
@@ -72,7 +72,7 @@ def inside(folder: str | Path, fault: type[UserError] = DataError) -> list[Path]
 
 
 @contextmanager
-def opened(path: str | Path, fault: type[UserError] = DataError) -> Iterator[BinaryIO]:
+def opened(path: str | Path, fault: type[UserError] = DataError) -> Iterator[BufferedReader]:
     """Opens a regular file for reading bytes.
 
     Raises:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -80,6 +81,41 @@ def test_columns_that_a_guessed_mapping_does_not_use_are_named(tmp_path):
     text = write_recipe(tmp_path, tmp_path / "recipe.yaml")
     assert "columns: {input: [question, context], output: answer}\n" in text
     assert left_out_of(text) == ["of squad.jsonl: the columns title"]
+
+
+def test_keys_that_are_not_read_are_named_for_every_format(tmp_path):
+    turns = [{"role": "user", "content": "q", "name": "ann"}, {"role": "assistant", "content": "a"}]
+    (tmp_path / "chat.jsonl").write_text(json.dumps({"messages": turns, "topic": "t"}), encoding="utf-8")
+    row = {"instruction": "i", "input": "", "output": "a", "system": "s", "text": "all"}
+    (tmp_path / "alpaca.json").write_text(json.dumps([row]), encoding="utf-8")
+    left_out = left_out_of(write_recipe(tmp_path, tmp_path / "recipe.yaml"))
+    assert [line.partition(": ")[0] for line in left_out] == ["of alpaca.json", "of chat.jsonl"]
+    assert left_out[0].endswith("the columns text")
+    assert sorted(left_out[1].partition("columns ")[2].split(", ")) == ["messages[].name", "topic"]
+
+
+def test_a_file_that_cannot_be_read_is_left_out_for_its_own_reason(tmp_path, monkeypatch):
+    (tmp_path / "good.jsonl").write_text(rows_of("good", 0, 30), encoding="utf-8")
+    (tmp_path / "broken.jsonl").write_text("nonsense\n{", encoding="utf-8")
+    (tmp_path / "cut.jsonl.gz").write_bytes(gzip.compress(b"x" * 100)[:20])
+    (tmp_path / "empty.json").write_text("[]", encoding="utf-8")
+    (tmp_path / "numbers.json").write_text("[1, 2]", encoding="utf-8")
+    (tmp_path / "d.json").mkdir()
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    told = dict(line.split(": ", 1) for line in left_out_of(write_recipe(tmp_path, tmp_path / "recipe.yaml")))
+    assert told["broken.jsonl"].startswith("no row can be read (line 1: not valid JSON")
+    assert "damaged gzip file" in told["cut.jsonl.gz"]
+    assert told["empty.json"] == "it holds no rows"
+    assert told["numbers.json"] == "its rows are no objects with keys (the first is '1')"
+    assert "is a named pipe" in told["pipe.jsonl"]
+    assert told["d.json"].startswith("it is a folder")
+
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(DataError, match=r"good.jsonl: .* cannot be read: access is denied"):
+        write_recipe(tmp_path, tmp_path / "other.yaml")
 
 
 def test_files_whose_names_differ_in_what_no_task_name_can_hold_are_tasks_of_their_own(tmp_path):

@@ -142,3 +142,32 @@ def test_a_hub_dataset_that_cannot_be_had_is_refused_with_both_remedies(monkeypa
     ) as caught:
         read_source("owner/name")
     assert "name[:config][@split]" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["x.jsonl", "folder"])
+def test_a_pipe_is_refused_by_name_and_within_a_folder(name, tmp_path):
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "a.jsonl").write_text(json.dumps(ROWS[0]), encoding="utf-8")
+    os.mkfifo((tmp_path if name == "x.jsonl" else folder) / "x.jsonl")
+    with pytest.raises(DataError, match=r"x.jsonl is a named pipe, not a regular file"):
+        read_source(str(tmp_path / name))
+
+
+def test_what_only_looks_like_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "link.jsonl").symlink_to(tmp_path / "gone.jsonl")
+    (tmp_path / "loop.jsonl").symlink_to(tmp_path / "loop.jsonl")
+    (tmp_path / "d.json").mkdir()
+    sentences = {
+        "link.jsonl": "is a link to .*gone.jsonl, which is not there",
+        "loop.jsonl": "links lead in a circle",
+        "d.json": "holds no data file",
+        "n" * 300: "longer than the system allows",
+        "a\0b.jsonl": "not a name that a file can have",
+        "~nobody-here/x.jsonl": "no file or folder",
+        "/dev/zero": "is a device",
+    }
+    for name, sentence in sentences.items():
+        with pytest.raises(DataError, match=sentence) as caught:
+            read_source(name if name[0] in "~/" else str(tmp_path / name))
+        assert len(str(caught.value)) < 600

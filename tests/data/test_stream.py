@@ -220,3 +220,25 @@ def test_rows_that_name_control_tokens_are_counted(tmp_path):
     config = StreamConfig(tasks=[TaskConfig(name="manual", train=str(file), evaluation=str(file))])
     notes = load_stream(config, seed=0, tokenizer=make_byte_tokenizer()).notes
     assert "task manual: 4 rows mention the model's control tokens (`</s>`, `<s>`): they are read as text." in notes
+
+
+def test_every_task_has_an_account_in_the_order_of_the_stream(files):
+    spoil(files, "one", json.dumps({"instruction": "Do.", "input": "x", "output": "y", "note": "n"}), "{}")
+    stream = load_stream(config(files, "one", "two", order=["two", "one"], bad_rows="tolerant"), seed=1)
+    assert [account.task for account in stream.accounts] == ["two", "one"]
+    told = stream.accounts[1]
+    part = told.parts["train"]
+    assert (part.rows, part.set_aside, part.instances, part.unread) == (22, 1, 21, {"note": 1})
+    assert part.reasons == ["line 22: no output"]
+    assert told.held_out == len(stream["one"].evaluation)
+    assert told.metric == "rouge_l"
+    assert told.metric_reason.endswith("too many for labels")
+    assert [account.task for account in stream.ordered(["one"]).accounts] == ["one"]
+
+
+def test_the_embedded_stream_has_accounts_too():
+    stream = load_stream(StreamConfig(train_limit=5, evaluation_limit=3), seed=1)
+    assert [account.task for account in stream.accounts] == stream.names
+    parts = stream.accounts[0].parts
+    assert (parts["train"].instances, parts["evaluation"].instances) == (5, 3)
+    assert not any(account.sentences() for account in stream.accounts)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import gzip
 import json
+import os
 from pathlib import Path
 
 import pytest
 
 from everlearn.errors import DataError
+from everlearn.updates import text as text_module
 from everlearn.updates.text import LONGEST, TextSource
 
+_PACKED = gzip.compress(b"".join(b"The cat %d was seen by %d men.\n\n" % (n, n * 7 % 90) for n in range(600)), mtime=0)
+DAMAGED = _PACKED[:200] + bytes([_PACKED[200] ^ 64]) + _PACKED[201:]
 DOCUMENTS = ["one line", "two\nlines", "Ünïcode – 漢字"]
 
 
@@ -91,7 +95,9 @@ def test_a_lone_surrogate_becomes_a_replacement_character(tmp_path: Path) -> Non
         ("bad.jsonl", b'{"text": 3}\n', "line 1: 'text' holds int, not text"),
         ("bad.jsonl", b'["text"]\n', "line 1: an object with the key 'text'"),
         ("bad.txt", b"abc \xff def", "not UTF-8 text (byte 0xFF"),
-        ("bad.txt.gz", b"\x1f\x8b\x08\x00broken", "cannot be read"),
+        ("bad.txt.gz", b"\x1f\x8b\x08\x00broken", "damaged gzip file"),
+        ("bad.jsonl", b'{"text": ' + b"[" * 100_000, "line 1: not valid JSON (nested too deeply)"),
+        ("bit.txt.gz", DAMAGED, "damaged gzip file"),
         ("bad.parquet", b"PAR1 broken", "damaged Parquet file"),
     ],
 )
@@ -106,3 +112,19 @@ def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path: Path) -> None
     (tmp_path / "spring.txt").write_text("text")
     with pytest.raises(DataError, match=r"did you mean .*spring\.txt"):
         TextSource(str(tmp_path / "sprung.txt")).fingerprint()
+
+
+def test_what_is_no_regular_file_and_a_line_without_an_end_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    os.mkfifo(tmp_path / "pipe.jsonl")
+    for source in (str(tmp_path / "pipe.jsonl"), "/dev/zero"):
+        for read in (lambda text: list(text.documents()), TextSource.fingerprint):
+            with pytest.raises(DataError, match="not a regular file"):
+                read(TextSource(source))
+    with pytest.raises(DataError, match="longer than the system allows"):
+        TextSource("n" * 300).fingerprint()
+    monkeypatch.setattr(text_module, "_LONGEST_LINE", 100)
+    (tmp_path / "long.jsonl").write_text('{"text": "' + "a" * 100)
+    with pytest.raises(DataError, match="line 1: longer than 100 bytes"):
+        list(TextSource(str(tmp_path / "long.jsonl")).documents())

@@ -1,8 +1,9 @@
 """Which rows belong together, so that no half of them is held out: the answers of one conversation, and conversations
 that share a question.
 
-Two rows are linked when they come from one row of the file or carry the same id, when they ask the same after the same
-turns (also where one of them has it among its earlier turns), and when the same question has the same answer in both.
+Two rows are linked when they come from one row of the file or carry the same id, and when they ask the same after the
+same turns (also where one of them has it among its earlier turns). They are linked too when a question has the same
+answer in both, whatever stood before it, unless that ties most of the rows together: then it is a phrase ("thanks").
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from everlearn.data.instance import Instance
 from everlearn.data.samples import first_rows
 
 _MOST_OF = 0.5  # a group with more of the rows is never held out
+_PHRASES = 0.2  # chosen here: answers alike that tie together more of the rows than this are phrases
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +48,9 @@ class Rows:
 
     def split(self, ratio: float, seed: int) -> tuple[Rows, Rows] | None:
         """Sets a share of the linked groups aside; None where all rows are one group."""
-        group = groups(self.instances, self.units)
+        group = self._groups(self.units)
         if len(set(group)) < 2:  # ids that all rows share say nothing
-            group = groups(self.instances, range(len(self.instances)))
+            group = self._groups(range(len(self.instances)))
         order = list(dict.fromkeys(group))
         if len(order) < 2:
             return None
@@ -58,29 +60,44 @@ class Rows:
         aside = set([name for name in order if sizes[name] <= _MOST_OF * len(group)][:count])
         return self._where([name not in aside for name in group]), self._where([name in aside for name in group])
 
+    def _groups(self, units: Sequence[Hashable]) -> list[int]:
+        asked = [links(row) for row in self.instances]
+        group = groups(units, asked)
+        tied = groups(units, [one | answered(row) for one, row in zip(asked, self.instances, strict=True)])
+        most = max(_PHRASES * len(group), max(Counter(group).values()))
+        return tied if max(Counter(tied).values()) <= most else group
+
     def _where(self, kept: Sequence[bool]) -> Rows:
         pairs = [pair for pair, keep in zip(zip(self.instances, self.units, strict=True), kept, strict=True) if keep]
         return Rows(tuple(row for row, _ in pairs), tuple(unit for _, unit in pairs))
 
 
 def links(row: Instance) -> set[Hashable]:
-    """What a row shares with the rows that it must not be parted from: its questions and their answers."""
+    """The questions of a row, each with what stands before it: shared with rows that it must not be parted from."""
     found: set[Hashable] = set()
     before = 0
+    for turn in row.history:
+        if turn.role == "user":
+            found |= {(before, text) for text in _asked(row, turn.content)}
+        before = hash((before, turn.role, turn.content))
+    return found | {(before, row.query)}
+
+
+def answered(row: Instance) -> set[Hashable]:
+    """The questions of a row, each with its answer."""
+    found: set[Hashable] = {(row.query, row.output)}
     asked: tuple[str, ...] = ()
     for turn in row.history:
         if turn.role == "user":
-            asked = (turn.content, f"{row.instruction}\n\n{turn.content}") if row.instruction else (turn.content,)
-            found |= {(before, text) for text in asked}
+            asked = _asked(row, turn.content)
         elif turn.role == "assistant":
             found |= {(text, turn.content) for text in asked}
-        before = hash((before, turn.role, turn.content))
-    return found | {(before, row.query), (row.query, row.output)}
+    return found
 
 
-def groups(rows: Sequence[Instance], units: Sequence[Hashable]) -> list[int]:
-    """The group of each row, numbered in the order of their first rows: rows that are linked, by others too."""
-    parent = list(range(len(rows)))
+def groups(units: Sequence[Hashable], shared: Sequence[set[Hashable]]) -> list[int]:
+    """The group of each row, called by its first row: rows of one unit or that share something, by others too."""
+    parent = list(range(len(units)))
 
     def root(at: int) -> int:
         while parent[at] != at:
@@ -88,8 +105,13 @@ def groups(rows: Sequence[Instance], units: Sequence[Hashable]) -> list[int]:
         return at
 
     first: dict[Hashable, int] = {}
-    for at, (row, unit) in enumerate(zip(rows, units, strict=True)):
-        for link in (("unit", unit), *links(row)):
-            one, other = sorted((root(at), root(first.setdefault(link, at))))
+    for at, (unit, keys) in enumerate(zip(units, shared, strict=True)):
+        for key in (("unit", unit, None), *keys):
+            one, other = sorted((root(at), root(first.setdefault(key, at))))
             parent[other] = one
-    return [root(at) for at in range(len(rows))]
+    return [root(at) for at in range(len(units))]
+
+
+def _asked(row: Instance, question: str) -> tuple[str, ...]:
+    """An earlier question as a row of its own would ask it."""
+    return (question, f"{row.instruction}\n\n{question}") if row.instruction else (question,)

@@ -148,6 +148,8 @@ def columns_of(path: Path) -> tuple[dict[str, str | list[str]], str]:
     Raises:
         DataError: the file cannot be read, or holds no rows of a known kind.
     """
+    if is_folder(path):
+        raise DataError("it is a folder: name it under train yourself if it holds rows")
     (raw,) = read_source(str(path))
     raw = replace(raw, rows=raw.rows[:_LOOKED_AT])
     if not raw.rows:

@@ -25,6 +25,7 @@ from everlearn.data.bad_rows import BadRow
 from everlearn.data.raw_rows import RawRows
 from everlearn.errors import DataError
 
+_HEADER = 1 << 16  # letters within which the first line is looked for
 _DOUBLED = re.compile(r'[^",;\s]""|""[^",;\s]')
 
 
@@ -43,7 +44,7 @@ def read_table(text: str, file: str) -> RawRows:
     Raises:
         DataError: it has one column only, its header names a column twice, or its quotation marks do not match.
     """
-    header_line = next((line for line in io.StringIO(text) if line.strip()), "").strip("\r\n")
+    header_line = next((line for line in re.split("[\r\n]+", text[:_HEADER]) if line.strip()), "")
     delimiter = "\t" if "\t" in header_line else max(",;", key=header_line.count)
     if not header_line.count(delimiter):
         raise DataError(

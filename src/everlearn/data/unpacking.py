@@ -39,7 +39,7 @@ class _Unpacking(io.RawIOBase):
     def readinto(self, buffer: object) -> int:
         view = cast("memoryview", buffer)
         try:
-            data = self._stream.read(len(view))
+            data = self._stream.read(min(len(view), _CHUNK))  # a reader may ask for all at once
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"{self._name} is a damaged gzip file ({error}): fetch or make it again.") from None
         self._count += len(data)

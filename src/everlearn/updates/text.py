@@ -7,15 +7,13 @@ content, so that the same text under another name is not tokenised again.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, cast
+from typing import IO, TYPE_CHECKING
 
 from everlearn.data.containers import data_suffix
 from everlearn.data.instance import fingerprint_of
@@ -28,7 +26,9 @@ from everlearn.data.source_names import (
     one_line,
     unreachable,
 )
+from everlearn.data.unpacking import GZIP, unpacked
 from everlearn.errors import DataError, nearest
+from everlearn.ordinary_files import is_folder, opened, size, stat_of
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 LONGEST = 1 << 16
 """Most characters of one document."""
 _CHUNK = 1 << 20
-_GZIP, _PARQUET = b"\x1f\x8b", b"PAR1"
+_LONGEST_LINE = 256 << 20  # chosen here: a line of JSON is held in memory, its document as several times that
+_PARQUET = b"PAR1"
 _SUFFIXES = (".txt", ".text", ".md", ".jsonl", ".ndjson", ".json", ".parquet")
 _BLANK_LINE = re.compile(r"\n[^\S\n]*\n\s*")
 _EMPTY: tuple[object, ...] = (None, "", [], {})
@@ -100,13 +101,13 @@ class TextSource:
     def fingerprint(self) -> str:
         """Hash of the content: of the bytes of files, of a saved dataset's own fingerprint, of a hub commit."""
         path = Path(self.name)
-        if not path.exists():
+        if not _is_there(path):
             return fingerprint_of("hub", self.name, self.column, _hub_commit(self.name))
         if is_saved_dataset(path):
             return fingerprint_of("saved", self.column, _saved(path)._fingerprint)
         digests = []
         for file in self._files():
-            with file.open("rb") as stream:
+            with opened(file) as stream:
                 digests.append(hashlib.file_digest(stream, "sha256").hexdigest())
         return fingerprint_of("files", self.column, digests)
 
@@ -114,7 +115,7 @@ class TextSource:
         path = Path(self.name)
         if is_saved_dataset(path):
             yield from self._of_dataset(_saved(path), account)
-        elif path.exists():
+        elif _is_there(path):
             for file in self._files():
                 yield from self._of_file(file, account)
         elif looks_like_a_path(self.name, _SUFFIXES):
@@ -124,35 +125,41 @@ class TextSource:
 
     def _files(self) -> list[Path]:
         path = Path(self.name)
-        return files_in(path, _SUFFIXES, "text") if path.is_dir() else [path]
+        return files_in(path, _SUFFIXES, "text") if is_folder(path) else [path]
 
     def _of_file(self, file: Path, account: TextAccount) -> Iterator[str]:
         try:
-            with file.open("rb") as stream:
+            with opened(file) as stream:
                 magic = stream.read(4)
-            if magic == _PARQUET:
-                yield from self._of_parquet(file, account)
-                return
-            with _opened(file, is_gzip=magic.startswith(_GZIP)) as data:
+                stream.seek(0)
+                if magic == _PARQUET:
+                    yield from self._of_parquet(file, account)
+                    return
+                data = unpacked(stream, str(file)) if magic.startswith(GZIP) else stream
                 if data_suffix(file.name) in (".jsonl", ".ndjson", ".json"):
                     yield from self._of_json_lines(file, data, account)
                 else:
                     yield from _paragraphs(file, data)
-        except (OSError, EOFError) as error:
-            reason = getattr(error, "strerror", None) or error
+        except OSError as error:
+            reason = error.strerror or error
             raise DataError(f"{file} cannot be read ({reason}): give a whole file that you may read.") from None
 
     def _of_json_lines(self, file: Path, data: IO[bytes], account: TextAccount) -> Iterator[str]:
-        for number, line in enumerate(data, 1):
+        lines = iter(lambda: data.readline(_LONGEST_LINE + 1), b"")
+        for number, line in enumerate(lines, 1):
+            where = f"{file}, line {number}"
+            if len(line) > _LONGEST_LINE:
+                raise DataError(f"{where}: longer than {size(_LONGEST_LINE)}: split it into several rows.")
             if not line.strip():
                 continue
             try:
                 row = json.loads(line)
-            except ValueError as error:
-                raise DataError(f"{file}, line {number}: not valid JSON ({error}): mend or delete the line.") from None
+            except (ValueError, RecursionError) as error:
+                reason = "nested too deeply" if isinstance(error, RecursionError) else error
+                raise DataError(f"{where}: not valid JSON ({reason}): mend or delete the line.") from None
             if not isinstance(row, dict):
-                raise DataError(f"{file}, line {number}: an object with the key {self.column!r} is expected.")
-            yield self._text(row.get(self.column), f"{file}, line {number}", account, row)
+                raise DataError(f"{where}: an object with the key {self.column!r} is expected.")
+            yield self._text(row.get(self.column), where, account, row)
             account.pass_over(key for key, value in row.items() if key != self.column and value not in _EMPTY)
 
     def _of_parquet(self, file: Path, account: TextAccount) -> Iterator[str]:
@@ -197,14 +204,9 @@ class TextSource:
         raise DataError(f"{where}: {self.column!r} holds {type(value).__name__}, not text: mend or delete the row.")
 
 
-@contextmanager
-def _opened(file: Path, *, is_gzip: bool) -> Iterator[IO[bytes]]:
-    with file.open("rb") as stream:
-        if is_gzip:
-            with gzip.GzipFile(fileobj=stream) as unpacked:
-                yield cast("IO[bytes]", unpacked)
-        else:
-            yield stream
+def _is_there(path: Path) -> bool:
+    """Whether something stands at a path, be it a broken link."""
+    return stat_of(path) is not None or path.is_symlink()
 
 
 def _paragraphs(file: Path, data: IO[bytes]) -> Iterator[str]:
