@@ -26,6 +26,7 @@ def test_nothing_is_said_where_all_is_used() -> None:
         (TaskAccount("a", cut_answers=2), "2 answers cut"),
         (TaskAccount("a", too_long=2), "2 rows left out as too long"),
         (TaskAccount("a", long_evaluation_prompts=1), "1 evaluation prompt longer than any trained on"),
+        (TaskAccount("a", long_evaluation_answers=2), "2 evaluation answers longer than a model may write"),
     ],
 )
 def test_whatever_is_not_used_as_it_stands_is_in_the_line_and_in_a_sentence(account: TaskAccount, told: str) -> None:

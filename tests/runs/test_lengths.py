@@ -14,7 +14,7 @@ from everlearn.errors import DataError, RunError
 from everlearn.files import read_json, read_jsonl
 from everlearn.methods.base import Method
 from everlearn.progress import LineProgress
-from everlearn.recipe import Recipe, TrainingConfig
+from everlearn.recipe import Recipe, TrainingConfig, make_recipe
 from everlearn.report.html import page
 from everlearn.report.study import read_study
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
@@ -31,9 +31,10 @@ ROWS = tuple(
 
 
 def limited(too_long: str, rows: tuple[Instance, ...] = ROWS, **others: bool) -> TaskStream:
-    training = TrainingConfig(max_prompt_tokens=40, max_target_tokens=10, too_long=too_long)  # type: ignore[arg-type]
+    training = {"max_prompt_tokens": 40, "max_target_tokens": 10, "too_long": too_long}
+    recipe = make_recipe({"training": training, "evaluation": {"max_new_tokens": 9}})
     stream = TaskStream((Task("deed", rows, ROWS[1:3]),), "made")
-    return within_limits(training, stream, TEMPLATE, TOKENIZER, **{"trains": True, **others})
+    return within_limits(recipe, stream, TEMPLATE, TOKENIZER, **{"trains": True, **others})
 
 
 def test_cut_rows_are_counted_and_stay() -> None:
@@ -47,6 +48,8 @@ def test_cut_rows_are_counted_and_stay() -> None:
         "token.",
         "task deed: 1 of 2 evaluation prompts are longer than training.max_prompt_tokens (40): they are asked whole, "
         "although no prompt of that length is trained on.",
+        "task deed: 1 of 2 evaluation answers are longer than evaluation.max_new_tokens (9), so no model can give "
+        "them whole.",
     ]
 
 

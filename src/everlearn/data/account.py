@@ -59,6 +59,8 @@ class TaskAccount:
         too_long: Training instances left out for their length, where the recipe asks for it.
         evaluated: Evaluation instances.
         long_evaluation_prompts: Of them, those whose prompts are longer than any that is trained on.
+        written_limit: `evaluation.max_new_tokens`.
+        long_evaluation_answers: Evaluation instances whose answer is longer than that.
         notes: Further sentences for the user.
     """
 
@@ -76,6 +78,8 @@ class TaskAccount:
     too_long: int = 0
     evaluated: int = 0
     long_evaluation_prompts: int = 0
+    written_limit: int = 0
+    long_evaluation_answers: int = 0
     notes: list[str] = field(default_factory=list)
 
     def to_json(self) -> dict[str, object]:
@@ -120,6 +124,11 @@ class TaskAccount:
                 f"{self.long_evaluation_prompts} of {self.evaluated} evaluation prompts are longer than {limits}: "
                 "they are asked whole, although no prompt of that length is trained on."
             )
+        if self.long_evaluation_answers:
+            said.append(
+                f"{self.long_evaluation_answers} of {self.evaluated} evaluation answers are longer than "
+                f"evaluation.max_new_tokens ({self.written_limit:,}), so no model can give them whole."
+            )
         return [*said, *self.notes]
 
 
@@ -137,6 +146,7 @@ def data_line(accounts: Iterable[TaskAccount]) -> str | None:
         (sum(account.cut_answers for account in accounts), "answer", "cut"),
         (sum(account.too_long for account in accounts), "row", "left out as too long"),
         (sum(a.long_evaluation_prompts for a in accounts), "evaluation prompt", "longer than any trained on"),
+        (sum(a.long_evaluation_answers for a in accounts), "evaluation answer", "longer than a model may write"),
     ):
         told += [f"{count} {noun}{'s' * (count > 1)} {fate}"] if count else []
     if unread:

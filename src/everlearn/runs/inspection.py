@@ -121,7 +121,7 @@ def inspect_data(
     reading = read_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer)
     stream, refused = reading.stream, reading.refusal(recipe.stream)
     try:
-        stream = within_limits(recipe.training, stream, template, tokenizer, trains=True)
+        stream = within_limits(recipe, stream, template, tokenizer, trains=True)
         if is_whole:
             check_measurement(recipe, stream, template, tokenizer, context)
             for task in stream:

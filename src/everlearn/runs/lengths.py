@@ -1,7 +1,8 @@
 """Rows that are longer than the recipe trains on: counted in the account of their task, or left out.
 
-What is measured is asked whole, so evaluation prompts beyond the limit are counted too. Rows that a model wrote are
-known only when they are rehearsed; real rehearsed rows have been counted with their task.
+What is measured is asked whole, so evaluation prompts beyond the limit are counted too, and answers that are longer
+than a model may write. Rows that a model wrote are known only when they are rehearsed; real rehearsed rows have been
+counted with their task.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
-    from everlearn.recipe import TrainingConfig
+    from everlearn.recipe import Recipe, TrainingConfig
 
 
 def within_limits(
-    training: TrainingConfig,
+    recipe: Recipe,
     stream: TaskStream,
     template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
@@ -33,7 +34,7 @@ def within_limits(
     """The stream as it is trained on, the accounts of its tasks completed with their lengths.
 
     Args:
-        training: The limits, and what is done with longer rows.
+        recipe: The limits, and what is done with longer rows.
         stream: As read.
         template: How an instance becomes a prompt.
         tokenizer: Of the model.
@@ -42,6 +43,8 @@ def within_limits(
     Raises:
         DataError: no training row of a task is within the limits, and longer ones are to be left out.
     """
+    training, written_limit = recipe.training, recipe.evaluation.max_new_tokens
+    evaluating = training.model_copy(update={"max_target_tokens": written_limit + 1})  # the end token is not written
     known = {account.task: account for account in stream.accounts}
     tasks, accounts = [], []
     for task in stream:
@@ -50,7 +53,9 @@ def within_limits(
         cut = overlong(looked_at, template, tokenizer, training)
         account.trained, account.evaluated = len(task.train), len(task.evaluation)
         account.prompt_limit, account.answer_limit = training.max_prompt_tokens, training.max_target_tokens
-        account.long_evaluation_prompts = len(overlong(task.evaluation, template, tokenizer, training).prompts)
+        longer = overlong(task.evaluation, template, tokenizer, evaluating)
+        account.long_evaluation_prompts, account.long_evaluation_answers = len(longer.prompts), len(longer.answers)
+        account.written_limit = written_limit
         if training.too_long == "cut":
             account.cut_prompts, account.cut_answers = len(cut.prompts), len(cut.answers)
         else:

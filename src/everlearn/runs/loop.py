@@ -83,7 +83,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
     stream = replace(stream, notes=(*stream.notes, *template.notes))
     context = loading.context_length(recipe.model)
-    stream = within_limits(recipe.training, stream, template, tokenizer, trains=trains)
+    stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)
     if recipe.training.report_to:
         from everlearn.training.trackers import check_trackers
