@@ -12,7 +12,7 @@ import safetensors.numpy
 
 from everlearn.methods.base import Artifact
 from everlearn.recipe import Recipe, make_recipe
-from everlearn.runs import loop, measure
+from everlearn.runs import loop, measure, publish
 from everlearn.runs.store import RunStore
 from tests.runs.test_loop import tiny_recipe
 
@@ -37,7 +37,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Plan:
         (measure.Measurement, "_summarise", ({}, {})),
         (measure.Measurement, "line", ""),
         (loop, "read_json", {}),
-        (loop, "link_tree", None),
+        (publish, "publish", None),
         (loop, "claim", None),
         (safetensors.numpy, "load_file", {}),
     ):

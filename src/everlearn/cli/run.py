@@ -44,3 +44,5 @@ def show(folder: Path) -> None:
     report = write_report(folder)
     print_tables(folder)
     tell(f"Report: {report}")
+    if (folder / "model").is_dir():
+        tell(f"Model: {folder / 'model'} (how to load and ask it: README.md in it)")

@@ -194,13 +194,10 @@ class ChatTemplate:
         return whole[len(prompt) :].removesuffix(self._after_end)
 
     def _messages(self, instance: Instance) -> list[Message]:
-        system, exchanges = exchanges_of(instance.history, instance.query)
-        messages = [{"role": "system", "content": system}] if system else []
-        for exchange in exchanges:
-            messages.append({"role": "user", "content": exchange.question})
-            if exchange.answer is not None:
-                messages.append({"role": "assistant", "content": exchange.answer})
-        return messages if self._shows_system or not system else _system_in_first_question(messages)
+        messages = conversation(instance)
+        if self._shows_system or messages[0]["role"] != "system":
+            return messages
+        return _system_in_first_question(messages)
 
     def _rendered(self, messages: list[Message], is_prompt: bool) -> str:
         try:
@@ -233,6 +230,17 @@ class ChatTemplate:
                 f"{described(self._tokenizer)} {fault}: mend the row that begins {messages[-1]['content'][:60]!r}, or "
                 f"{REMEDY}."
             ) from None
+
+
+def conversation(instance: Instance) -> list[Message]:
+    """The messages of an instance, its question last."""
+    system, exchanges = exchanges_of(instance.history, instance.query)
+    messages = [{"role": "system", "content": system}] if system else []
+    for exchange in exchanges:
+        messages.append({"role": "user", "content": exchange.question})
+        if exchange.answer is not None:
+            messages.append({"role": "assistant", "content": exchange.answer})
+    return messages
 
 
 def _roles(messages: list[Message]) -> list[str]:

@@ -48,6 +48,7 @@ __all__ = [
     "base_of",
     "check_model",
     "context_length",
+    "dtype_of",
     "load_model",
     "load_tokenizer",
     "save_checkpoint",
@@ -276,6 +277,11 @@ def choose_device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError):
         raise ModelError(f"model.device {name!r} is not available on this machine: use auto, cpu or cuda.") from None
     return device
+
+
+def dtype_of(config: ModelConfig) -> str:
+    """The number format that a model is computed in here, as torch calls it."""
+    return str(_dtype(config, choose_device(config.device))).removeprefix("torch.")
 
 
 def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:

@@ -23,7 +23,7 @@ from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, Recipe, cache_folder, 
 from everlearn.run_folder import RUN, refuse_other
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
-from everlearn.runs.store import RunStore, link_tree
+from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
 
 if TYPE_CHECKING:
@@ -214,6 +214,7 @@ class _Run:
         self.accounts = {account.task: account for account in prepared.stream.accounts}
         self.template = prepared.template
         self.tokenizer = prepared.tokenizer
+        self.tokenizer = prepared.tokenizer
         self.base_fingerprint = prepared.base_fingerprint
         self.store = store
         self.label = label
@@ -240,8 +241,8 @@ class _Run:
             self.measurement.stage(stage.name, stage.index, self.models.latest, fingerprint, shown)
             progress.say(self.measurement.line(stage))
         assert trained is not None, "a stream has at least one task"
-        self._publish(trained)
         matrix, metrics = self.measurement.finish()
+        self._publish(trained, matrix)
         store.update_manifest(status="complete")
         store.tidy()
         return RunResult(store.folder, matrix, metrics)
@@ -335,10 +336,21 @@ class _Run:
         assert isinstance(values, dict), "a method's JSON state is a mapping"
         self.method.load_state(load_file(artifact.path / "state.safetensors"), values)
 
-    def _publish(self, trained: Artifact) -> None:
+    def _publish(self, trained: Artifact, matrix: Mapping[str, object]) -> None:
         """The final model as a folder of its own that Transformers or PEFT load as it is."""
-        inner = trained.path / ("adapter" if self.recipe.model.tuning == "lora" else "model")
-        link_tree(inner, self.store.folder / "model")
+        from everlearn.runs.publish import publish
+
+        publish(
+            trained.path,
+            self.store.folder / "model",
+            self.store.folder / ".partial" / "handed-back",
+            self.recipe,
+            self.stream,
+            self.template,
+            self.tokenizer,
+            self.label,
+            matrix,
+        )
 
     def _context(self, stage: Stage, latest_fingerprint: str) -> StageContext:
         from everlearn.runs.models_at_hand import generator_for

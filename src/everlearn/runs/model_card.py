@@ -1,0 +1,196 @@
+"""The card of the model that a run hands back: what it was taught, how it did, how to load and prompt it.
+
+Text that comes from the recipe or the data is escaped for Markdown; no row of the data is shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from everlearn.data.instance import Instance, TaskStream
+from everlearn.visible import visible
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.recipe import Recipe
+
+_SLOT = "\ue000"
+_SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&$-])")
+
+
+@dataclass(frozen=True, slots=True)
+class Handed:
+    """How the model is handed back.
+
+    Attributes:
+        base: Name of the hub or absolute path; `base` where the folder of that name lies beside the card.
+        revision: Commit of a hub model.
+        dtype: Number format that it was measured in.
+        has_template: Whether its tokenizer renders the prompts of the run.
+        label: What the run is called.
+        versions: Installed packages.
+    """
+
+    base: str
+    revision: str | None
+    dtype: str
+    has_template: bool
+    label: str
+    versions: Mapping[str, str]
+
+
+def model_card(
+    recipe: Recipe,
+    stream: TaskStream,
+    template: PromptTemplate,
+    tokenizer: PreTrainedTokenizerBase,
+    handed: Handed,
+    matrix: Mapping[str, Any],
+) -> str:
+    """The text of the card."""
+    is_adapter = recipe.model.tuning == "lora"
+    kind = "LoRA adapter" if is_adapter else "fully tuned model"
+    names = ", ".join(escaped(name) for name in matrix["trained_at"])
+    parts = [
+        f"# {escaped(recipe.name)}",
+        f"A {kind} of {escaped(handed.base)}, taught {names} one after the other by everlearn "
+        f"({escaped(handed.label)}). It answers questions like those it was trained on.",
+        "## What it was taught",
+        _scores(stream, matrix),
+        f"Scores in per cent on held-out rows, greedy answers of at most {recipe.evaluation.max_new_tokens} tokens. "
+        "They say nothing about other uses.",
+        "## How to load and ask it",
+        _fenced("python", _code(recipe, template, tokenizer, handed)),
+        _remarks(template, handed, is_adapter=is_adapter),
+        "## How it was made",
+        _fenced("yaml", _settings(recipe)),
+        "everlearn {everlearn}, Transformers {transformers}, PEFT {peft}, PyTorch {torch}.".format(**handed.versions),
+        "## Licence",
+        f"Not known to everlearn: the terms of the base ({escaped(handed.base)}) apply, and those of the data.",
+    ]
+    return f"---\n{_front(recipe, handed)}---\n\n" + "\n\n".join(parts) + "\n"
+
+
+def escaped(text: object) -> str:
+    """Text that Markdown shows as it is, in one line."""
+    return _SPECIAL.sub(r"\\\1", " ".join(visible(text).split()))
+
+
+def _front(recipe: Recipe, handed: Handed) -> str:
+    import yaml
+
+    is_adapter = recipe.model.tuning == "lora"
+    front: dict[str, object] = {
+        "library_name": "peft" if is_adapter else "transformers",
+        "pipeline_tag": "text-generation",
+        "tags": ["everlearn", "continual-learning", recipe.method.name],
+    }
+    if handed.revision:
+        front |= {"base_model": handed.base, "base_model_relation": "adapter" if is_adapter else "finetune"}
+    return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True))
+
+
+def _scores(stream: TaskStream, matrix: Mapping[str, Any]) -> str:
+    stages: Sequence[str] = matrix["stages"]
+    head = "| task | training rows | held-out rows | metric | base | just after training | at the end |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    for name, index in matrix["trained_at"].items():
+        task, column = stream[name], matrix["tasks"].index(name)
+        row = min(index, len(stages)) - 1
+        values = [matrix["base"][column], matrix["values"][row][column], matrix["values"][-1][column]]
+        shown = ["" if value is None else f"{value:.1f}" for value in values]
+        cells = [escaped(name), str(len(task.train)), str(len(task.evaluation)), escaped(task.metric), *shown]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, handed: Handed) -> str:
+    is_adapter = recipe.model.tuning == "lora"
+    base = 'f"{FOLDER}/base"' if handed.base == "base" else repr(handed.base)
+    revision = f", revision={handed.revision!r}" if handed.revision else ""
+    lines = [
+        "import torch",
+        *(["from peft import PeftModel"] if is_adapter else []),
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if is_adapter else ''}",
+        "",
+        'FOLDER = "."  # where this card lies',
+        "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+    ]
+    if is_adapter:
+        lines += [
+            f"model = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{handed.dtype})",
+            "model = PeftModel.from_pretrained(model, FOLDER).eval()",
+            "model.generation_config = GenerationConfig.from_pretrained(FOLDER)",
+        ]
+    else:
+        lines += [f"model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.{handed.dtype}).eval()"]
+    lines += ["", "", "def answer(question):"]
+    if handed.has_template:
+        lines += [
+            '    messages = [{"role": "user", "content": question}]',
+            "    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)",
+            '    ids = torch.tensor([prompt["input_ids"]])',
+        ]
+    else:
+        from everlearn.data.prompts import bos_ids
+
+        before, after = template.text(Instance("", _SLOT, "", "")).split(_SLOT)
+        lines += [
+            f"    text = {before!r} + question + {after!r}",
+            "    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)",
+            f"    ids = torch.tensor([{bos_ids(tokenizer)} + ids])",
+        ]
+    lines += [
+        "    with torch.inference_mode():",
+        "        written = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]",
+        "    ends = model.generation_config.eos_token_id",
+        "    written = [token for token in written.tolist() if token not in ends]",
+        "    return tokenizer.decode(written, skip_special_tokens=True)",
+    ]
+    return "\n".join(lines)
+
+
+def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> str:
+    remarks = [
+        "A question is a row's instruction and input with a blank line between, where it has both.",
+        f"Prompts are those of the template {template.name}"
+        + (", which the tokenizer's chat template renders." if handed.has_template else " (the text above)."),
+        "`generation_config.json` holds the tokens that end an answer, and asks for greedy answers as they were "
+        "measured, whatever the base's own settings are.",
+        f"It was measured in {handed.dtype}: another number format can change answers, and so can rounding where two "
+        "words are as likely as each other.",
+    ]
+    if is_adapter:
+        remarks.append(
+            "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "
+            "this one: set `model.generation_config` as above, or answers do not end where they should."
+        )
+    if handed.base == "base":
+        remarks.append(
+            "The base model ships with everlearn; a copy is in the folder `base`. When this folder is moved, load it "
+            "as above: `adapter_config.json` names the place where it was made."
+        )
+    elif is_adapter and not handed.revision:
+        remarks.append("The base is a local folder: on another machine, give its place there.")
+    return "\n".join(f"- {remark}" for remark in remarks)
+
+
+def _settings(recipe: Recipe) -> str:
+    import yaml
+
+    whole = recipe.model_dump(mode="json")
+    model = {key: whole["model"][key] for key in ("tuning", "template", "dtype")}
+    if recipe.model.tuning == "lora":
+        model["lora"] = whole["model"]["lora"]
+    kept = {"method": whole["method"], "model": model, "training": whole["training"], "seed": recipe.seed}
+    return str(yaml.safe_dump(kept, sort_keys=False, allow_unicode=True)).rstrip()
+
+
+def _fenced(language: str, code: str) -> str:
+    fence = "`" * max(3, *(len(ticks) + 1 for ticks in re.findall("`+", code)), 0)
+    return f"{fence}{language}\n{code}\n{fence}"
