@@ -18,7 +18,7 @@ def test_the_defaults_are_the_published_settings() -> None:
     assert (training.max_grad_norm, training.max_prompt_tokens, training.max_target_tokens) == (1.0, 1024, 512)
     assert (recipe.seed, evaluation.max_new_tokens) == (42, 512)
     lora = recipe.model.lora
-    assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (8, 32, 0.1, ["q_proj", "v_proj"])
+    assert (lora.rank, lora.alpha, lora.dropout, lora.targets) == (8, 32, 0.1, "auto")
 
 
 @pytest.mark.parametrize(

@@ -119,9 +119,10 @@ class LoraConfig(Section):
     """Scale: the update is multiplied by alpha / rank."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1
     """Dropout on the adapter's input while training."""
-    targets: list[str] | Literal["all-linear"] = ["q_proj", "v_proj"]
-    """Names of the modules that get an adapter. `all-linear` takes every linear layer but the output head; a model
-    that has none of the named modules (GPT-2, GPT-NeoX) is refused with the names it does have."""
+    targets: list[str] | Literal["auto", "all-linear"] = "auto"
+    """Names of the modules that get an adapter. `auto`: the published ones (`q_proj`, `v_proj`) where the model has
+    them, else those that PEFT names for its architecture, else the linear layers of its attention. `all-linear` takes
+    every linear layer but the output head. A name that the model does not have is refused with those it does have."""
 
 
 class ModelConfig(Section):

@@ -15,7 +15,7 @@ import everlearn.models.embeddings as embeddings
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
-from everlearn.models.embeddings import embed_sentences, embed_texts
+from everlearn.models.embeddings import embed_sentences, embed_texts, sentence_fingerprint
 from everlearn.models.loading import base_of, load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.conftest import ARCHITECTURES, make_tiny_model
@@ -98,23 +98,66 @@ def test_an_absent_sentence_transformers_is_refused_with_the_extra_to_install(mo
         embed_sentences("some/model", ["x"])
 
 
-def test_a_sentence_model_is_loaded_from_safetensors_and_without_code_of_its_own(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+class SentenceModel:
     made: list[dict[str, object]] = []
 
-    class Model:
-        def __init__(self, name: str, **values: object) -> None:
-            if name == "missing":
-                raise OSError("no such model")
-            made.append(values)
+    def __init__(self, name: str, **values: object) -> None:
+        if (Path(name) / "fails").exists():
+            raise OSError("no such model")
+        self.made.append(values)
 
-        def encode(self, texts: list[str], **_: object) -> np.ndarray:
-            return np.ones((len(texts), 3), dtype=np.float64)
+    def encode(self, texts: list[str], **_: object) -> np.ndarray:
+        return np.ones((len(texts), 3), dtype=np.float64)
 
+
+@pytest.fixture
+def sentences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A folder, and a package that loads it."""
     monkeypatch.setattr(embeddings, "find_spec", lambda name: object())
-    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=Model))
-    assert embed_sentences("some/model", ["x", "y"]).shape == (2, 3)
-    assert made == [{"device": None, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}]
-    with pytest.raises(ModelError, match=r"'missing' cannot be loaded \(no such model\)"):
-        embed_sentences("missing", ["x"])
+    monkeypatch.setitem(sys.modules, "sentence_transformers", SimpleNamespace(SentenceTransformer=SentenceModel))
+    monkeypatch.setattr(SentenceModel, "made", [])
+    (tmp_path / "1_Dense").mkdir()
+    (tmp_path / "modules.json").write_text('[{"type": "sentence_transformers.models.Transformer"}]')
+    return tmp_path
+
+
+def test_a_sentence_model_is_loaded_from_safetensors_and_without_code_of_its_own(sentences: Path) -> None:
+    assert embed_sentences(str(sentences), ["x", "y"]).shape == (2, 3)
+    assert SentenceModel.made == [
+        {"device": None, "trust_remote_code": False, "model_kwargs": {"use_safetensors": True}}
+    ]
+    (sentences / "fails").write_text("")
+    with pytest.raises(ModelError, match=r"cannot be loaded \(no such model\)"):
+        embed_sentences(str(sentences), ["x"])
+
+
+def test_pickles_and_classes_from_elsewhere_in_a_sentence_model_are_refused(sentences: Path) -> None:
+    (sentences / "1_Dense" / "pytorch_model.bin").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"pytorch_model\.bin is pickled"):
+        embed_sentences(str(sentences), ["x"])
+    (sentences / "1_Dense" / "model.safetensors").write_bytes(b"")
+    embed_sentences(str(sentences), ["x"])
+    for content in ('[{"type": "antigravity.Module"}]', "[1]", "{", '{"a": 1}'):
+        (sentences / "modules.json").write_text(content)
+        with pytest.raises(ModelError, match=r"modules\.json names a class|cannot be loaded"):
+            embed_sentences(str(sentences), ["x"])
+    assert len(SentenceModel.made) == 1
+
+
+def test_of_a_sentence_model_on_the_hub_no_pickle_is_fetched(sentences: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    def fetch(name: str, ignore_patterns: list[str]) -> str:
+        assert name == "some/model"
+        assert {"*.bin", "*.pt", "*.pkl"} <= set(ignore_patterns)
+        return str(sentences)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", fetch)
+    assert embed_sentences("some/model", ["x"]).shape == (1, 3)
+
+
+def test_the_content_of_a_sentence_model_s_folder_counts(sentences: Path) -> None:
+    first = sentence_fingerprint(str(sentences))
+    (sentences / "1_Dense" / "config.json").write_text("{}")
+    assert sentence_fingerprint(str(sentences)) != first
+    assert sentence_fingerprint("some/model") == ""

@@ -102,6 +102,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
     def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
         assert recipe.method == recipe.compare[0]
+        prepared.model = recipe.model
         return prepared
 
     monkeypatch.setattr(module, "prepare", prepare)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from everlearn.errors import RunError, UserError
 from everlearn.files import read_json
@@ -290,6 +291,22 @@ def test_a_corrupt_plan_of_a_comparison_is_refused_with_the_remedy(tmp_path: Pat
     (tmp_path / "plan.json").write_text(content)
     with pytest.raises(RunError, match=r"plan\.json is corrupt: give the comparison's own command again"):
         planned(tmp_path)
+
+
+def test_what_auto_means_for_a_model_is_kept_and_told(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = tiny_recipe(tmp_path, tiny_model)
+    assert recipe.model.lora.targets == "auto"
+    lines: list[str] = []
+    progress = LineProgress()
+    progress.say = lines.append  # type: ignore[method-assign]
+    folder = execute(recipe, progress=progress).folder
+    assert "adapters on q_proj, v_proj (model.lora.targets: auto)" in lines
+    assert yaml.safe_load((folder / "recipe.yaml").read_text())["model"]["lora"]["targets"] == ["q_proj", "v_proj"]
+    assert json.loads((folder / "manifest.json").read_text())["model"]["adapters_on"] == "q_proj, v_proj"
+    claim(folder, recipe)  # the same recipe, though it says auto
+    named = recipe.model.lora.model_copy(update={"targets": ["q_proj"]})
+    with pytest.raises(RunError, match=r"it differs in model\.lora\.targets"):
+        claim(folder, recipe.model_copy(update={"model": recipe.model.model_copy(update={"lora": named})}))
 
 
 def test_a_comparison_of_another_recipe_is_refused_and_its_plan_kept(tmp_path: Path, tiny_model: Path) -> None:

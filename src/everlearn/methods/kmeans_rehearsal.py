@@ -69,7 +69,10 @@ class KMeansRehearsal(Method):
 
     def _selected(self, task: Task, context: StageContext, step: StepRunner) -> list[Instance]:
         """The task's rows, selected once and kept with the stage that learnt it."""
+        from everlearn.models.embeddings import sentence_fingerprint
+
         options = self.options
+        is_own = options.embedding == "model"
 
         def make(folder: Path) -> None:
             from everlearn.models.embeddings import embed_sentences, embed_texts
@@ -77,7 +80,7 @@ class KMeansRehearsal(Method):
 
             texts = [row.input or row.instruction for row in task.train]
             with context.progress.step(f"embedding training rows of {task.name}", len(texts)) as tick:
-                if options.embedding == "model":
+                if is_own:
                     vectors = embed_texts(context.base(), texts, tick=tick)
                 else:
                     vectors = embed_sentences(options.embedding, texts)
@@ -88,7 +91,7 @@ class KMeansRehearsal(Method):
         inputs = {
             "rows": fingerprint_of([row.to_json() for row in task.train]),
             "options": options.model_dump(mode="json"),
-            "base": context.base_fingerprint if options.embedding == "model" else "",
+            "base": context.base_fingerprint if is_own else sentence_fingerprint(options.embedding),
         }
         artifact = step("rehearsal/kmeans", inputs, make)
         return [Instance.from_json(row) for row in read_jsonl(artifact.path / "selected.jsonl")]

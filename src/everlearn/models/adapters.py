@@ -1,4 +1,4 @@
-"""Low-rank adapters through PEFT's public API: which modules they sit on, making, loading and switching them off.
+"""Low-rank adapters through PEFT's public API: making, loading and switching them off.
 
 The defaults are SSR's (arXiv 2403.01244; published scripts: rank 8, alpha 32, dropout 0.1 on q_proj and v_proj).
 One adapter is carried on through all stages: the last stage's matrices are loaded trainable, nothing is merged.
@@ -14,53 +14,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.errors import ModelError, nearest
+from everlearn.errors import ModelError
+from everlearn.models.faults import told
+from everlearn.models.folders import check_tensors
+from everlearn.models.json_files import read_object
+from everlearn.models.targets import check_rank, check_targets, linear_modules, peft_targets, with_targets
+from everlearn.ordinary_files import is_regular, shown
 
 if TYPE_CHECKING:
     from peft import PeftModel
-    from torch.nn import Module
     from transformers import PreTrainedModel
 
     from everlearn.recipe import LoraConfig
 
 
-def linear_modules(model: PreTrainedModel) -> dict[str, Module]:
-    """Path to module of every linear layer but the output head (GPT-2's Conv1D counts as linear).
-
-    Of a model that also sees or hears, those of its language model.
-    """
-    from torch.nn import Linear
-    from transformers.pytorch_utils import Conv1D
-
-    head = model.get_output_embeddings()
-    of_language = set(model.get_decoder().modules())
-    return {
-        path: module
-        for path, module in model.named_modules()
-        if isinstance(module, Linear | Conv1D) and module is not head and module in of_language
-    }
-
-
-def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Refuses names in `lora.targets` that match no linear layer.
-
-    Raises:
-        ModelError: lists the model's linear layers and the nearest to the wrong name.
-    """
-    if config.targets == "all-linear":
-        return
-    paths = list(linear_modules(model))
-    names = sorted({path.rpartition(".")[2] for path in paths})
-    for target in config.targets:
-        if not any(_is_named(path, target) for path in paths):
-            guess = nearest(target, names)
-            hint = f", perhaps {guess!r}" if guess else ""
-            raise ModelError(
-                f"model.lora.targets: this {model.config.model_type} model has no linear layer {target!r}: use some "
-                f"of {', '.join(names)}{hint}, or 'all-linear'."
-            )
-    if not config.targets:
-        raise ModelError(f"model.lora.targets is empty: use some of {', '.join(names)}, or 'all-linear'.")
+_SETTINGS = {
+    "peft_type", "r", "init_lora_weights", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias",
+    "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform",
+    "layers_pattern", "modules_to_save", "task_type", "inference_mode", "base_model_name_or_path", "revision",
+    "peft_version", "auto_mapping",
+}  # fmt: skip
+"""Keys of `adapter_config.json` that say no more than what an adapter is; others must have PEFT's defaults."""
 
 
 def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, revision: str | None = None) -> PeftModel:
@@ -80,13 +54,15 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, rev
     from peft import TaskType, get_peft_model
     from transformers.pytorch_utils import Conv1D
 
+    config = with_targets(config, model)
     check_targets(model, config)
+    check_rank(model, config)
     layers = linear_modules(model).values()
     settings = PeftLoraConfig(
         r=config.rank,
         lora_alpha=config.alpha,
         lora_dropout=config.dropout,
-        target_modules=_targets(model, config),
+        target_modules=peft_targets(model, config),
         revision=revision,
         fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers),
         bias="none",
@@ -94,31 +70,12 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, rev
     )
     with torch.random.fork_rng(devices=[]), _without_future_warnings():
         torch.default_generator.manual_seed(seed)
-        try:
+        kind = model.config.model_type
+        with told(
+            f"model.lora: this {kind} model cannot have such an adapter",
+            "name other model.lora.targets, or set model.lora.dropout to 0 if it is at fault",
+        ):
             return get_peft_model(model, settings)
-        except (ValueError, NotImplementedError) as error:
-            reason = " ".join(str(error).split())
-            raise ModelError(
-                f"model.lora: this {model.config.model_type} model cannot have such an adapter ({reason}): name other "
-                "model.lora.targets, or set model.lora.dropout to 0 if it is at fault."
-            ) from None
-
-
-def _targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
-    """As the recipe names them, or whole paths where a model has linear layers outside its language model as well."""
-    from torch.nn import Linear
-
-    paths = linear_modules(model)
-    head = model.get_output_embeddings()
-    if not any(isinstance(m, Linear) and m is not head and path not in paths for path, m in model.named_modules()):
-        return config.targets
-    if config.targets == "all-linear":
-        return list(paths)
-    return [path for path in paths if any(_is_named(path, target) for target in config.targets)]
-
-
-def _is_named(path: str, target: str) -> bool:
-    return path == target or path.endswith(f".{target}")
 
 
 def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
@@ -128,23 +85,57 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
         ModelError: the folder holds no adapter, or one that does not fit this model.
     """
     from peft import PeftModel
-    from safetensors import SafetensorError
 
-    missing = [name for name in ("adapter_config.json", "adapter_model.safetensors") if not (folder / name).is_file()]
+    missing = [
+        name
+        for name in ("adapter_config.json", "adapter_model.safetensors")
+        if not is_regular(folder / name, ModelError)
+    ]
     if missing:
         raise ModelError(
             f"{folder} has no {missing[0]}: it is no adapter folder; delete it and run 'everlearn resume'."
         )
-    try:
-        with _without_future_warnings():
-            device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
-            return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device=device)
-    except (ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).splitlines()[0]
-        raise ModelError(
-            f"the adapter in {folder} does not fit this base model or is damaged ({reason}): use the base that it was "
-            "trained on, or delete it and run 'everlearn resume'."
-        ) from None
+    what = f"the adapter in {shown(folder)}"
+    check_tensors(folder, ["adapter_model.safetensors"], what, "delete it and run 'everlearn resume'")
+    _check_settings(folder, what)
+    remedy = "use the base that it was trained on, or delete it and run 'everlearn resume'"
+    with told(f"{what} does not fit this base model or is damaged", remedy), _without_future_warnings():
+        device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
+        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device=device)
+
+
+def _check_settings(folder: Path, what: str) -> None:
+    """Refuses an adapter that is no LoRA, or whose settings have files opened, modules imported or the base changed.
+
+    Raises:
+        ModelError: names the key.
+    """
+    from safetensors import safe_open
+
+    file = folder / "adapter_config.json"
+    settings = read_object(file, what)
+    with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as tensors:
+        widest = max((max(tensors.get_slice(name).get_shape(), default=0) for name in list(tensors.keys())), default=0)
+    faults = {
+        "peft_type": settings.get("peft_type") != "LORA",
+        "r": not isinstance(rank := settings.get("r"), int) or not 1 <= rank <= widest,
+        "init_lora_weights": settings.get("init_lora_weights", True) not in (True, False, "gaussian"),
+        **{
+            key: bool(value) for key, value in settings.items() if key not in _SETTINGS and not _is_default(key, value)
+        },
+    }
+    for key, is_wrong in faults.items():
+        if is_wrong:
+            raise ModelError(
+                f"{what}: {file.name}: {key} is {shown(repr(settings.get(key)))}, which no adapter has that can be "
+                "used here (plain LoRA): give another one, or delete it and run 'everlearn resume'."
+            )
+
+
+def _is_default(key: str, value: object) -> bool:
+    from peft import LoraConfig as PeftLoraConfig
+
+    return bool(getattr(PeftLoraConfig, key, None) == value)
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:

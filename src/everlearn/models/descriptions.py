@@ -179,7 +179,7 @@ def read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    elsewhere = _check_tokenizer_files(source)
+    elsewhere = check_tokenizer_files(source)
     what = f"{source.label}: its tokenizer cannot be read"
     with told(what, "save it again beside the weights with tokenizer.save_pretrained(folder)"):
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **elsewhere)
@@ -191,7 +191,7 @@ def read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _check_tokenizer_files(source: BaseSource) -> dict[str, None]:
+def check_tokenizer_files(source: BaseSource) -> dict[str, None]:
     """Reads the small files of a tokenizer as JSON, and sets aside paths in them that lead out of the folder.
 
     Returns:

@@ -12,16 +12,22 @@ mean: its state is the same for all texts.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from everlearn.data.control_tokens import plain_ids
+from everlearn.data.instance import fingerprint_of
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.batching import by_length, tokens_at_once
+from everlearn.models.faults import told
+from everlearn.models.folders import PICKLED, content_hash
+from everlearn.ordinary_files import inside, is_folder, is_regular, read_text, shown
 
 if TYPE_CHECKING:
     from torch.nn import Module
@@ -113,17 +119,58 @@ def embed_sentences(name: str, texts: Sequence[str], *, device: str | None = Non
     check_sentence_model(name)
     from sentence_transformers import SentenceTransformer
 
-    try:
+    with told(f"embedding {shown(name)!r} cannot be loaded", "check the name, or set embedding: model"):
+        folder = _sentence_folder(name)
+        _check_sentence_folder(folder, name)
         model = SentenceTransformer(
-            name, device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
+            str(folder), device=device, trust_remote_code=False, model_kwargs={"use_safetensors": True}
         )
-    except (OSError, ValueError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise ModelError(
-            f"embedding {name!r} cannot be loaded ({reason}): check the name, or set embedding: model."
-        ) from None
     vectors = model.encode(list(texts), convert_to_numpy=True, show_progress_bar=False)
     return np.asarray(vectors, dtype=np.float32)
+
+
+def sentence_fingerprint(name: str) -> str:
+    """Identifies the content of a sentence model's folder; empty for one of the hub.
+
+    Raises:
+        ModelError: the folder cannot be read.
+    """
+    if not is_folder(name, ModelError):
+        return ""
+    parts = [Path(name), *(path for path in inside(name, ModelError) if is_folder(path, ModelError))]
+    return fingerprint_of("sentences", [content_hash(part) for part in parts])
+
+
+def _sentence_folder(name: str) -> Path:
+    """The model's folder; of one on the hub, no pickled file is fetched."""
+    if is_folder(name, ModelError):
+        return Path(name)
+    from huggingface_hub import snapshot_download
+
+    return Path(snapshot_download(name, ignore_patterns=[*(f"*{suffix}" for suffix in PICKLED), "onnx/*", "*.onnx"]))
+
+
+def _check_sentence_folder(folder: Path, name: str) -> None:
+    """Refuses pickled weights in any of its parts, and parts that are classes from elsewhere.
+
+    Raises:
+        ModelError: says which.
+    """
+    for part in [folder, *(path for path in inside(folder, ModelError) if is_folder(path, ModelError))]:
+        files = {path.name for path in inside(part, ModelError)}
+        pickled = sorted(file for file in files if file.endswith(PICKLED))
+        if pickled and "model.safetensors" not in files:
+            raise ModelError(
+                f"embedding {shown(name)!r}: {pickled[0]} is pickled, which can run code when opened: convert a copy "
+                "that you trust to safetensors, or set embedding: model."
+            )
+    parts = folder / "modules.json"
+    kinds = json.loads(read_text(parts, ModelError)) if is_regular(parts, ModelError) else []
+    if any(not str(part["type"]).startswith("sentence_transformers.") for part in kinds):
+        raise ModelError(
+            f"embedding {shown(name)!r}: modules.json names a class that is none of sentence-transformers, and no "
+            "other code is run: choose another model, or set embedding: model."
+        )
 
 
 def _decoder(loaded: LoadedModel) -> Module:

@@ -29,7 +29,7 @@ _NEVER_LOADED = (
     ".png", ".jpg", ".svg", ".pdf", ".log", ".lock",
 )  # fmt: skip
 """Everything else counts: names of tokenizer files follow no rule."""
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _DISTRIBUTED = re.compile(r"shard-\d{5}-model-\d{5}-of-\d{5}\.safetensors")
 _CHUNK = 1 << 20
 
@@ -136,7 +136,7 @@ def _own_choice(settings: dict[str, Any], label: str) -> str | None:
 
 
 def _no_weights(label: str, chosen: str | None, present: set[str]) -> str:
-    if any(file.endswith(_PICKLED) for file in present):
+    if any(file.endswith(PICKLED) for file in present):
         return (
             f"{label} has its weights only in pickled form (.bin), which can run code when opened: convert a copy "
             "that you trust with save_pretrained, which writes safetensors."
@@ -174,13 +174,16 @@ def _hashable(values: dict[str, object]) -> bool:
     return all(isinstance(value, str) for value in values.values())
 
 
-def check_tensors(folder: Path, names: list[str], label: str) -> None:
+def check_tensors(
+    folder: Path, names: list[str], label: str, remedy: str = "download or save the model again"
+) -> None:
     """Reads the headers of safetensors files.
 
     Args:
         folder: Holds them.
         names: Of the files.
         label: How a sentence about it begins.
+        remedy: What to do where one is damaged.
 
     Raises:
         ModelError: one is no safetensors file, is cut short, or is a link that leads out of the folder.
@@ -196,7 +199,7 @@ def check_tensors(folder: Path, names: list[str], label: str) -> None:
                 f"{label}: {file.name} is a link out of the folder, to {shown(target)}: put the file itself there."
             )
         with (
-            told(f"{label}: {file.name} is no readable safetensors file", "download or save the model again"),
+            told(f"{label}: {file.name} is no readable safetensors file", remedy),
             safe_open(str(file), framework="pt") as tensors,
         ):
             tensors.keys()

@@ -34,6 +34,7 @@ from everlearn.models.formats import has_native_bfloat16
 from everlearn.models.json_files import read_object
 from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.sources import BaseSource, base_fingerprint, check_source, find_base
+from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, shown
 from everlearn.recipe import ModelConfig
 
@@ -77,12 +78,15 @@ class LoadedModel:
     device: torch.device
 
 
-def check_model(config: ModelConfig, *, trains: bool = False) -> None:
+def check_model(config: ModelConfig, *, trains: bool = False) -> ModelConfig:
     """Refuses what cannot work, without reading weights.
 
     Args:
         config: Which base and how it is tuned.
         trains: Whether it is to be trained, which takes more memory.
+
+    Returns:
+        The same with the targets that `auto` means for this model, so that they are part of what results depend on.
 
     Raises:
         ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
@@ -111,8 +115,10 @@ def check_model(config: ModelConfig, *, trains: bool = False) -> None:
                 "own (no past_key_values), which generation here does not know: choose a model with attention."
             )
         _check_room(source.label, model.num_parameters(), config, device, trains=trains)
+        lora = with_targets(config.lora, model if config.tuning == "lora" else None)
         if config.tuning == "lora":
-            adapters.attach_adapter(model, config.lora, seed=0)
+            adapters.attach_adapter(model, lora, seed=0)
+    return config.model_copy(update={"lora": lora})
 
 
 def _check_room(name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool) -> None:

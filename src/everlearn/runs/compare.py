@@ -17,7 +17,7 @@ from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other
-from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about
+from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -99,7 +99,9 @@ def compare(
         made = make_method(other.name, other.options)
         made.check(checked.stream)
         made.check_prompts(checked.stream, checked.tokenizer, checked.context_length)
+    tell_targets(recipe, checked, progress)
     tell_about(checked.stream, progress)
+    recipe = recipe.model_copy(update={"model": checked.model})
     plan = {
         "recipe": recipe.model_dump(mode="json", exclude=set(NOT_OF_A_RUN)),
         "methods": [{"name": method.name, **method.options} for method in methods],

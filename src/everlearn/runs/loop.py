@@ -19,7 +19,7 @@ from everlearn.files import held, read_json, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, Recipe, cache_folder, make_recipe, read_stored
+from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
 from everlearn.run_folder import RUN, refuse_other
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
@@ -50,8 +50,13 @@ class RunResult:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What is known and checked before any training."""
+    """What is known and checked before any training.
 
+    Attributes:
+        model: As the recipe says, with the targets that `auto` means.
+    """
+
+    model: ModelConfig
     method: Method
     stream: TaskStream
     template: PromptTemplate
@@ -76,7 +81,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.models import loading
 
     method = make_method(recipe.method.name, recipe.method.options)
-    loading.check_model(recipe.model, trains=trains)
+    model = loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = get_template(recipe.model.template, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
@@ -97,7 +102,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
             check_rows(task.train, template, tokenizer, recipe.training, context)
     method.check(stream)
     method.check_prompts(stream, tokenizer, context)
-    return Prepared(method, stream, template, loading.base_fingerprint(recipe.model), tokenizer, context)
+    return Prepared(model, method, stream, template, loading.base_fingerprint(recipe.model), tokenizer, context)
 
 
 def execute(
@@ -118,12 +123,20 @@ def execute(
     progress = progress or LineProgress()
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
-    claim(folder, recipe)
     if label is None:  # a comparison has said them once for all its runs
+        tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
+    recipe = recipe.model_copy(update={"model": prepared.model})
+    claim(folder, recipe)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
+
+
+def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None:
+    """Says which layers get an adapter, where the recipe leaves that to everlearn."""
+    if recipe.model.tuning == "lora" and recipe.model.lora.targets == "auto":
+        progress.say(f"adapters on {', '.join(prepared.model.lora.targets)} (model.lora.targets: auto)")
 
 
 def tell_about(stream: TaskStream, progress: Progress) -> None:
@@ -174,10 +187,12 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     if not path.exists():
         return
     made_with = make_recipe(_stored_recipe(path), where=str(path))  # newer keys than the run has take their defaults
-    differing = sorted(_differences(_kept(made_with), _kept(recipe)))
+    differing = set(_differences(_kept(made_with), _kept(recipe)))
+    if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
+        differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
     if differing:
         raise RunError(
-            f"{folder} holds a run of another recipe (it differs in {', '.join(differing)}): choose another "
+            f"{folder} holds a run of another recipe (it differs in {', '.join(sorted(differing))}): choose another "
             "--name, or delete the folder to start afresh; cached artifacts are reused either way."
         )
 
@@ -371,6 +386,13 @@ class _Run:
             generator_for=generator_for,
         )
 
+    def _targets(self) -> str | None:
+        """Where the adapters sit, for the report; None: all weights are tuned."""
+        targets = self.recipe.model.lora.targets
+        if self.recipe.model.tuning != "lora":
+            return None
+        return targets if isinstance(targets, str) else ", ".join(targets)
+
     def _describe(self) -> dict[str, object]:
         from everlearn.runs.environment import machine, versions
 
@@ -384,6 +406,7 @@ class _Run:
             "model": {
                 "base": self.recipe.model.base,
                 "tuning": self.recipe.model.tuning,
+                "adapters_on": self._targets(),
                 "fingerprint": self.base_fingerprint,
             },
             "template": self.template.name,

@@ -44,10 +44,13 @@ def embedded_step(job: Job, found: StepResult, candidates: Sequence[Candidate]) 
             arrays["reference"] = vectors(reference, "training rows")
         save_file(arrays, folder / "embeddings.safetensors")
 
+    from everlearn.models.embeddings import sentence_fingerprint
+
+    own = tools.base_fingerprint if options.embedding == "model" else None
     inputs = {
         "candidates": found.fingerprint,
         "text": [options.embedded_text, job.layout],
-        "embedding": [options.embedding, tools.base_fingerprint if options.embedding == "model" else ""],
+        "embedding": [options.embedding, own or sentence_fingerprint(options.embedding)],
         "reference": fingerprint_of([row.to_json() for row in reference]) if reference else "",
     }
     return tools.step("synthesis/embedded", inputs, make)

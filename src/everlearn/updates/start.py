@@ -13,6 +13,11 @@ from typing import TYPE_CHECKING
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RecipeError, nearest
 from everlearn.files import disk_error
+from everlearn.models.descriptions import check_tokenizer_files
+from everlearn.models.faults import told
+from everlearn.models.json_files import check_numbers
+from everlearn.models.sources import BaseSource
+from everlearn.ordinary_files import is_folder, shown
 from everlearn.recipe import ModelConfig
 from everlearn.seeds import derive
 from everlearn.updates.config import ModelStart
@@ -57,14 +62,11 @@ def read_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """
     from transformers import AutoTokenizer
 
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except Exception as error:  # the tokenizers library raises bare exceptions on damaged files
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise ModelError(
-            f"model.tokenizer {name!r} cannot be read ({reason}): give a folder that save_pretrained has written, a "
-            "Hugging Face name, or 'train'."
-        ) from None
+    remedy = "give a folder that save_pretrained has written, a Hugging Face name, or 'train'"
+    with told(f"model.tokenizer {shown(name)!r} cannot be read", remedy):
+        source = BaseSource(Path(name), name, key="model.tokenizer")
+        elsewhere = check_tokenizer_files(source) if is_folder(name, ModelError) else {}
+        tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False, **elsewhere)
     if tokenizer.eos_token_id is None:
         raise ModelError(f"model.tokenizer {name!r} has no end token, which ends every document: set its eos_token.")
     return tokenizer
@@ -90,11 +92,12 @@ def model_config(start: ModelStart, tokenizer: PreTrainedTokenizerBase, block_to
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if start.start_from is not None:
+        from everlearn.models.descriptions import read_config
         from everlearn.models.loading import check_model
         from everlearn.models.sources import find_base
 
         check_model(_base(start.start_from))
-        settings = AutoConfig.from_pretrained(find_base(_base(start.start_from)).folder, trust_remote_code=False)
+        settings = read_config(find_base(_base(start.start_from)))
     else:
         fields = dict(start.config or {})
         kind = fields.pop("model_type", None)
@@ -117,6 +120,7 @@ def model_config(start: ModelStart, tokenizer: PreTrainedTokenizerBase, block_to
             "pad_token_id": tokenizer.pad_token_id,
         }
         context = {"max_position_embeddings": block_tokens} if "max_position_embeddings" in names else {}
+        check_numbers(fields, "model.config", "the recipe")
         try:
             settings = AutoConfig.for_model(kind, **{**ids, **context, **fields})
         except Exception as error:  # the configuration classes have exceptions of their own
@@ -146,11 +150,8 @@ def initial_model(start: ModelStart, settings: PretrainedConfig, seed: int) -> P
         return load_model(_base(start.start_from), trainable=True).model.train()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "weights"))
-        try:
+        with told("model.config: no model can be built from it", "mend its sizes"):
             model = AutoModelForCausalLM.from_config(settings, dtype=torch.float32)
-        except (ValueError, RuntimeError, ZeroDivisionError) as error:
-            reason = " ".join(str(error).split())
-            raise RecipeError(f"model.config: no model can be built from it ({reason}): mend its sizes.") from None
     return model.train()
 
 
@@ -159,7 +160,7 @@ def size_of(settings: PretrainedConfig) -> tuple[int, int]:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
+    with torch.device("meta"), told("model.config: no model can be built from it", "mend its sizes"):
         model = AutoModelForCausalLM.from_config(settings)
     count = sum(parameter.numel() for parameter in model.parameters())
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
