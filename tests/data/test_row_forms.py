@@ -197,9 +197,9 @@ def test_ids_given_twice_and_questions_without_an_answer_are_told(tmp_path: Path
     result = read(tmp_path, *rows, {"id": "other", "messages": [Q, {**A, "weight": 0}, Q2, A2]})
     assert [row.id for row in result.rows] == ["same", "same~2", "other.2"]
     assert sorted(result.notes) == [
-        "1 rows have an id that is given twice, and are told apart by their number behind a ~.",
-        "1 rows hold answers that are marked as not to be learnt and are shown as history only.",
-        "2 rows end with a question that has no answer, which is left out.",
+        "rows that end with a question that has no answer, which is left out: 2.",
+        "rows that have an id that is given twice, and are told apart by their number behind a ~: 1.",
+        "rows that hold answers that are marked as not to be learnt and are shown as history only: 1.",
     ]
 
 

@@ -11,7 +11,7 @@ from everlearn.data.conversations import Rows
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.labels import find_labels
 from everlearn.data.tasks import Account, build_task, held_out
-from everlearn.errors import DataError, RecipeError
+from everlearn.errors import DataError
 from everlearn.recipe import TaskConfig
 
 
@@ -65,11 +65,6 @@ def test_fewer_training_rows_than_demonstrations_are_noted(write):
     task = build(account, train=write("a.jsonl", rows_of(6)), evaluation=write("b.jsonl", rows_of(9)[6:]))
     assert len(task.demonstrations) == 6
     assert account.notes == ["task t: 6 demonstrations rather than 20, because only 6 training rows can be shown."]
-
-
-def test_a_negative_number_of_demonstrations_is_refused(write):
-    with pytest.raises(RecipeError, match="demonstrations is -1: give 0 or more"):
-        build(train=write("a.jsonl", rows_of(6)), demonstrations=-1)
 
 
 def test_shared_questions_are_noted_and_not_shown_as_demonstrations(write):

@@ -109,7 +109,7 @@ def read_rows(
     if len(shapes) > 1:
         told = ", ".join(f"{count} of {shape}" for shape, count in shapes.items())
         result.notes.append(f"its files have rows of several formats: {told}.")
-    result.notes += [f"{count} rows {remark}." for remark, count in reader.remarks.items()]
+    result.notes += [f"rows that {remark}: {count}." for remark, count in reader.remarks.items()]
     return result
 
 

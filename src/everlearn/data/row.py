@@ -50,7 +50,7 @@ class Row(Mapping[str, object]):
 
     def holds(self, key: str) -> bool:
         """Whether there is something under a key, which does not count as reading it."""
-        return holds_something(self._values.get(key))
+        return key in self._values and holds_something(self._values[key])
 
     def inside(self, value: object, path: str, what: str) -> Row:
         """An object within the row; what is not read of it belongs to the row.
@@ -58,7 +58,7 @@ class Row(Mapping[str, object]):
         Raises:
             RowFault: it is no object.
         """
-        if not isinstance(value, Mapping):
+        if not isinstance(value, dict):
             raise RowFault(f"{what} is {kind_of(value)}, not an object")
         row = Row(value)
         self._inner.append((path, row))
@@ -91,7 +91,7 @@ def holds_something(value: object) -> bool:
     """Whether a value is more than null, blank, a table's NaN, or lists and objects of these."""
     if isinstance(value, str):
         return value.strip() not in ("", "[]", "{}", "null")  # lists written as text, as LLaMA-Factory's `tools`
-    if isinstance(value, Mapping):
+    if isinstance(value, dict):
         return any(map(holds_something, value.values()))
     if isinstance(value, (list, tuple)):
         return any(map(holds_something, value))

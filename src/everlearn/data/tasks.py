@@ -18,7 +18,7 @@ from everlearn.data.formats import read_rows
 from everlearn.data.instance import Instance, Task
 from everlearn.data.labels import Spellings, find_labels, ignores_case
 from everlearn.data.samples import last_rows
-from everlearn.errors import DataError, RecipeError
+from everlearn.errors import DataError
 from everlearn.recipe import TaskConfig
 from everlearn.seeds import derive
 
@@ -193,8 +193,6 @@ def _demonstrations(
         rows = _read(config, at, config.demonstrations, "demonstrations", None, account, told).instances
         _check_demonstrations(config.name, rows, train, [row for row in rows if not evaluated.isdisjoint(links(row))])
         return rows
-    if config.demonstrations < 0:
-        raise RecipeError(f"task {config.name}: demonstrations is {config.demonstrations}: give 0 or more, or a file.")
     pool = tuple(row for row in train if evaluated.isdisjoint(links(row)))
     rows = last_rows(pool, config.demonstrations, labels)
     if len(rows) < config.demonstrations:

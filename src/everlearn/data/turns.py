@@ -23,7 +23,7 @@ _ROLES = {
     "system": "system", "developer": "system",
 }  # fmt: skip
 _TOOL_ROLES = ("tool", "function", "observation", "function_call", "tool_call", "tool_response", "ipython")
-_NOT_TEXT = (
+_NOT_TEXT = frozenset(
     "tools functions tool_calls function_call tool_call_id images image videos video audios audio".split()
 )  # beside a conversation or within a turn
 _TRAINED = ("weight", "train", "training")
@@ -71,7 +71,7 @@ def turns_of(row: Row, value: object, key: str) -> list[Spoken]:
 
 def refuse_what_is_no_text(row: Row, where: str) -> None:
     """Refuses a row or turn with tools, images and the like, without which its answers mean something else."""
-    found = next((key for key in _NOT_TEXT if row.holds(key)), None)
+    found = next((key for key in row if key in _NOT_TEXT and row.holds(key)), None)
     if found:
         raise RowFault(f"{where} holds {found!r}: only text can be learnt")
 
