@@ -21,6 +21,7 @@ from typing import Any
 from everlearn.errors import RunError
 
 _UNFINISHED = ".everlearn"
+_SUM = "sum"
 
 
 def write_text(path: Path, text: str) -> None:
@@ -183,6 +184,31 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise RunError(f"{path} is corrupt (it holds no object): delete it and run 'everlearn resume'.")
     return value
+
+
+def write_vouched(path: Path, value: Mapping[str, object]) -> None:
+    """Writes a JSON object with its own sum, so that `read_vouched` knows whether it has been changed since."""
+    write_json(path, {**value, _SUM: _sum_of(value)})
+
+
+def read_vouched(path: Path) -> dict[str, Any]:
+    """Reads what `write_vouched` wrote, without the sum; objects of the first releases have none.
+
+    Raises:
+        RunError: as `read_mapping`, or it was changed after everlearn had written it.
+    """
+    value = read_mapping(path)
+    if value.pop(_SUM, None) not in (None, _sum_of(value)):
+        raise RunError(
+            f"{path} is corrupt (it was changed after everlearn had written it: its sum differs): take the change "
+            "back, or delete it and run 'everlearn resume'."
+        )
+    return value
+
+
+def _sum_of(value: Mapping[str, object]) -> str:
+    as_read = json.loads(json.dumps(value))  # a key that is a number is read as text
+    return hashlib.sha256(json.dumps(as_read, sort_keys=True).encode()).hexdigest()
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, object]]:

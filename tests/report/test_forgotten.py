@@ -54,7 +54,9 @@ def test_a_forgotten_row_shows_the_right_old_answer_and_the_wrong_new_one(compar
 
 
 def test_a_row_that_was_right_later_gives_that_stage(tmp_path: Path):
-    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian", "routing"), rows=1)
+    folder = run_folders.without_records(
+        run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian", "routing"), rows=1)
+    )
     rights = {1: False, 2: True, 3: False}
     for stage, is_right in rights.items():
         path = folder / "stages" / NAMES[stage - 1] / "predictions" / "sentiment" / "predictions.jsonl"
@@ -71,7 +73,9 @@ def test_a_row_that_was_right_later_gives_that_stage(tmp_path: Path):
 
 
 def test_a_row_that_is_right_only_in_the_end_is_learnt_later(tmp_path: Path):
-    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian", "routing"), rows=1)
+    folder = run_folders.without_records(
+        run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian", "routing"), rows=1)
+    )
     for stage in (1, 2, 3):
         path = folder / "stages" / NAMES[stage - 1] / "predictions" / "sentiment" / "predictions.jsonl"
         path.write_text(json.dumps({"id": "a", "gold": "g", "scores": {"exact_match": 100.0 * (stage == 3)}}))
@@ -79,7 +83,9 @@ def test_a_row_that_is_right_only_in_the_end_is_learnt_later(tmp_path: Path):
 
 
 def test_graded_scores_count_as_right_from_one_half(tmp_path: Path):
-    folder = run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian"), rows=1, metric="rouge_l")
+    folder = run_folders.without_records(
+        run_folders.make_run(tmp_path / "run", tasks=("sentiment", "ruvian"), rows=1, metric="rouge_l")
+    )
     for stage, value in ((1, 50.0), (2, 49.9)):
         path = folder / "stages" / NAMES[stage - 1] / "predictions" / "sentiment" / "predictions.jsonl"
         path.write_text(json.dumps({"id": "a", "gold": "g", "prediction": "p", "scores": {"rouge_l": value}}))

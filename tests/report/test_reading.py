@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from run_folders import without_records
 
 from everlearn.errors import RunError
 from everlearn.report.html import write_report
@@ -14,7 +15,7 @@ from everlearn.report.study import read_study
 
 @pytest.fixture
 def copy(single: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(single, tmp_path / "copy"))
+    return without_records(Path(shutil.copytree(single, tmp_path / "copy")))
 
 
 def test_a_run_is_read_as_it_was_written(single: Path):
@@ -58,11 +59,9 @@ def test_a_corrupt_file_is_named(copy: Path, name: str):
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("manifest.json", "[]"),
         ("manifest.json", '{"stages": 3}'),
         ("manifest.json", '{"stages": [{"index": 1}]}'),
         ("manifest.json", '{"steps": {"a": 1}}'),
-        ("matrix.json", "[1]"),
         ("matrix.json", '{"tasks": ["a"], "stages": ["01-a"], "values": "abc"}'),
         ("matrix.json", '{"tasks": ["a"], "stages": ["01-a"], "values": [["x"]]}'),
         ("metrics.json", '{"AR": {"value": "high"}}'),

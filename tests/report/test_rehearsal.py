@@ -60,6 +60,7 @@ def test_every_instance_has_one_fate(single: Path):
 def test_rows_answered_well_but_not_needed_are_no_faults(single: Path, tmp_path: Path):
     folder = shutil.copytree(single / STAGE, tmp_path / "synthesis")
     path = folder / "refined" / "rejected.jsonl"
+    (folder / "refined" / "artifact.json").unlink()
     path.write_text(path.read_text().replace("strange_reason", "surplus"))
     found = read_synthesis(folder)
     assert found is not None

@@ -106,11 +106,14 @@ def test_a_folder_without_a_run_is_refused(tmp_path: Path):
 
 
 def test_output_that_knows_no_arrows_keeps_the_signs_and_powers_of_its_numbers(
-    single: Path, monkeypatch: pytest.MonkeyPatch
+    single: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    path = single / "metrics.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "BWT": {"value": -5.6e6, "low": -1, "high": 1}}))
+    folder = run_folders.without_records(Path(shutil.copytree(single, tmp_path / "copy")))
+    path = folder / "metrics.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "BWT": {"value": -5.6, "low": -6, "high": 1}}))
+    (folder / "stages/05-booking/general/scores.json").write_text('{"perplexity": {"value": 5.6e6}}')
     raw = io.BytesIO()
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(raw, encoding="ascii"))
-    assert main(["report", str(single)]) == 0
-    assert b" -5.6 x 10^6" in raw.getvalue()
+    assert main(["report", str(folder)]) == 0
+    assert b" -5.6 " in raw.getvalue()
+    assert b" 5.6 x 10^6" in raw.getvalue()

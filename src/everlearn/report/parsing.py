@@ -10,10 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
+from everlearn.artifacts import RECORD, fault_in, read_record
 from everlearn.errors import RunError
 from everlearn.files import read_json, read_jsonl
+from everlearn.report.forms import misformed
 
 Row = dict[str, object]
+_DEPTH = 3  # of a file below its artifact
+_MOST = 1e100
 _T = TypeVar("_T")
 
 
@@ -26,16 +30,13 @@ def form_of(path: Path) -> Iterator[None]:
     """
     try:
         yield
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-        raise RunError(
-            f"{path} is corrupt (it does not have the form that everlearn writes: {type(error).__name__} {error}): "
-            "delete it and run 'everlearn resume'."
-        ) from None
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, OverflowError) as error:
+        raise misformed(path, f"{type(error).__name__} {error}") from None
 
 
 def optional(path: Path, parse: Callable[[Mapping[str, object]], _T]) -> _T | None:
-    """The parsed JSON mapping of a file, or None where the file is absent."""
-    if not path.exists():
+    """The parsed JSON mapping of an artifact's file, or None where the file is absent."""
+    if not stands(path):
         return None
     value = read_json(path)
     with form_of(path):
@@ -44,7 +45,29 @@ def optional(path: Path, parse: Callable[[Mapping[str, object]], _T]) -> _T | No
 
 def rows_of(path: Path) -> list[Row]:
     """All rows of a JSON Lines file; none where it is absent."""
-    return list(read_jsonl(path)) if path.exists() else []
+    return list(read_jsonl(path)) if stands(path) else []
+
+
+def stands(path: Path) -> bool:
+    """Whether a file is there and, where it is an artifact's, as its record says.
+
+    Raises:
+        RunError: it is not, or the record names it and it is missing.
+    """
+    folder = next((parent for parent in list(path.parents)[:_DEPTH] if (parent / RECORD).exists()), None)
+    if folder is None:
+        return path.exists()
+    record = read_record(folder)
+    name = path.relative_to(folder).as_posix()
+    if record is not None and name not in record.files and not path.exists():
+        return False
+    fault = fault_in(folder, name, record) if record else f"{folder / RECORD} is corrupt"
+    if fault:
+        raise RunError(
+            f"{fault}: run 'everlearn doctor --cache' on its run folder, which removes what is corrupt, and then "
+            "'everlearn resume', which makes it again."
+        )
+    return True
 
 
 def assert_mapping(value: object) -> Mapping[str, object]:
@@ -61,6 +84,8 @@ def number(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"expected a number, found {value!r}")
     found = float(value)
+    if _MOST < abs(found) < float("inf"):
+        raise ValueError(f"{value!r} is larger than anything that is measured")
     return found if abs(found) < float("inf") else None
 
 
@@ -74,14 +99,3 @@ def items(value: object) -> list[object]:
     if not isinstance(value, list):
         raise TypeError("expected a list")
     return value
-
-
-def mappings(value: object) -> list[dict[str, object]]:
-    """The value, if it is a list of mappings; empty for null."""
-    return [mapping(item) for item in items(value or [])]
-
-
-def whole(value: object) -> int | None:
-    """A whole number, or None for null."""
-    found = number(value)
-    return None if found is None else int(found)

@@ -11,9 +11,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from everlearn.files import read_json
+from everlearn.artifacts import RECORD, is_plain, read_record
+from everlearn.errors import RunError
+from everlearn.files import read_vouched, sha256_of
 from everlearn.methods.base import BASE_STAGE
-from everlearn.report.parsing import assert_mapping, form_of, items, mapping, mappings, number, optional, whole
+from everlearn.report.forms import EstimateForm, ManifestForm, MatrixForm, in_form, read_form
+from everlearn.report.parsing import form_of, items, mapping, number, optional, stands
 
 Cells = tuple[float | None, ...]
 
@@ -152,70 +155,74 @@ def read_run(folder: Path) -> Run:
         RunError: there is no manifest, or a file is corrupt.
     """
     path = folder / "manifest.json"
-    with form_of(path):
-        manifest = assert_mapping(read_json(path))
-        method = mapping(manifest.get("method"))
-        stages = tuple(
-            Stage(
-                whole(item["index"]) or 0,
-                str(item["name"]),
-                tuple(str(task) for task in items(item["tasks"])),
-                str(item.get("start", "previous")),
-            )
-            for item in mappings(manifest.get("stages"))
-        )
-        tasks = tuple(
-            TaskFacts(
-                str(item["name"]),
-                str(item.get("metric", "")),
-                whole(item.get("train_rows")),
-            )
-            for item in mappings(manifest.get("tasks"))
-        )
-        name = str(method.get("name", ""))
-        seed = whole(manifest.get("seed"))
-        steps = tuple(_step(str(place), entry) for place, entry in mapping(manifest.get("steps")).items())
+    manifest = read_vouched(path)
+    form = in_form(path, manifest, ManifestForm)
+    _refuse_unrecorded(folder, form)
+    stages = tuple(Stage(stage.index, stage.name, tuple(stage.tasks), stage.start) for stage in form.stages)
     metrics, definitions = _metrics(folder / "metrics.json")
     return Run(
         folder=folder,
-        label=str(manifest.get("label") or name or folder.name),
-        method=name,
-        seed=seed,
-        complete=manifest.get("status") == "complete",
+        label=form.label or form.method.name or folder.name,
+        method=form.method.name,
+        seed=form.seed,
+        complete=form.status == "complete",
         stages=stages,
-        tasks=tasks,
-        matrix=optional(folder / "matrix.json", _matrix),
+        tasks=tuple(TaskFacts(task.name, task.metric, task.train_rows) for task in form.tasks),
+        matrix=_matrix(folder / "matrix.json", form),
         metrics=metrics,
         definitions=definitions,
         general=_general(folder, stages),
-        steps=steps,
+        steps=tuple(
+            Step(place, step.seconds, step.reused, step.fingerprint, step.finished, sum(step.files.values()))
+            for place, step in form.steps.items()
+        ),
         manifest=manifest,
         confidence=_confidence(folder / "recipe.yaml"),
     )
 
 
-def estimate(value: object) -> Estimate:
-    """An estimate from `{"value" or "mean", "low", "high"}`."""
-    entry = assert_mapping(value)
-    return Estimate(number(entry.get("value", entry.get("mean"))), number(entry.get("low")), number(entry.get("high")))
+def estimate(form: EstimateForm) -> Estimate:
+    """An estimate as a file holds it."""
+    return Estimate(form.mean if form.value is None else form.value, form.low, form.high)
 
 
-def _matrix(value: Mapping[str, object]) -> Matrix:
-    tasks = tuple(str(task) for task in items(value["tasks"]))
-    values = [tuple(number(cell) for cell in items(row)) for row in items(value["values"])]
+def _matrix(path: Path, manifest: ManifestForm) -> Matrix | None:
+    if not path.exists():
+        return None
+    form = read_form(path, MatrixForm)
+    tasks = [task.name for task in manifest.tasks]
+    stages = [stage.name for stage in manifest.stages][: len(form.stages)]  # the others are still to come
+    for what, found, known in (("tasks", form.tasks, tasks), ("stages", form.stages, stages)):
+        if found != known:
+            raise RunError(
+                f"{path} is corrupt (its {what} are {', '.join(found)}; those of manifest.json beside it "
+                f"{', '.join(known)}): delete the one that was changed and run 'everlearn resume'."
+            )
+    values = [tuple(row) for row in form.values]
     while values and all(cell is None for cell in values[-1]):  # stages that are still to come
         values.pop()
-    intervals = tuple(
-        tuple(Estimate(None, *(number(end) for end in items(cell))) if cell else Estimate(None) for cell in items(row))
-        for row in items(value.get("intervals") or [])
-    )
-    return Matrix(
-        tasks=tasks,
-        stages=tuple(str(stage) for stage in items(value["stages"])),
-        base=tuple(number(cell) for cell in items(value.get("base") or [])),
-        values=tuple(values),
-        intervals=intervals,
-    )
+    intervals = tuple(tuple(Estimate(None, *(cell or ())) for cell in row) for row in form.intervals)
+    return Matrix(tuple(form.tasks), tuple(form.stages), tuple(form.base), tuple(values), intervals)
+
+
+def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:
+    """Rows and scores, shown or what is shown was computed from them, are as the records say; weights are not read."""
+    for place in manifest.steps:
+        artifact = folder / place
+        if not artifact.is_dir() or not any(artifact.iterdir()):
+            continue
+        if not (artifact / RECORD).exists():
+            raise RunError(f"{artifact / RECORD} is missing: run 'everlearn resume {folder}', which mends it.")
+        record = read_record(artifact)
+        for name in record.files if record else [RECORD]:
+            if name.endswith((".json", ".jsonl")) and "/" not in name:
+                stands(artifact / name)
+    for name, digest in manifest.rows.items():
+        if (folder / name).exists() and not (is_plain(folder, name) and sha256_of(folder / name) == digest):
+            raise RunError(
+                f"{folder / name} is corrupt (it was changed after everlearn had written it): run 'everlearn resume "
+                f"{folder}', which writes it again."
+            )
 
 
 def _confidence(path: Path) -> float | None:
@@ -230,10 +237,11 @@ def _confidence(path: Path) -> float | None:
 
 
 def _metrics(path: Path) -> tuple[dict[str, Estimate], dict[str, str]]:
-    entries = optional(path, dict) or {}
+    entries = read_vouched(path) if path.exists() else {}
     with form_of(path):
         definitions = {str(name): str(text) for name, text in mapping(entries.pop("definitions", None)).items()}
-        return {name: estimate(entry) for name, entry in entries.items() if isinstance(entry, Mapping)}, definitions
+    known = {name: in_form(path, entry, EstimateForm) for name, entry in entries.items()}
+    return {name: estimate(entry) for name, entry in known.items()}, definitions
 
 
 def _general(folder: Path, stages: Sequence[Stage]) -> dict[int, General]:
@@ -252,15 +260,3 @@ def _general_scores(value: Mapping[str, object]) -> General:
 def _measured(entry: Mapping[str, object]) -> Estimate:
     ends = [number(end) for end in items(entry.get("interval") or [None, None])]
     return Estimate(number(entry.get("value")), *ends)
-
-
-def _step(place: str, entry: object) -> Step:
-    facts = assert_mapping(entry)
-    return Step(
-        place=place,
-        seconds=number(facts.get("seconds")) or 0.0,
-        reused=bool(facts.get("reused")),
-        fingerprint=str(facts.get("fingerprint", "")),
-        finished=str(facts.get("finished", "")),
-        size_bytes=sum(int(str(size)) for size in mapping(facts.get("files")).values()),
-    )

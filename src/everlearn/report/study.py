@@ -13,8 +13,10 @@ from pathlib import Path
 from everlearn.errors import RunError
 from everlearn.report import numbers
 from everlearn.report.definitions import BOUNDED, CONTINUAL, Meaning
-from everlearn.report.parsing import assert_mapping, form_of, items, mappings, optional
+from everlearn.report.forms import ComparisonForm, EstimateForm, PlanForm, in_form, read_form
+from everlearn.report.parsing import form_of
 from everlearn.report.reading import Cells, Estimate, Run, estimate, read_run
+from everlearn.run_folder import COMPARISON, RUN, kind_of
 
 
 @dataclass(frozen=True)
@@ -229,24 +231,23 @@ def read_study(folder: Path) -> Study:
     Raises:
         RunError: the folder holds neither, or a file in it is corrupt.
     """
-    if not any((folder / name).exists() for name in ("comparison.json", "plan.json")):
-        if not (folder / "manifest.json").exists():
-            raise RunError(
-                f"{folder} is no run folder (it has neither manifest.json nor comparison.json): "
-                "give the folder that 'everlearn run' or 'everlearn compare' made."
-            )
+    kind = kind_of(folder)
+    if kind == RUN and (folder / "manifest.json").exists():
         run = read_run(folder)
         return Study(folder.name, folder, (MethodRuns(run.label, (run,), {}),))
+    if kind != COMPARISON:
+        raise RunError(
+            f"{folder} is no run folder (it has neither manifest.json of a run nor comparison.json): "
+            "give the folder that 'everlearn run' or 'everlearn compare' made."
+        )
     name, listed, summary = folder.name, [], {}
     path = folder / "comparison.json"
     if path.exists():
-        entries = optional(path, dict) or {}
+        form = read_form(path, ComparisonForm)
+        name = form.name or folder.name
         with form_of(path):
-            name = str(entries.get("name") or folder.name)
-            listed = [_below(folder, str(entry["folder"])) for entry in mappings(entries["runs"])]
-            summary = {
-                str(label): _estimates(found) for label, found in assert_mapping(entries.get("summary") or {}).items()
-            }
+            listed = [_below(folder, run.folder) for run in form.runs]
+        summary = {label: _estimates(path, found) for label, found in form.summary.items()}
     places = dict.fromkeys(
         [*listed, *sorted(manifest.parent.resolve() for manifest in folder.glob("*/manifest.json"))]
     )
@@ -258,8 +259,9 @@ def read_study(folder: Path) -> Study:
     shown = {label: _furthest(found) for label, found in runs.items()}
     left_out = sum(len(runs[label]) - len(found) for label, found in shown.items())
     methods = tuple(MethodRuns(label, tuple(found), summary.get(label, {})) for label, found in shown.items())
-    planned = optional(folder / "plan.json", _planned)
-    return Study(name, folder, methods, left_out, max(planned or 0, len(places)), is_comparison=True)
+    plan = read_form(folder / "plan.json", PlanForm) if (folder / "plan.json").exists() else None
+    planned = len(plan.methods) * len(plan.seeds) if plan else 0
+    return Study(name, folder, methods, left_out, max(planned, len(places)), is_comparison=True)
 
 
 def _furthest(runs: list[Run]) -> list[Run]:
@@ -268,12 +270,10 @@ def _furthest(runs: list[Run]) -> list[Run]:
     return complete or [max(runs, key=lambda run: run.finished)]
 
 
-def _planned(plan: Mapping[str, object]) -> int:
-    return len(items(plan["methods"])) * len(items(plan["seeds"]))
-
-
-def _estimates(value: object) -> dict[str, Estimate]:
-    return {str(name): estimate(entry) for name, entry in assert_mapping(value).items() if isinstance(entry, Mapping)}
+def _estimates(path: Path, found: Mapping[str, object]) -> dict[str, Estimate]:
+    return {
+        name: estimate(in_form(path, entry, EstimateForm)) for name, entry in found.items() if isinstance(entry, dict)
+    }
 
 
 def _below(folder: Path, relative: str) -> Path:

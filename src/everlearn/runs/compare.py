@@ -6,13 +6,12 @@ once, the base model evaluated once and asked to synthesize once. `comparison.js
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RecipeError, RunError
-from everlearn.files import write_json
+from everlearn.files import read_vouched, write_vouched
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
@@ -114,7 +113,7 @@ def compare(
             own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
             runs.append((label, recipe.model_copy(update=own)))
             refuse_foreign(folder / name, runs[-1][1])
-    write_json(folder / "plan.json", plan)
+    write_vouched(folder / "plan.json", plan)
     results: dict[str, list[RunResult]] = {label: [] for label in labels}
     entries: list[dict[str, object]] = []
     for label, one in runs:
@@ -129,7 +128,7 @@ def compare(
                 "folder": one.name,
             }
         )
-        write_json(
+        write_vouched(
             folder / "comparison.json",
             {"name": recipe.name, "runs": entries, "summary": _summary(results, recipe.evaluation.confidence)},
         )
@@ -146,10 +145,10 @@ def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None
     if kind_of(folder) != COMPARISON or not path.exists():
         return None
     try:
-        plan = json.loads(path.read_text(encoding="utf-8"))
+        plan = read_vouched(path)
         recipe = make_recipe({**plan["recipe"], "runs_dir": str(folder.parent)}, where=str(path))
         return recipe, [MethodConfig.model_validate(method) for method in plan["methods"]], list(plan["seeds"])
-    except (OSError, ValueError, TypeError, KeyError):
+    except (RunError, ValueError, TypeError, KeyError):
         raise RunError(
             f"{path} is corrupt: give the comparison's own command again, which writes it anew; finished steps are "
             "kept."

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import held, read_json, write_json, write_jsonl, write_text
+from everlearn.files import held, read_json, read_vouched, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
@@ -158,8 +158,7 @@ def recipe_of(folder: Path) -> Recipe:
     if not path.exists():
         raise RunError(f"{folder} is no run folder (it has no recipe.yaml): give the folder of a run.")
     tree = _stored_recipe(path)
-    stored = read_json(manifest) if manifest.exists() else {}
-    cache = stored.get("cache_dir") if isinstance(stored, dict) else None
+    cache = read_vouched(manifest).get("cache_dir") if manifest.exists() else None
     return make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Task, TaskStream, fingerprint_of
 from everlearn.errors import RecipeError, unknown
-from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl
+from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl, write_vouched
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, Recipe
@@ -231,6 +231,7 @@ class Measurement:
             confidence=self.recipe.evaluation.confidence,
             seed=derive(self.recipe.seed, "bootstrap"),
         )
-        write_json(self.store.folder / "matrix.json", matrix)
-        write_json(self.store.folder / "metrics.json", metrics)
+        write_vouched(self.store.folder / "matrix.json", matrix)
+        write_vouched(self.store.folder / "metrics.json", metrics)
+        self.store.vouch_for_rows()
         return matrix, metrics

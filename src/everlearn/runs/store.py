@@ -29,13 +29,14 @@ from everlearn.errors import RunError
 from everlearn.files import (
     disk_error,
     make_folder,
-    read_json,
+    read_vouched,
     remove_unfinished,
     sha256_of,
     share_as,
     write_error,
     write_json,
     write_text,
+    write_vouched,
 )
 from everlearn.methods.base import Artifact, StepRunner
 
@@ -69,8 +70,8 @@ class RunStore:
                 write_text(cache / MARK, "A cache of everlearn: everything in it can be made again from its runs.\n")
         self.manifest: dict[str, object] = {}
         if self.manifest_path.exists():
-            loaded = read_json(self.manifest_path)
-            if not isinstance(loaded, dict) or not isinstance(loaded.get("steps", {}), dict):
+            loaded = read_vouched(self.manifest_path)
+            if not isinstance(loaded.get("steps", {}), dict):
                 raise RunError(f"{self.manifest_path} is corrupt: delete it and run 'everlearn resume'.")
             self.manifest = loaded
         self.manifest["cache_dir"] = str(cache.resolve())
@@ -83,7 +84,12 @@ class RunStore:
     def update_manifest(self, **values: object) -> None:
         """Sets top-level manifest entries and writes the file."""
         self.manifest.update(values)
-        write_json(self.manifest_path, self.manifest)
+        write_vouched(self.manifest_path, self.manifest)
+
+    def vouch_for_rows(self) -> None:
+        """Notes the sums of the files of rows that stand beside the artifacts of stages."""
+        rows = [*self.folder.glob("stages/*/*.jsonl"), *self.folder.glob("stages/*/synthesis/*.jsonl")]
+        self.update_manifest(rows={_name(path, self.folder): sha256_of(path) for path in sorted(rows)})
 
     def steps_below(self, stage: str) -> StepRunner:
         """A step runner whose artifacts stand under `stages/<stage>`."""
@@ -224,7 +230,7 @@ class RunStore:
                 "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "files": {name: size for name, (size, _) in record.files.items()},
             }
-            write_json(self.manifest_path, self.manifest)
+            write_vouched(self.manifest_path, self.manifest)
 
     def tidy(self) -> None:
         """Removes what unfinished attempts left behind; called when a run is complete."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from everlearn.evaluation.bootstrap import seeds_interval
-from everlearn.files import read_mapping, write_json, write_text
+from everlearn.files import read_vouched, write_text, write_vouched
 from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, refuse_other
 from everlearn.seeds import derive
 from everlearn.updates.executor import execute
@@ -60,7 +60,7 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
     if not is_first:
         return {}
     summary = summarise(recipe, folder, runs)
-    write_json(folder / "comparison.json", summary)
+    write_vouched(folder / "comparison.json", summary)
     return summary
 
 
@@ -73,7 +73,7 @@ def _begin(recipe: UpdateRecipe, folder: Path, seeds: Sequence[int]) -> None:
     tree = recipe.model_dump(mode="json", exclude={"seeds", "runs_dir", "cache_dir"})
     write_text(folder / "recipe.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
     begun = {"kind": UPDATE, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
-    write_json(folder / "comparison.json", {**begun, "status": "running"})
+    write_vouched(folder / "comparison.json", {**begun, "status": "running"})
 
 
 def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -99,7 +99,7 @@ def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, An
 
 
 def _read(folder: Path) -> dict[str, Any]:
-    return {**read_mapping(folder / "quality.json"), "ledger": read_mapping(folder / "ledger.json")}
+    return {**read_vouched(folder / "quality.json"), "ledger": read_vouched(folder / "ledger.json")}
 
 
 def _arm_row(recipe: UpdateRecipe, arm: Arm, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

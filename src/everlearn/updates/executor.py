@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from everlearn.errors import RunError
-from everlearn.files import append_text, held, read_jsonl, write_error, write_json, write_jsonl
+from everlearn.files import append_text, held, read_jsonl, write_error, write_jsonl, write_vouched
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.run_folder import UPDATE, refuse_other
@@ -136,7 +136,7 @@ class _Run:
         width, most = self.recipe.training.block_tokens, self.recipe.quality.heldout_blocks
         for name, files in zip(prepared.ids, prepared.files, strict=True):
             keep_heldout(files.heldout(width), most, store.heldout(name))
-        write_json(store.path / "plan.json", describe_plan(self.recipe, prepared))
+        write_vouched(store.path / "plan.json", describe_plan(self.recipe, prepared))
         store.update(**describe_run(self.recipe, prepared, self.processes.count), status="running")
         if line := data_line(text_of(self.recipe, prepared)):
             self.progress.say(line)

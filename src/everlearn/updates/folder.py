@@ -24,7 +24,7 @@ from typing import Any
 
 from everlearn.checking import checked
 from everlearn.errors import RunError
-from everlearn.files import read_json, read_mapping, remove_unfinished, write_json, write_text
+from everlearn.files import read_vouched, remove_unfinished, write_text, write_vouched
 from everlearn.recipe import read_stored
 from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, kind_of
 from everlearn.updates.config import UpdateRecipe
@@ -41,8 +41,8 @@ class UpdateFolder:
         self.path = path
         self.manifest: dict[str, Any] = {}
         if (path / "manifest.json").exists():
-            stored = read_json(path / "manifest.json")
-            if not isinstance(stored, dict) or stored.get("kind") != UPDATE:
+            stored = read_vouched(path / "manifest.json")
+            if stored.get("kind") != UPDATE:
                 raise RunError(
                     f"{path} holds a run of tasks: go on with it by 'everlearn resume', or choose another --name."
                 )
@@ -51,7 +51,7 @@ class UpdateFolder:
     def update(self, **values: object) -> None:
         """Sets top-level entries of the manifest and writes it."""
         self.manifest.update(values)
-        write_json(self.path / "manifest.json", self.manifest)
+        write_vouched(self.path / "manifest.json", self.manifest)
 
     def segment(self, name: str) -> dict[str, Any]:
         """The manifest's entry of a segment; empty before it has begun."""
@@ -61,7 +61,7 @@ class UpdateFolder:
         """Changes a segment's entry and writes the manifest."""
         segments = self.manifest.setdefault("segments", {})
         segments[name] = {**segments.get(name, {}), **values}
-        write_json(self.path / "manifest.json", self.manifest)
+        write_vouched(self.path / "manifest.json", self.manifest)
 
     def is_complete(self, name: str) -> bool:
         """Whether a segment has been trained to its end."""
@@ -126,7 +126,7 @@ def comparison_of(folder: Path, seeds: object = None) -> UpdateRecipe:
         RunError: the folder's files are corrupt.
         RecipeError: the seeds are none.
     """
-    begun = read_mapping(folder / "comparison.json")
+    begun = read_vouched(folder / "comparison.json")
     tree = read_stored(folder / "recipe.yaml", _REMEDY)
     places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun.get("cache_dir")}
     chosen = begun.get("seeds", []) if seeds is None else seeds

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from everlearn.files import read_json, write_json
+from everlearn.files import read_vouched, write_vouched
 from everlearn.recipe import ModelConfig
 from everlearn.run_folder import UPDATE
 from everlearn.seeds import derive
@@ -36,7 +36,7 @@ def measure(
     from everlearn.models.loading import load_model
 
     path = store.path / "quality.json"
-    stored: Any = read_json(path) if path.exists() else {}
+    stored: Any = read_vouched(path) if path.exists() else {}
     cells: dict[str, dict[str, Any]] = stored.get("cells", {})
     with progress.step("measuring releases", len(prepared.ids)) as tick:
         for at, release in enumerate(prepared.ids):
@@ -56,7 +56,7 @@ def measure(
             name: known.get(name) or _microtasks(store.release(name), recipe.quality, device, progress)
             for name in prepared.ids
         }
-    write_json(path, {**quality, "cells": cells})
+    write_vouched(path, {**quality, "cells": cells})
     return quality
 
 
@@ -84,7 +84,7 @@ def write_ledger(recipe: UpdateRecipe, prepared: Prepared, store: UpdateFolder) 
             "release_bytes": _size(store.path / "releases"),
         },
     }
-    write_json(store.path / "ledger.json", report)
+    write_vouched(store.path / "ledger.json", report)
     return report
 
 

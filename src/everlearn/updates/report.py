@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
-from everlearn.files import read_jsonl, read_mapping, read_text, write_text
+from everlearn.files import read_jsonl, read_text, read_vouched, write_text
 from everlearn.report.html import document
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, count, duration
@@ -56,8 +56,8 @@ def verdict(comparison: Mapping[str, Any]) -> str:
 
 
 def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
-    plan = read_mapping(folder / "plan.json")
-    manifest = read_mapping(folder / "manifest.json")
+    plan = read_vouched(folder / "plan.json")
+    manifest = read_vouched(folder / "manifest.json")
     names = [version["id"] for version in plan["versions"]]
     segments = _named(plan["segments"], names)
     paradigm = NAMES[plan["paradigm"]]
@@ -91,7 +91,7 @@ def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
 
 
 def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
-    comparison = read_mapping(folder / "comparison.json")
+    comparison = read_vouched(folder / "comparison.json")
     if comparison.get("status") != "complete":
         raise RunError(f"{folder} is not finished: go on with 'everlearn resume {folder}', then ask for its report.")
     arms = comparison["arms"]
@@ -106,13 +106,13 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
     )
     rates = []
     for label, path in first.items():
-        plan = read_mapping(path / "plan.json")
+        plan = read_vouched(path / "plan.json")
         segments = _named(plan["segments"], [version["id"] for version in plan["versions"]])
         rates.append(rates_figure(f"{label}: executed rates", segments, _executed(path, segments)))
-    matrices = [(label, read_mapping(path / "quality.json")) for label, path in first.items()]
+    matrices = [(label, read_vouched(path / "quality.json")) for label, path in first.items()]
     seeds = comparison["seeds"]
     note = el("p", f"Shown: seed {seeds[0]}.", class_="soft") if len(seeds) > 1 else None
-    manifest = read_mapping(next(iter(first.values())) / "manifest.json")
+    manifest = read_vouched(next(iter(first.values())) / "manifest.json")
     return (
         f"{folder.name}: {len(arms)} ways to {len(arms[0]['versions'])} versions",
         verdict(comparison),
@@ -272,4 +272,4 @@ def _named(segments: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
 
 
 def _optional(path: Path) -> dict[str, Any] | None:
-    return read_mapping(path) if path.exists() else None
+    return read_vouched(path) if path.exists() else None

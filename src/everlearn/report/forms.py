@@ -1,0 +1,208 @@
+"""The forms of the JSON files that a report reads, and how they belong together.
+
+What does not have its form is refused with the file's name before anything is shown: another type, a number out of
+its range, rows of another length, names that occur twice, or that would lead out of the run folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+from everlearn.artifacts import is_below
+from everlearn.errors import RunError
+from everlearn.files import read_vouched
+
+_SLACK = 1e-6  # beyond 0 and 100, by rounding
+
+
+def _place(name: str) -> str:
+    if not is_below(name):
+        raise ValueError("it is no name of a folder below the run")
+    return name
+
+
+def _score_or_none(value: object) -> object:
+    return None if isinstance(value, float) and value != value else value  # not measured, in the first releases
+
+
+Place = Annotated[str, AfterValidator(_place)]
+Count = Annotated[int, Field(ge=0, le=10**15)]
+Amount = Annotated[float, Field(ge=0, le=1e15)]
+Points = Annotated[float, Field(ge=-100 - _SLACK, le=100 + _SLACK)]
+Score = Annotated[float, Field(ge=-_SLACK, le=100 + _SLACK)]
+Cell = Annotated[Score | None, BeforeValidator(_score_or_none)]
+
+
+def _in_order(ends: list[float]) -> list[float]:
+    if ends[0] > ends[1]:
+        raise ValueError("the ends of an interval are in the wrong order")
+    return ends
+
+
+Interval = Annotated[list[Score], Field(min_length=2, max_length=2), AfterValidator(_in_order)]
+
+
+class Form(BaseModel):
+    """An object in a file; keys that no report shows are looked past."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True, allow_inf_nan=False)
+
+
+class StageForm(Form):
+    """A stage as the manifest names it."""
+
+    index: Annotated[int, Field(ge=1)]
+    name: Place
+    tasks: Annotated[list[str], Field(min_length=1)]
+    start: str = "previous"
+
+
+class TaskForm(Form):
+    """A task as the manifest describes it."""
+
+    name: Place
+    metric: str = ""
+    train_rows: Count | None = None
+
+
+class StepForm(Form):
+    """A finished step."""
+
+    seconds: Amount = 0.0
+    reused: bool = False
+    fingerprint: str = ""
+    finished: str = ""
+    files: dict[str, Count] = {}
+
+
+class MethodForm(Form):
+    """The method of a run."""
+
+    name: str = ""
+    options: dict[str, Any] = {}
+
+
+class ManifestForm(Form):
+    """`manifest.json` of a run of tasks."""
+
+    label: str = ""
+    status: str = ""
+    seed: int | None = None
+    method: MethodForm = MethodForm()
+    stages: Annotated[list[StageForm], Field(min_length=1)]
+    tasks: Annotated[list[TaskForm], Field(min_length=1)]
+    steps: dict[str, StepForm] = {}
+    rows: dict[str, str] = {}
+    notes: list[str] = []
+    versions: dict[str, Any] = {}
+    machine: dict[str, Any] = {}
+    model: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _belongs_together(self) -> ManifestForm:
+        if [stage.index for stage in self.stages] != list(range(1, len(self.stages) + 1)):
+            raise ValueError("the stages are not numbered from 1 on")
+        tasks = [task.name for task in self.tasks]
+        _refuse_twice("stage", [stage.name for stage in self.stages])
+        _refuse_twice("task", tasks)
+        for stage in self.stages:
+            if strange := [name for name in stage.tasks if name not in tasks]:
+                raise ValueError(f"stage {stage.name} trains {strange[0]!r}, which is no task of the run")
+        if strange := [place for place in (*self.steps, *self.rows) if not is_below(place)]:
+            raise ValueError(f"{strange[0]!r} is no place in the run folder")
+        return self
+
+
+class MatrixForm(Form):
+    """`matrix.json`: after each measured stage the score of each task."""
+
+    tasks: list[str]
+    stages: list[str]
+    base: list[Cell] = []
+    values: list[list[Cell]]
+    intervals: list[list[Interval | None]] = []
+
+    @model_validator(mode="after")
+    def _has_its_shape(self) -> MatrixForm:
+        width, height = len(self.tasks), len(self.stages)
+        for name, rows in (("values", self.values), ("intervals", self.intervals)):
+            if len(rows) != height and (rows or name == "values"):
+                raise ValueError(f"{name} has {len(rows)} rows for {height} stages")
+            if wrong := [len(row) for row in rows if len(row) != width]:
+                raise ValueError(f"{name} has a row of {wrong[0]} cells for {width} tasks")
+        if self.base and len(self.base) != width:
+            raise ValueError(f"base has {len(self.base)} cells for {width} tasks")
+        return self
+
+
+class EstimateForm(Form):
+    """A continual metric with its interval: `value` in `metrics.json`, `mean` over seeds in `comparison.json`."""
+
+    value: Points | None = None
+    mean: Points | None = None
+    low: float | None = None
+    high: float | None = None
+
+
+class ComparisonRunForm(Form):
+    """A run of a comparison."""
+
+    folder: str
+
+
+class ComparisonForm(Form):
+    """`comparison.json`."""
+
+    name: str = ""
+    runs: list[ComparisonRunForm]
+    summary: dict[str, dict[str, Any]] = {}
+
+
+class PlanForm(Form):
+    """`plan.json` of a comparison."""
+
+    methods: list[dict[str, Any]]
+    seeds: list[int]
+
+
+_FormKind = TypeVar("_FormKind", bound=Form)
+
+
+def read_form(path: Path, kind: type[_FormKind]) -> _FormKind:
+    """Reads a JSON file of a form.
+
+    Raises:
+        RunError: it is missing, was changed, or does not have the form; names the file and the key.
+    """
+    return in_form(path, read_vouched(path), kind)
+
+
+def in_form(path: Path, value: object, kind: type[_FormKind]) -> _FormKind:
+    """What a file holds in a form.
+
+    Raises:
+        RunError: it does not have the form; names the file and the key.
+    """
+    try:
+        return kind.model_validate(value)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(str(part) for part in fault["loc"])
+        raise misformed(path, f"{f'{key}: ' if key else ''}{fault['msg'].removeprefix('Value error, ')}") from None
+
+
+def misformed(path: Path, why: str) -> RunError:
+    """The sentence for a file that everlearn cannot have written as it is."""
+    return RunError(
+        f"{path} is corrupt (it does not have the form that everlearn writes: {why}): delete it and run 'everlearn "
+        "resume'."
+    )
+
+
+def _refuse_twice(what: str, names: Sequence[str]) -> None:
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise ValueError(f"{what} {twice[0]!r} stands there twice")
