@@ -25,6 +25,16 @@ def test_a_line_says_what_how_far_and_how_long_still(tmp_path: Path) -> None:
     assert lines[-1] == "after 01-a: a 50.0"
 
 
+def test_the_time_left_is_judged_by_what_this_run_has_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    lines: list[str] = []
+    clock = iter([0.0, 0.0, 10.0, 10.0, 10.0])
+    monkeypatch.setattr("everlearn.progress.time.monotonic", lambda: next(clock))
+    with LineProgress(lines.append, interval_s=0.0).step("training 01-a", 100) as tick:
+        tick(80, resumed=True)
+        tick(90)
+    assert lines == ["  training 01-a: 80/100", "  training 01-a: 90/100, 10 s left"]
+
+
 def test_lines_of_one_step_keep_their_distance() -> None:
     lines: list[str] = []
     work(LineProgress(lines.append, interval_s=60.0), steps=50)

@@ -19,7 +19,8 @@ from everlearn.visible import tell, visible
 
 _ROOM_FOR_BAR = 100  # columns of a terminal: narrower ones are filled by words and figures
 Tick = Callable[..., None]
-"""`tick(done, total=None, note="")`: how far the step is; `note` is a short figure such as `loss 1.23`."""
+"""`tick(done, total=None, note="", resumed=False)`: how far the step is; `note` is a short figure such as `loss 1.23`;
+`resumed` says that so much was done in an earlier run, so that the time left is judged by the rest alone."""
 
 
 class Progress(Protocol):
@@ -69,15 +70,17 @@ class LineProgress:
     def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
         """A step shown as lines `what: done/total, note, 12 s left`."""
         began = shown = time.monotonic()
+        before = 0
 
-        def tick(done: int, of: int | None = None, note: str = "") -> None:
-            nonlocal shown, total
+        def tick(done: int, of: int | None = None, note: str = "", *, resumed: bool = False) -> None:
+            nonlocal shown, total, before
             total = of if of is not None else total
+            before = done if resumed else before
             now = time.monotonic()
             if now - shown < self._interval_s or done == total:
                 return
             shown = now
-            self.say(f"  {what}: {_how_far(done, total, note, now - began)}")
+            self.say(f"  {what}: {_how_far(done, total, note, now - began, before)}")
 
         yield tick
         self.log(f"{what}: done in {time.monotonic() - began:.1f} s")
@@ -114,7 +117,9 @@ class RichProgress(LineProgress):
         bar = self._bars.add_task(visible(what), total=total, note="")
         began = time.monotonic()
 
-        def tick(done: int, of: int | None = None, note: str = "") -> None:
+        def tick(done: int, of: int | None = None, note: str = "", *, resumed: bool = False) -> None:
+            if resumed:
+                self._bars.reset(bar, completed=done)
             self._bars.update(bar, completed=done, total=of if of is not None else total, note=visible(note))
 
         try:
@@ -136,10 +141,10 @@ def make_progress(*, quiet: bool = False, log: Path | None = None) -> LineProgre
     return LineProgress(lambda line: tell(line, file=sys.stderr), log)
 
 
-def _how_far(done: int, total: int | None, note: str, elapsed_s: float) -> str:
+def _how_far(done: int, total: int | None, note: str, elapsed_s: float, before: int) -> str:
     parts = [f"{done}/{total}" if total else str(done)]
     if note:
         parts.append(note)
-    if total and done:
-        parts.append(f"{elapsed_s * (total - done) / done:.0f} s left")
+    if total and done > before:
+        parts.append(f"{elapsed_s * (total - done) / (done - before):.0f} s left")
     return ", ".join(parts)

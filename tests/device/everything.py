@@ -38,7 +38,7 @@ class Interrupted(LineProgress):
 
     @contextmanager
     def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
-        def tick(done: int, of: int | None = None, note: str = "") -> None:
+        def tick(done: int, *_: object, **how: object) -> None:
             if what.startswith("training") and done == 2:
                 raise KeyboardInterrupt
 

@@ -20,7 +20,7 @@ class ByHeart:
     ) -> list[list[Completion]]:
         self.prompts, self.sampling = [list(prompt) for prompt in prompts], sampling
         if progress:
-            progress(len(prompts), len(prompts), "")
+            progress(len(prompts), len(prompts), 0)
         return [[answer] for answer in self.answers]
 
 

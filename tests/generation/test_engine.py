@@ -259,10 +259,11 @@ def test_progress_counts_prompts_and_before_the_first_is_finished_tokens():
     completions = generator.generate(
         [*PROMPTS, PROMPTS[0]], Sampling(max_new_tokens=NEW), lambda *shown: told.append(shown)
     )
-    finished, totals, notes = zip(*told, strict=True)
+    finished, totals, tokens = zip(*told, strict=True)
     assert finished[0] == 0
     assert list(finished) == sorted(finished)
     assert finished[-1] == len(PROMPTS) + 1, "an equal prompt counts, though it is computed once"
     assert set(totals) == {len(PROMPTS) + 1}
     written = sum(len(row.token_ids) + (row.finish_reason == "eos") for (row,) in completions[:-1])
-    assert notes[-1].startswith(f"{written:,} tokens written, ")
+    assert list(tokens) == sorted(tokens)
+    assert tokens[-1] == written

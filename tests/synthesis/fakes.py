@@ -65,7 +65,7 @@ class FakeGenerator:
         if self.stop_after is not None and len(self.calls) > self.stop_after:
             raise KeyboardInterrupt
         if progress:
-            progress(len(prompts), len(prompts), "")
+            progress(len(prompts), len(prompts), 0)
         return [
             [self._complete(text, sampling, at, sample) for sample in range(sampling.samples_per_prompt)]
             for at, text in enumerate(texts)

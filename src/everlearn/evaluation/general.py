@@ -11,6 +11,7 @@ import numpy as np
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
 from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
+from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Generator, Sampling
 from everlearn.models.batching import by_length, tokens_at_once
 
@@ -106,7 +107,7 @@ def microtask_accuracy(
         generator: Of the model to measure.
         tokenizer: The model's.
         items: Each with `prompt` (demonstrations and the open last one), `answer` and `family`.
-        tick: Called with (items answered, items in all, tokens written).
+        tick: Called with the number of items answered, and with the tokens written.
         samples: Resamples behind each interval.
         confidence: Level of the intervals.
 
@@ -117,7 +118,7 @@ def microtask_accuracy(
     assert items, "there is at least one micro-task"
     prompts = _prompts(tokenizer, items)
     sampling = Sampling(max_new_tokens=_answer_room(tokenizer, items), stop=("\n\n",))
-    completions = generator.generate(prompts, sampling, tick)
+    completions = generator.generate(prompts, sampling, Counted(tick).call() if tick else None)
     scores: dict[str, list[float]] = {}
     for item, (completion,) in zip(items, completions, strict=True):
         right = completion.text.strip() == item["answer"].strip()

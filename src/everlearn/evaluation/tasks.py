@@ -16,6 +16,7 @@ from everlearn.data.instance import Task
 from everlearn.errors import DataError
 from everlearn.evaluation.bootstrap import mean_interval
 from everlearn.evaluation.text_metrics import get_metric
+from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Generator, Sampling
 from everlearn.progress import Progress
 
@@ -66,7 +67,7 @@ def predict_task(
     ends = template.end_ids(tokenizer)
     sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length, end_ids=ends)
     with progress.step(f"answering {task.name}", len(prompts)) as tick:
-        completions = generator.generate(prompts, sampling, tick)
+        completions = generator.generate(prompts, sampling, Counted(tick).call())
     rows: list[Row] = []
     for instance, (completion,) in zip(task.evaluation, completions, strict=True):
         prediction = completion.text.strip()

@@ -6,7 +6,6 @@ string, limit), finished rows leave the batch, equal greedy prompts are complete
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import TYPE_CHECKING
@@ -203,7 +202,6 @@ class _Collector:
         for index in first:
             self._weights[index] += 1
         self._finished = self._tokens = 0
-        self._began = time.monotonic()
         self.completions = [[Completion("", (), "length")] * copies for _ in first]
 
     def begins_again(self, prompt: int) -> bool:
@@ -227,9 +225,7 @@ class _Collector:
 
     def _tell(self) -> None:
         if self._progress is not None:
-            rate = self._tokens / max(time.monotonic() - self._began, 1e-9)
-            note = f"{self._tokens:,} tokens written, {rate:,.{0 if rate >= 10 else 1}f}/s"
-            self._progress(self._finished, len(self._weights), note)
+            self._progress(self._finished, len(self._weights), self._tokens)
 
 
 def _first_of_equals(prompts: list[Prompt]) -> list[int]:

@@ -10,8 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-GenerationProgress = Callable[[int, int, str], None]
-"""Called with (prompts finished, prompts in all, tokens written and their rate) as the work goes on."""
+GenerationProgress = Callable[[int, int, int], None]
+"""Called with (prompts finished, prompts in all, tokens written) as the work goes on; none of them ever falls."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -156,6 +156,13 @@ class Method:
     def check_prompts(self, stream: TaskStream, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
         """Refuses (UserError) prompts of the method's own that the model cannot take, before any training."""
 
+    def try_base(self, context: StageContext) -> None:
+        """Refuses (UserError) what the base model turns out not to be able to do for a stage.
+
+        Called for every stage before the first training, when the base is the latest model; what is made here is made
+        in steps that are used later.
+        """
+
     # Before a stage.
 
     def start_from(self, stage: Stage) -> StartFrom:

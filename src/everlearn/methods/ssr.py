@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     import numpy as np
     from transformers import PreTrainedTokenizerBase
 
+    from everlearn.synthesis.pipeline import Tools
+
 
 class SSROptions(SynthesisOptions, MethodOptions):
     """The options of synthesis, as they stand."""
@@ -82,30 +84,29 @@ class SSR(Method):
             settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
             check_room(task.name, pool, layout, settings, tokenizer, context_length)
 
+    def try_base(self, context: StageContext) -> None:
+        """Lets the base model write its first continuations, before hours of training.
+
+        Raises:
+            UserError: they are of no use; names the task, what was written instead and the remedies.
+        """
+        from everlearn.synthesis.pipeline import try_base
+
+        if not context.stage.is_last:
+            for task in context.stage.tasks:
+                try_base(task, self.options, _tools(context))
+
     def rehearsal(self, context: StageContext) -> Sequence[Instance]:
         """The sets of all earlier tasks, in order of arrival."""
         return [row for task in context.stage.seen for row in self._sets[task.name]]
 
     def after_stage(self, context: StageContext) -> None:
         """Makes the set of each task that the stage has learnt."""
-        from everlearn.synthesis.pipeline import Tools, synthesize_task
+        from everlearn.synthesis.pipeline import synthesize_task
 
-        if context.stage.is_last:
-            return
-        tools = Tools(
-            step=context.step,
-            base=context.base,
-            base_fingerprint=context.base_fingerprint,
-            generator_for=context.generator_for,
-            template=context.template,
-            training=context.training,
-            progress=context.progress,
-            seed=context.seed,
-            latest=context.latest,
-            latest_fingerprint=context.latest_fingerprint,
-        )
-        for task in context.stage.tasks:
-            self._sets[task.name] = list(synthesize_task(task, self.options, tools).rows)
+        if not context.stage.is_last:
+            for task in context.stage.tasks:
+                self._sets[task.name] = list(synthesize_task(task, self.options, _tools(context)).rows)
 
     def state_json(self) -> dict[str, object]:
         """The rows of every set, by task in order of arrival."""
@@ -114,6 +115,23 @@ class SSR(Method):
     def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
         """Takes the sets back."""
         self._sets = {task: [Instance.from_json(row) for row in _rows(rows)] for task, rows in values.items()}
+
+
+def _tools(context: StageContext) -> Tools:
+    from everlearn.synthesis.pipeline import Tools
+
+    return Tools(
+        step=context.step,
+        base=context.base,
+        base_fingerprint=context.base_fingerprint,
+        generator_for=context.generator_for,
+        template=context.template,
+        training=context.training,
+        progress=context.progress,
+        seed=context.seed,
+        latest=context.latest,
+        latest_fingerprint=context.latest_fingerprint,
+    )
 
 
 def _rows(value: object) -> list[dict[str, object]]:

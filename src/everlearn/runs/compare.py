@@ -16,7 +16,7 @@ from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other
-from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets
+from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets, try_base
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -116,6 +116,8 @@ def compare(
     write_vouched(folder / "plan.json", plan)
     results: dict[str, list[RunResult]] = {label: [] for label in labels}
     entries: list[dict[str, object]] = []
+    for label, one in runs[: len(labels)]:  # the first seed's; others are tried in their turn
+        try_base(one, folder=folder / one.name, label=label, progress=progress)
     for label, one in runs:
         progress.say(f"{label}, seed {one.seed}")
         results[label].append(execute(one, folder=folder / one.name, label=label, progress=progress))

@@ -139,6 +139,22 @@ def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None
         progress.say(f"adapters on {', '.join(prepared.model.lora.targets)} (model.lora.targets: auto)")
 
 
+def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) -> None:
+    """The part of `execute` in which the method sees what the base model can do, where the method looks at all.
+
+    Raises:
+        UserError: what it does is of no use to the method.
+    """
+    if type(make_method(recipe.method.name, recipe.method.options)).try_base is Method.try_base:
+        return
+    refuse_other(folder, RUN)
+    prepared = prepare(recipe, folder, trains=True)
+    claim(folder, recipe)
+    store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
+    with held(store.folder):
+        _Run(recipe, prepared, store, label, progress).try_base()
+
+
 def tell_about(stream: TaskStream, progress: Progress) -> None:
     """Says what the user should know of the data: the notes, and in one line what is not used as it stands."""
     for note in stream.notes:
@@ -240,7 +256,7 @@ class _Run:
     def go(self) -> RunResult:
         """All stages, then the final model and the report."""
         store, progress = self.store, self.progress
-        store.update_manifest(kind=RUN, **self._describe(), status="running")
+        self.try_base()
         self.measurement.stage(BASE_STAGE, 0, self.models.latest, self.base_fingerprint, self.stream.tasks)
         fingerprint = self.base_fingerprint
         checkpoint: Path | None = None
@@ -260,6 +276,12 @@ class _Run:
         store.update_manifest(status="complete")
         store.tidy()
         return RunResult(store.folder, matrix, metrics)
+
+    def try_base(self) -> None:
+        """Lets the method see what the base model can do for each stage, before anything is trained."""
+        self.store.update_manifest(kind=RUN, **self._describe(), status="running")
+        for stage in self.stages:
+            self.method.try_base(self._context(stage, self.base_fingerprint))
 
     def _train(self, stage: Stage, checkpoint: Path | None, start_fingerprint: str) -> Artifact:
         self.models.point_to(checkpoint)

@@ -1,29 +1,44 @@
-"""The steps from demonstrations to candidates: `raw`, `parsed` and, in the improved preset, `filtered`."""
+"""The steps from demonstrations to candidates: `raw`, `parsed` and, in the improved preset, `filtered`.
+
+Of a task with more than one chunk of continuations the first is a step of its own, `first/raw`, with the other two
+steps upon it: it tells what the base model can do before the rest is written, and `raw` begins with it.
+"""
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.files import read_jsonl
+from everlearn.synthesis import continuations
 from everlearn.synthesis.continuations import prompts_for, sampling_for, write_raw
 from everlearn.synthesis.filters import sift, similarity_bound
 from everlearn.synthesis.job import Job, counters_of, write_sifted
+from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.parsing import Candidate, Limits, RawText, counts, parse_alpaca, parse_superni
+from everlearn.synthesis.refusals import refuse_hopeless_base
 from everlearn.synthesis.steps import StepResult
 
 if TYPE_CHECKING:
     from everlearn.models.loading import LoadedModel
 
 
-def raw_step(job: Job) -> StepResult:
-    """The base model's continuations: `raw.jsonl`."""
+ALL, FIRST = "synthesis", "synthesis/first"
+"""Where the steps stand that all continuations go through, and those of the first chunk."""
+
+
+def raw_step(job: Job, place: str = ALL) -> StepResult:
+    """The base model's continuations, or only the first chunk of them: `raw.jsonl`."""
     tools, options, settings = job.tools, job.options, job.settings
     prompts, samples = job.plan
 
     def make(folder: Path) -> None:
         base = tools.base()
         tokenizer, context = base.tokenizer, base.context_length
+        first = None
+        if place == ALL and has_several_chunks(job):
+            first = list(read_jsonl(look_first(job).path / "raw.jsonl"))
         write_raw(
             folder,
             job.task.name,
@@ -33,6 +48,8 @@ def raw_step(job: Job) -> StepResult:
             tools.generator_for(base),
             seed=tools.seed,
             progress=tools.progress,
+            first=first,
+            only_first=place == FIRST,
         )
 
     sampling = ("temperature", "top_k", "max_length", "max_new_tokens", "stop")
@@ -50,10 +67,27 @@ def raw_step(job: Job) -> StepResult:
         "is_improved": settings.is_improved,
         "seed": tools.seed,
     }
-    return tools.step("synthesis/raw", inputs, make)
+    return tools.step(f"{place}/raw", inputs, make)
 
 
-def parsed_step(job: Job, raw: StepResult) -> StepResult:
+def look_first(job: Job) -> StepResult:
+    """The first chunk of continuations.
+
+    Raises:
+        UserError: next to nothing in it can be used.
+    """
+    first = raw_step(job, FIRST)
+    found, losses = found_in(job, first, FIRST)
+    refuse_hopeless_base(job, first, len(list(read_jsonl(found.path / "kept.jsonl"))), losses)
+    return first
+
+
+def has_several_chunks(job: Job) -> bool:
+    """Whether so much is written that the first chunk is looked at before the others."""
+    return math.prod(job.plan) > continuations.CHUNK_SEQUENCES
+
+
+def parsed_step(job: Job, raw: StepResult, place: str = ALL) -> StepResult:
     """Candidates that are well formed: `kept.jsonl`, and the others with their reason."""
     save_more, is_anchored = job.options.save_more, job.settings.is_improved
 
@@ -75,7 +109,7 @@ def parsed_step(job: Job, raw: StepResult) -> StepResult:
         write_sifted(folder, sifted, counts(len(records), sifted))
 
     inputs = {"raw": raw.fingerprint, "layout": job.layout, "save_more": save_more, "is_anchored": is_anchored}
-    return job.tools.step("synthesis/parsed", inputs, make)
+    return job.tools.step(f"{place}/parsed", inputs, make)
 
 
 def limits_of(job: Job, base: LoadedModel) -> Limits:
@@ -91,7 +125,16 @@ def limits_of(job: Job, base: LoadedModel) -> Limits:
     )
 
 
-def filtered_step(job: Job, parsed: StepResult) -> StepResult:
+def found_in(job: Job, raw: StepResult, place: str = ALL) -> tuple[StepResult, Losses]:
+    """The candidates among continuations, in `kept.jsonl`, and what was dropped on the way to them."""
+    parsed = parsed_step(job, raw, place)
+    if not job.settings.is_improved:
+        return parsed, Losses((parsed,))
+    filtered = filtered_step(job, parsed, place)
+    return filtered, Losses((parsed, filtered))
+
+
+def filtered_step(job: Job, parsed: StepResult, place: str = ALL) -> StepResult:
     """Candidates without run-on answers, copies and duplicates: `kept.jsonl`, and the others with their reason."""
     labels = () if job.is_refined else job.task.labels
     given = job.options.near_duplicates
@@ -120,4 +163,4 @@ def filtered_step(job: Job, parsed: StepResult) -> StepResult:
         "bound": bound,
         "labels": list(labels),
     }
-    return job.tools.step("synthesis/filtered", inputs, make)
+    return job.tools.step(f"{place}/filtered", inputs, make)

@@ -10,7 +10,7 @@ the samples of one prompt are dropped, nothing else is.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -21,6 +21,7 @@ from everlearn.data.instance import Instance
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import DataError
 from everlearn.files import write_json
+from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Completion, Sampling
 from everlearn.seeds import derive
 from everlearn.synthesis.demonstrations import Layout, ordered_subsets
@@ -162,6 +163,8 @@ def write_raw(
     *,
     seed: int,
     progress: Progress,
+    first: Sequence[Row] | None = None,
+    only_first: bool = False,
 ) -> None:
     """Writes `raw.jsonl` and `counts.json`.
 
@@ -174,23 +177,32 @@ def write_raw(
         generator: Over the base model.
         seed: Of the run.
         progress: Where to show what goes on.
+        first: The rows of the first chunk, where they were made before.
+        only_first: Whether nothing but the first chunk is wanted.
     """
     bos = bos_ids(tokenizer)
     chunks = chunks_of(prompts, sampling.samples_per_prompt)
+    if only_first:
+        chunks = chunks[:1]
+        prompts = chunks[0]
     done = [sum(map(len, chunks[:number])) for number in range(len(chunks))]
 
-    def produce(number: int, chunk: Sequence[SynthesisPrompt], tick: Callable[..., None]) -> Iterator[Row]:
+    def produce(number: int, chunk: Sequence[SynthesisPrompt], shown: Counted) -> Iterator[Row]:
+        if first is not None and number == 0:
+            yield from first
+            return
         ids = [[*bos, *plain_ids(prompt.text, tokenizer)] for prompt in chunk]
         drawn = generator.generate(
             ids,
             replace(sampling, seed=derive(seed, "synthesis", task, "samples", number)),
-            lambda finished, _, note: tick(done[number] + finished, note=note),
+            shown.call(done[number]),
         )
         for prompt, completions in zip(chunk, drawn, strict=True):
             yield from _distinct(prompt, completions)
 
     with progress.step(f"synthesizing {task}", len(prompts)) as tick:
-        rows = in_chunks(folder, "raw", chunks, lambda number, chunk: produce(number, chunk, tick))
+        shown = Counted(tick)
+        rows = in_chunks(folder, "raw", chunks, lambda number, chunk: produce(number, chunk, shown))
     write_json(
         folder / "counts.json",
         {"prompts": len(prompts), "samples_per_prompt": sampling.samples_per_prompt, "raw": len(rows)},

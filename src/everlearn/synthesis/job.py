@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -12,12 +11,11 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Task
-from everlearn.errors import UserError
-from everlearn.files import read_json, write_json, write_jsonl
+from everlearn.files import write_json, write_jsonl
 from everlearn.synthesis.demonstrations import Layout, check_demonstrations, layout_of
 from everlearn.synthesis.options import Settings, SynthesisOptions, resolve, rows_asked_for
 from everlearn.synthesis.parsing import Candidate, Counters, Sifted
-from everlearn.synthesis.steps import StepResult, Steps
+from everlearn.synthesis.steps import Steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -131,71 +129,3 @@ def write_sifted(folder: Path, sifted: Sifted, counts: Mapping[str, object]) -> 
     write_jsonl(folder / "kept.jsonl", (row.to_json() for row in sifted.kept))
     write_jsonl(folder / "rejected.jsonl", sifted.rejected)
     write_json(folder / "counts.json", counts)
-
-
-def dropped_in(*results: StepResult) -> Counter[str]:
-    """What the steps dropped, by reason."""
-    total: Counter[str] = Counter()
-    for result in results:
-        counts = read_json(result.path / "counts.json")
-        assert isinstance(counts, dict), "counts are a mapping"
-        total.update(counts.get("dropped", {}))
-    return total
-
-
-def refuse_few_candidates(job: Job, found: int, dropped: Counter[str]) -> None:
-    """Refuses to select from fewer candidates than the preset asks for.
-
-    Published K-means cannot make more clusters than there are rows either.
-
-    Raises:
-        UserError: names how many there are, what was dropped for which reason, and the remedies.
-    """
-    settings = job.settings
-    needs_clusters = settings.is_clustered and job.options.selection == "kmeans" and not settings.is_improved
-    clusters = settings.clusters if needs_clusters else 0
-    lower = ["clusters"] if found < clusters else []
-    if found < settings.least:
-        lower.append("minimum" if settings.is_improved else "ratio or minimum")
-    if lower:
-        remedy = (
-            f"raise the method's {_more_samples(job)}, lower its {', and '.join(lower)}, or give more and shorter "
-            "demonstrations"
-        )
-        raise _too_few(job, found, max(settings.least, clusters), dropped, remedy)
-
-
-def refuse_few_answers(job: Job, found: int, dropped: Counter[str]) -> None:
-    """Refuses to go on with fewer refined rows than the preset asks for.
-
-    Raises:
-        UserError: as `refuse_few_candidates`.
-    """
-    if found < job.settings.least:
-        remedy = (
-            "the latest model's answers could not be kept, so train longer (training.epochs), raise the method's "
-            "refinement_tokens, spare or oversampling, lower its minimum, or set its refine to false"
-        )
-        raise _too_few(job, found, job.settings.least, dropped, remedy)
-
-
-def _more_samples(job: Job) -> str:
-    """The options that make the base model write more; which ones do depends on the preset and on each other."""
-    prompts, samples = job.plan
-    if job.settings.is_improved and prompts * samples >= job.options.oversampling * job.settings.count:
-        return "oversampling"
-    return "samples_per_prompt" if job.options.max_prompts is None else "samples_per_prompt or max_prompts"
-
-
-def _too_few(job: Job, found: int, least: int, dropped: Counter[str], remedy: str) -> UserError:
-    return UserError(
-        f"task {job.task.name}: only {found} valid synthetic instances, at least {least} are needed for the "
-        f"{job.settings.count} asked for (dropped: {reasons(dropped)}): {remedy}; a run with changed options needs "
-        "another --name, under which finished steps are found again."
-    )
-
-
-def reasons(dropped: Counter[str]) -> str:
-    """Counts by reason, the most frequent first."""
-    listed = [f"{count} {reason.replace('_', ' ')}" for reason, count in dropped.most_common() if count]
-    return ", ".join(listed) or "nothing"

@@ -15,16 +15,19 @@ from pathlib import Path
 
 from everlearn.data.instance import Instance, Task
 from everlearn.files import read_jsonl, write_jsonl
-from everlearn.synthesis.candidate_steps import filtered_step, parsed_step, raw_step
+from everlearn.synthesis.candidate_steps import found_in, has_several_chunks, look_first, raw_step
 from everlearn.synthesis.demonstrations import system_turns
-from everlearn.synthesis.job import Tools, dropped_in, make_job, reasons, refuse_few_answers, refuse_few_candidates
+from everlearn.synthesis.job import Job, Tools, make_job
+from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import as_instances
-from everlearn.synthesis.refinement_step import refined_step
+from everlearn.synthesis.refinement_step import look_at_answers, refined_step
+from everlearn.synthesis.refusals import refuse_few_answers, refuse_few_candidates
 from everlearn.synthesis.selection_steps import embedded_step, selected_step
+from everlearn.synthesis.steps import StepResult
 
-__all__ = ["Synthesis", "Tools", "synthesize_task"]
+__all__ = ["Synthesis", "Tools", "synthesize_task", "try_base"]
 
 
 @dataclass(frozen=True)
@@ -59,13 +62,11 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
     """
     job = make_job(task, options, tools, count)
     settings = job.settings
-    raw = raw_step(job)
+    if job.is_refined and has_several_chunks(job):
+        look_at_answers(job)
+    raw, found, losses = _candidates(job)
     write_jsonl(raw.path.parent / "demonstrations.jsonl", (row.to_json() for row in job.pool))
-    parsed = parsed_step(job, raw)
-    found = filtered_step(job, parsed) if settings.is_improved else parsed
-    dropped = dropped_in(parsed, *([found] if found is not parsed else []))
     candidates = [Candidate.from_json(row) for row in read_jsonl(found.path / "kept.jsonl")]
-    refuse_few_candidates(job, len(candidates), dropped)
     rows: list[dict[str, object]] = []
     if candidates:
         embedded = embedded_step(job, found, candidates) if settings.is_clustered else None
@@ -74,13 +75,33 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
         if job.is_refined:
             refined = refined_step(job, selected)
             rows = list(read_jsonl(refined.path / "refined.jsonl"))
-            dropped += dropped_in(refined)
-    if settings.is_improved:
-        refuse_few_answers(job, len(rows), dropped)
-        if len(rows) < settings.count:
-            tools.progress.say(
-                f"task {task.name}: {len(rows)} synthetic instances rather than {settings.count} (dropped: "
-                f"{reasons(dropped)})"
-            )
+            losses = Losses((*losses.steps, refined))
+    refuse_few_answers(job, len(rows), losses)
+    if len(rows) < settings.count:
+        tools.progress.say(
+            f"task {task.name}: {len(rows)} synthetic instances rather than {settings.count} (dropped: "
+            f"{losses.reasons()})"
+        )
     instances = as_instances(rows, task.name, system_turns(job.pool))
-    return Synthesis(tuple(instances), settings.count, raw.path.parent, dict(dropped))
+    return Synthesis(tuple(instances), settings.count, raw.path.parent, dict(losses.counts))
+
+
+def try_base(task: Task, options: SynthesisOptions, tools: Tools) -> None:
+    """Lets the base model write the first continuations of a task, all where they are few; nothing is made twice.
+
+    Raises:
+        UserError: the demonstrations cannot be used, or too little of what it writes can be.
+    """
+    job = make_job(task, options, tools)
+    if has_several_chunks(job):
+        look_first(job)
+    else:
+        _candidates(job)
+
+
+def _candidates(job: Job) -> tuple[StepResult, StepResult, Losses]:
+    """The raw step, the candidates in it, and what was dropped on the way."""
+    raw = raw_step(job)
+    found, losses = found_in(job, raw)
+    refuse_few_candidates(job, len(list(read_jsonl(found.path / "kept.jsonl"))), losses)
+    return raw, found, losses

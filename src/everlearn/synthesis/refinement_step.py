@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.files import read_jsonl, write_json, write_jsonl
+from everlearn.generation.counting import Counted
+from everlearn.synthesis.candidate_steps import ALL, FIRST, found_in, look_first
 from everlearn.synthesis.demonstrations import system_turns
 from everlearn.synthesis.job import Job, counters_of
+from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.refinement import Answering, answer, fault_of, label_shares, take
+from everlearn.synthesis.refusals import first_answers, refuse_hopeless_answers
 from everlearn.synthesis.steps import Row, StepResult, evenly, in_chunks
 
 if TYPE_CHECKING:
@@ -20,7 +25,27 @@ AT_ONCE = 256
 """Answers between two writes."""
 
 
-def refined_step(job: Job, selected: StepResult) -> StepResult:
+def look_at_answers(job: Job) -> None:
+    """Lets the latest model answer a few inputs of the first chunk of continuations before the others are written.
+
+    Raises:
+        UserError: next to none of the answers can be kept.
+    """
+    asked = first_answers(job)
+    if not asked:
+        return
+    found, _ = found_in(job, look_first(job), FIRST)
+
+    def make(folder: Path) -> None:
+        write_jsonl(folder / "selected.jsonl", islice(read_jsonl(found.path / "kept.jsonl"), asked))
+
+    selected = job.tools.step(f"{FIRST}/selected", {"candidates": found.fingerprint, "rows": asked}, make)
+    losses = Losses((refined_step(job, selected, FIRST),))
+    seen = len(list(read_jsonl(selected.path / "selected.jsonl")))
+    refuse_hopeless_answers(job, seen, seen - losses.counts.total() + losses.counts["surplus"], losses)
+
+
+def refined_step(job: Job, selected: StepResult, place: str = ALL) -> StepResult:
     """Writes `refined.jsonl`, `rejected.jsonl` and `counts.json`."""
     tools, options, settings = job.tools, job.options, job.settings
     labels = job.task.labels if settings.is_improved else ()
@@ -67,7 +92,7 @@ def refined_step(job: Job, selected: StepResult) -> StepResult:
         "count": settings.count if settings.is_improved else None,
         "labels": [list(labels), shares],
     }
-    return tools.step("synthesis/refined", inputs, make)
+    return tools.step(f"{place}/refined", inputs, make)
 
 
 def _answering(job: Job, loaded: LoadedModel) -> Answering:
@@ -95,9 +120,10 @@ def _answer_in_chunks(
     """Every selected row with its answer."""
     generator = job.tools.generator_for(loaded)
     with job.tools.progress.step(f"refining {job.task.name}", len(rows)) as tick:
+        shown = Counted(tick)
 
         def produce(number: int, chunk: Sequence[Row]) -> list[Row]:
-            return answer(chunk, generator, answering, lambda done, _, note: tick(number * AT_ONCE + done, note=note))
+            return answer(chunk, generator, answering, shown.call(number * AT_ONCE))
 
         return in_chunks(folder, "answered", evenly(rows, AT_ONCE), produce)
 

@@ -308,6 +308,8 @@ class _Watch(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         state.global_step, state.max_steps = self.trainer.first, len(self.trainer.steps)
         self.resumed = time.monotonic()
+        if self.trainer.first:
+            self.tick(self.trainer.first, len(self.trainer.steps), resumed=True)
 
     def on_optimizer_step(self, args: Any, state: Any, control: Any, **others: Any) -> None:
         if self.trainer.hooks:

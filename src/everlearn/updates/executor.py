@@ -170,6 +170,8 @@ class _Run:
         share = self.processes.share(self.recipe.training.batch_blocks)
         what = f"{segment.id} ({segment.kind}{f', release {self._id(segment)}' if segment.releases else ''})"
         with self.progress.step(what, segment.steps) as tick:
+            if done:
+                tick(done, resumed=True)
 
             def log(rows: list[Row]) -> None:
                 if self.processes.is_first:
