@@ -171,7 +171,9 @@ class TaskConfig(Section):
     instruction: str | None = None
     """A definition for the whole task, used where rows have none."""
     metric: str = "auto"
-    """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L (published: `rouge_l` for all)."""
+    """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L: `rouge_l_unicode` (words by
+    Unicode's rules) where most letters of the answers are neither Latin nor Chinese, else `rouge_l` (published for all
+    tasks: tokens of jieba, to which other letters are tokens of their own)."""
     labels: list[str] = []
     """The closed set of answers. Nothing means: found from the training rows when their outputs are short and each is
     given three times on average; of more than 20, at most a quarter once. White space, capitals (unless the metric

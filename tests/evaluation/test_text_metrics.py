@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.errors import RecipeError
-from everlearn.evaluation.segmentation import counted_tokens, published_tokens, word_tokens
+from everlearn.evaluation.segmentation import counted_tokens, published_tokens, unicode_words, word_tokens
 from everlearn.evaluation.text_metrics import (
     METRICS,
     accuracy,
@@ -22,6 +22,7 @@ from everlearn.evaluation.text_metrics import (
     longest_common_subsequence,
     rouge_1,
     rouge_l,
+    rouge_l_unicode,
     rouge_l_word,
     token_f1,
 )
@@ -82,6 +83,41 @@ def test_a_sentence_of_white_space_counts_as_one_token_as_published() -> None:
 )
 def test_the_word_form_equals_the_rouge_score_package(prediction: str, reference: str, expected: float) -> None:
     assert rouge_l_word(prediction, [reference]) == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("Быстрая лиса, 3.5% don't", ["быстрая", "лиса", "3.5", "don't"]),
+        ("तेज़ भूरी लोमड़ी", ["तेज़", "भूरी", "लोमड़ी"]),
+        ("الثعلب البني", ["الثعلب", "البني"]),
+        ("빠른 갈색 여우가!", ["빠른", "갈색", "여우가"]),
+        ("את הילד", ["את", "הילד"]),
+        ("中文。", ["中", "文"]),
+        ("茶色のキツネ", ["茶", "色", "の", "キツネ"]),
+        ("última", ["última"]),
+        ("e\u0301te\u0301", ["\u00e9t\u00e9"]),
+        ("👍 !", ["👍", "!"]),
+        ("", []),
+    ],
+)
+def test_words_of_other_scripts_are_unicode_s(text: str, words: list[str]) -> None:
+    import unicodedata
+
+    assert list(unicode_words(text)) == [unicodedata.normalize("NFC", word) for word in words]
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference", "score"),
+    [
+        ("Быстрая лиса", "быстрая рыжая лиса", 80.0),
+        ("собака", "кошка", 0.0),  # letters that both have count for nothing
+        ("بيت كبير", "بيت صغير", 50.0),
+        ("The Cat sat on the mat.", "the cat is on the mat", 100 * 10 / 12),
+    ],
+)
+def test_rouge_over_unicode_words_by_hand(prediction: str, reference: str, score: float) -> None:
+    assert rouge_l_unicode(prediction, [reference]) == pytest.approx(score)
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=40), st.lists(st.sampled_from("abc"), max_size=40))

@@ -18,6 +18,7 @@ from everlearn.data.formats import read_rows
 from everlearn.data.instance import Instance, Task
 from everlearn.data.labels import Spellings, find_labels, ignores_case
 from everlearn.data.samples import last_rows
+from everlearn.data.scripts import rouge_form
 from everlearn.errors import DataError
 from everlearn.recipe import TaskConfig
 from everlearn.seeds import derive
@@ -90,7 +91,10 @@ def build_task(
         told.notes.append(f"{every - len(evaluation.instances)} held-out instances are left out by the limit.")
     told.metric, told.metric_reason = config.metric, "the recipe gives it"
     if config.metric == "auto":
-        told.metric, told.metric_reason = "accuracy" if labels else "rouge_l", reason
+        told.metric, told.metric_reason = "accuracy", reason
+        if not labels:
+            told.metric, why = rouge_form(row.output for rows in (train, evaluation) for row in rows.instances)
+            told.metric_reason = f"{reason}; {why}" if why else reason
     demonstrations = _demonstrations(config, at, train.instances, evaluation.instances, labels, account, told)
     demonstrations = spellings.join(demonstrations, told.joined)
     account.tasks.append(told)

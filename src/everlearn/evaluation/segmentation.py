@@ -1,4 +1,4 @@
-"""Tokens of a text as the two ROUGE implementations see them.
+"""Tokens of a text as the three forms of ROUGE see them.
 
 The published form cuts with jieba. Everything that could change a score or make noise is kept out: the tokenizer is
 our own object (words that a program adds to jieba's global one do not count), its dictionary is read directly
@@ -11,6 +11,7 @@ Source: arXiv 2403.01244, published evaluation (packages jieba 0.42.1 and rouge-
 from __future__ import annotations
 
 import re
+import unicodedata
 import warnings
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING
@@ -44,6 +45,22 @@ def counted_tokens(text: str) -> tuple[str, ...]:
 def word_tokens(text: str) -> list[str]:
     """Tokens of `rouge_score` without stemming: lower-case runs of ASCII letters and digits."""
     return re.findall(r"[a-z0-9]+", text.lower())
+
+
+@lru_cache(maxsize=REMEMBERED_TEXTS)
+def unicode_words(text: str) -> tuple[str, ...]:
+    """Lower-case words by Unicode's rules (UAX #29), of a text in normal form C.
+
+    A word is a stretch between two boundaries that has a letter, a digit or a mark in it; a text without any word is
+    taken in all its stretches. Scripts without spaces whose words only a dictionary knows come out in characters
+    (Chinese, Thai), or in runs of one script (katakana).
+    """
+    import regex
+
+    plain = unicodedata.normalize("NFC", text).lower()
+    stretches = [piece for piece in regex.split(r"\b", plain, flags=regex.WORD | regex.VERSION1) if piece.strip()]
+    words = [piece for piece in stretches if regex.search(r"[\p{L}\p{N}\p{M}]", piece)]
+    return tuple(words or stretches)
 
 
 def _joined(text: str) -> str:

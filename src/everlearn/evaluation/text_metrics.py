@@ -1,8 +1,9 @@
 """Scores of one answer against its references, in percent.
 
-Two ROUGE-L forms stand side by side because their numbers are not comparable: the one that SSR's published numbers
-rest on (jieba tokens, case-sensitive, punctuation counts) and the word form of the `rouge_score` package (lower
-case, letters and digits only), without the stemming that the Super-NaturalInstructions script adds for English.
+Three ROUGE-L forms stand side by side because their numbers are not comparable: the one that SSR's published numbers
+rest on (jieba tokens, case-sensitive, punctuation counts), the word form of the `rouge_score` package (lower case,
+ASCII letters and digits only), without the stemming that the Super-NaturalInstructions script adds for English, and
+the same over words by Unicode's rules, for scripts that the first takes apart into letters and the second ignores.
 With several references the best one counts; SSR's own data has one each.
 
 Source: arXiv 2403.01244, published evaluation (spec section 10); arXiv 2204.07705 and its script compute_metrics.py
@@ -16,7 +17,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 
 from everlearn.errors import RecipeError, unknown
-from everlearn.evaluation.segmentation import counted_tokens, word_tokens
+from everlearn.evaluation.segmentation import counted_tokens, unicode_words, word_tokens
 
 Metric = Callable[[str, Sequence[str]], float]
 """`metric(prediction, references)` in percent, 0 to 100."""
@@ -55,6 +56,11 @@ def rouge_l_word(prediction: str, references: Sequence[str]) -> float:
     return _best(prediction, references, lambda a, b: _lcs_f1(word_tokens(a), word_tokens(b)))
 
 
+def rouge_l_unicode(prediction: str, references: Sequence[str]) -> float:
+    """ROUGE-L F1 over words of any script by Unicode's rules."""
+    return _best(prediction, references, lambda a, b: _lcs_f1(unicode_words(a), unicode_words(b)))
+
+
 def exact_match(prediction: str, references: Sequence[str]) -> float:
     """100 when the normalised answer equals a normalised reference.
 
@@ -87,6 +93,7 @@ METRICS: dict[str, Metric] = {
     "rouge_l": rouge_l,
     "rouge_1": rouge_1,
     "rouge_l_word": rouge_l_word,
+    "rouge_l_unicode": rouge_l_unicode,
     "exact_match": exact_match,
     "accuracy": accuracy,
     "token_f1": token_f1,

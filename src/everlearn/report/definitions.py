@@ -122,8 +122,9 @@ PERPLEXITY = Meaning(
 TASK_METRICS = {
     "exact_match": "exact match",
     "accuracy": "accuracy",
-    "rouge_l": "ROUGE-L",
-    "rouge_l_word": "ROUGE-L (words)",
+    "rouge_l": "ROUGE-L (published form: jieba tokens)",
+    "rouge_l_word": "ROUGE-L (ASCII words)",
+    "rouge_l_unicode": "ROUGE-L (Unicode words)",
     "token_f1": "token F1",
 }
 RIGHT_OR_WRONG = frozenset({"exact_match", "accuracy"})
