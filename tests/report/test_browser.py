@@ -188,6 +188,21 @@ def test_wide_tables_scroll_inside_their_box(browser: Browser, compared: Path):
         assert visit.page.evaluate(f"() => {box}.getBoundingClientRect().right <= 390")
 
 
+def test_a_table_that_goes_on_beyond_its_frame_fades_out_until_it_is_moved_to_its_end(
+    browser: Browser, compared: Path
+):
+    fade = "(box) => getComputedStyle(box).getPropertyValue('--fade')"
+    with Visit(browser, write_report(compared), 390) as visit:
+        box = visit.page.locator("#comparison .scroll")
+        assert box.evaluate(fade) == "40px"
+        box.evaluate("(box) => { box.scrollLeft = box.scrollWidth; }")
+        visit.page.wait_for_function("() => document.querySelector('#comparison .scroll').scrollLeft > 0")
+        visit.page.evaluate("() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        assert box.evaluate(fade) == "0px"
+    with Visit(browser, write_report(compared), 1280) as visit:
+        assert visit.page.locator("#comparison .scroll").evaluate(fade) == "0px"
+
+
 @pytest.mark.parametrize("width", [390, 1280])
 def test_labels_of_charts_stay_within_the_page_and_are_legible(browser: Browser, compared: Path, width: int):
     with Visit(browser, write_report(compared), width) as visit:

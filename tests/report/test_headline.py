@@ -81,7 +81,7 @@ def test_graded_scores_are_not_called_answers(tmp_path: Path):
     folder = run_folders.make_run(tmp_path / "graded", metric="rouge_l")
     _, now = earlier(folder)
     assert text_of(folder).startswith(f"After five tasks, SSR scores {score(now)} on the first four tasks, down from")
-    assert "Scores: ROUGE-L" in tree(folder).text
+    assert "Scores: ROUGE-L (published form: jieba tokens) on held-out rows" in tree(folder).text
 
 
 def test_multitask_alone_claims_no_forgetting(compared: Path):
@@ -119,6 +119,39 @@ def test_nothing_lost_and_gains_are_said_too(single: Path, tmp_path: Path, chang
         matrix["values"][-1][task] = 90.0 + (change if task < 4 else 0)
     (folder / "matrix.json").write_text(json.dumps(matrix))
     assert words in text_of(folder)
+
+
+def with_general(folder: Path, before: float, now: float) -> None:
+    for path in folder.rglob("general/scores.json"):
+        value = before if "00-base" in path.parts else now
+        path.write_text(json.dumps({"perplexity": {"value": value, "tokens": 9}}))
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "words"),
+    [
+        (605.11, 605.08, "stays at 605.1."),
+        (605.08, 605.11, "stays at 605.1."),
+        (605.1, 605.1, "stays at 605.1."),
+        (605.1, 605.2, "rises from 605.1 to 605.2."),
+        (605.2, 605.1, "falls from 605.2 to 605.1."),
+        (1.2e5, 1.21e5, "stays at 1.2\u202f×\u202f10⁵."),
+    ],
+)
+def test_a_change_that_cannot_be_seen_is_none(single: Path, tmp_path: Path, before: float, now: float, words: str):
+    folder = Path(shutil.copytree(single, tmp_path / "copy"))
+    with_general(folder, before, now)
+    assert tree(folder).one("p", "lead").text == f"Perplexity on ordinary text (lower is better) {words}"
+
+
+def test_scores_that_are_shown_alike_are_called_alike(single: Path, tmp_path: Path):
+    folder = Path(shutil.copytree(single, tmp_path / "copy"))
+    matrix = json.loads((folder / "matrix.json").read_text())
+    for task in range(5):
+        matrix["values"][task][task] = 93.56
+        matrix["values"][-1][task] = 93.64
+    (folder / "matrix.json").write_text(json.dumps(matrix))
+    assert "93.6 % of the first four tasks, as they were when just learnt" in text_of(folder)
 
 
 def test_tiles_show_the_metrics_with_their_intervals(single: Path):

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import itertools
+import json
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -28,6 +30,22 @@ def test_the_page_is_well_formed(page: str):
     assert html.attributes["lang"] == "en"
     assert len(tree.all("h1")) == 1
     assert all(heading.text.strip() for heading in tree.all("h2") + tree.all("h3") + tree.all("h4"))
+
+
+def test_the_heading_of_the_matrix_names_the_metric_or_each_task_s_own(single: Path, tmp_path: Path):
+    def matrix(folder: Path) -> tuple[str, str]:
+        sections = parse(write_report(folder).read_text(encoding="utf-8")).all("section")
+        (part,) = (section for section in sections if section.attributes.get("id") == "matrix")
+        return part.one("h2").text, part.text
+
+    assert matrix(single)[0] == "Exact match after every stage"
+    copy = Path(shutil.copytree(single, tmp_path / "copy"))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    manifest["tasks"][0]["metric"] = "rouge_l"
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    title, text = matrix(copy)
+    assert title == "Scores after every stage"
+    assert "sentiment ROUGE-L (published form: jieba tokens), ruvian exact match" in text
 
 
 def test_no_level_of_headings_is_skipped(page: str):

@@ -36,6 +36,31 @@ def test_a_run_shows_its_matrix_and_metrics(single: Path):
     assert ar.rstrip().endswith("higher")
 
 
+def with_metrics(folder: Path, *metrics: str) -> Path:
+    """Gives the first tasks other main metrics."""
+    manifest = json.loads((folder / "manifest.json").read_text())
+    for task, metric in zip(manifest["tasks"], metrics, strict=False):
+        task["metric"] = metric
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return folder
+
+
+def test_the_heading_of_the_matrix_names_the_metric(single: Path, tmp_path: Path):
+    assert "SSR: exact match after each stage, in %, higher is better" in printed(single)
+    copy = Path(shutil.copytree(single, tmp_path / "copy"))
+    all_alike = with_metrics(copy, *["rouge_l_unicode"] * 5)
+    assert "SSR: ROUGE-L (Unicode words) after each stage, in %" in printed(all_alike)
+
+
+def test_where_metrics_differ_each_column_names_its_own(single: Path, tmp_path: Path):
+    copy = with_metrics(Path(shutil.copytree(single, tmp_path / "copy")), "accuracy", "rouge_l")
+    lines = printed(copy).splitlines()
+    assert "SSR: score after each stage, in %" in lines[0]
+    head = next(at for at, line in enumerate(lines) if line.strip().startswith("after"))
+    assert "accuracy" in " ".join(lines[head - 1 : head + 2])
+    assert "ROUGE-L" in " ".join(lines[head - 1 : head + 2])
+
+
 def test_an_unfinished_run_shows_what_is_there(unfinished: Path):
     text = printed(unfinished)
     assert "03-routing" in text

@@ -97,6 +97,20 @@ def test_largest_remainder_adds_up_and_never_exceeds_a_cluster(sizes: list[int],
     assert all(abs(part - wanted * size / sum(sizes)) < 1 for part, size in zip(parts, sizes, strict=True))
 
 
+@pytest.mark.parametrize(
+    ("shares", "wanted", "parts"),
+    [
+        ([219, 227, 86], 436, [180, 186, 70]),  # 179.48..., 186.03..., 70.48...: the first two remainders are equal
+        ([86, 227, 219], 436, [71, 186, 179]),
+        ([1] * 7, 3, [1, 1, 1, 0, 0, 0, 0]),
+        ([49, 49, 2], 10, [5, 5, 0]),
+        ([10**17 + 1, 10**17], 1, [1, 0]),
+    ],
+)
+def test_of_equal_remainders_the_first_gains(shares: list[int], wanted: int, parts: list[int]) -> None:
+    assert largest_remainder(shares, wanted) == parts
+
+
 def test_improved_selection_has_the_count_asked_for_and_is_spread_from_its_start() -> None:
     stream = np.random.RandomState(1)
     centres = np.eye(4)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 
 from everlearn.data.instance import Instance
 from everlearn.data.samples import first_rows
+from everlearn.shares import share_of
 
 _MOST_OF = 0.5  # a group with more of the rows is never held out
 _PHRASES = 0.2  # chosen here: answers alike that tie together more of the rows than this are phrases
@@ -55,7 +56,7 @@ class Rows:
         if len(order) < 2:
             return None
         random.Random(seed).shuffle(order)
-        count = min(max(1, round(ratio * len(order))), len(order) - 1)
+        count = min(max(1, round(share_of(ratio, len(order)))), len(order) - 1)
         sizes = Counter(group)
         aside = set([name for name in order if sizes[name] <= _MOST_OF * len(group)][:count])
         return self._where([name not in aside for name in group]), self._where([name in aside for name in group])

@@ -18,6 +18,7 @@ from itertools import groupby
 
 from everlearn.data.instance import Instance, Task
 from everlearn.errors import DataError
+from everlearn.shares import share_of
 
 TAIL_RATIO = 0.01  # the published 1 % sample is the only one cut from the end
 
@@ -38,7 +39,7 @@ def published_sample(task: Task, ratio: float, *, rows_in_all: int | None = None
     """
     if not 0 < ratio <= 1:
         raise DataError(f"a sample of {ratio} of the rows of task {task.name}: give a ratio above 0 and up to 1.")
-    count = max(1, round(ratio * (rows_in_all or len(task.train))))
+    count = max(1, round(share_of(ratio, rows_in_all or len(task.train))))
     cut = last_rows if ratio <= TAIL_RATIO else first_rows
     return cut(task.train, count, task.labels)
 

@@ -20,6 +20,7 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, write_jsonl
 from everlearn.methods.base import Method, MethodOptions, StageContext, StepRunner
 from everlearn.methods.registry import register
+from everlearn.shares import share_of
 
 
 class KMeansRehearsalOptions(MethodOptions):
@@ -99,4 +100,4 @@ class KMeansRehearsal(Method):
 
 def rows_to_take(task: Task, ratio: float) -> int:
     """M: the share of the training rows, at least one."""
-    return max(1, round(ratio * len(task.train)))
+    return max(1, round(share_of(ratio, len(task.train))))

@@ -18,6 +18,7 @@ from everlearn.data.samples import published_sample
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.seeds import derive
+from everlearn.shares import share_of
 
 
 class RandomRehearsalOptions(MethodOptions):
@@ -59,5 +60,5 @@ def drawn_sample(task: Task, ratio: float, seed: int) -> list[Instance]:
         The rows in the order of the data.
     """
     stream = random.Random(derive(seed, "random_rehearsal", task.name))
-    places = stream.sample(range(len(task.train)), max(1, round(ratio * len(task.train))))
+    places = stream.sample(range(len(task.train)), max(1, round(share_of(ratio, len(task.train)))))
     return [task.train[at] for at in sorted(places)]

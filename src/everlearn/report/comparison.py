@@ -105,7 +105,7 @@ def _verdict(study: Study) -> Html | None:
     first, second = ranked[0].estimate("AR"), ranked[1].estimate("AR")
     if first.low is None or second.high is None:
         return None
-    if first.value == second.value:
+    if score(first.value) == score(second.value):
         both = [el("strong", name_of(method.title)) for method in ranked[:2]]
         return el("p", both[0], " and ", both[1], " reach the same AR, which no other method exceeds.")
     words: list[Child] = [el("strong", name_of(ranked[0].title)), " has the highest AR"]

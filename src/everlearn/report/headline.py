@@ -9,8 +9,6 @@ from everlearn.report.markup import Child, Html, el, join, name_of
 from everlearn.report.numbers import in_words, mean, percent, plural, score
 from everlearn.report.study import MethodRuns, Study
 
-SAME = 0.05  # scores are shown to one decimal
-
 
 @dataclass(frozen=True, slots=True)
 class Kept:
@@ -134,7 +132,7 @@ class _Words:
             return join((start, self.amount(method.score(done, newest).value), f" {self.of} ", name_of(newest)))
         several = len(found.tasks) > 1
         tasks = f"the first {in_words(len(found.tasks))} tasks" if several else "the first task"
-        if abs(found.now - found.then) < SAME:
+        if self.amount(found.now) == self.amount(found.then):
             change = join((f"as {'they were' if several else 'it was'} when just learnt",))
         else:
             direction = "down from" if found.now < found.then else "up from"
@@ -155,16 +153,17 @@ class _Words:
             if before is None or now is None:
                 continue
             what = "general ability" if meaning is MICROTASKS else "perplexity on ordinary text (lower is better)"
-            change = "rises" if now > before else "falls"
+            shown = written(meaning, now)
+            same = shown == written(meaning, before)
+            change = "stays at" if same else "rises" if now > before else "falls"
             whose: list[Child] = (
                 ["With ", name_of(best.title), f", {what}"] if self.study.is_comparison else [what.capitalize()]
             )
             parts += [
                 *whose,
-                f" {change} from ",
-                written(meaning, before),
-                " to ",
-                el("strong", written(meaning, now)),
+                f" {change} ",
+                None if same else f"from {written(meaning, before)} to ",
+                el("strong", shown),
                 ".",
             ]
             break

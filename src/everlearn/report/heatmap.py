@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from everlearn.report.definitions import metric_title
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import interval, score
 from everlearn.report.study import MethodRuns, Study
@@ -29,7 +30,7 @@ def heat_maps(study: Study) -> Html:
         "div",
         el(
             "p",
-            "Rows: after which stage; columns: which task; in per cent, higher is better. "
+            f"Rows: after which stage; columns: which task; {_metrics(study)}in per cent, higher is better. "
             "Outlined: just after the task was learnt; below it: what has been kept; above it: before its turn. ",
             f"Small figures: {small}. ",
             scale,
@@ -39,9 +40,21 @@ def heat_maps(study: Study) -> Html:
     )
 
 
+def matrix_title(study: Study) -> str:
+    """What the matrix shows: the metric of all tasks, or scores where they differ."""
+    name = metric_title(study.shared_metric) or "scores"
+    return f"{name[0].upper()}{name[1:]} after every stage"
+
+
 def any_measured(method: MethodRuns, study: Study) -> bool:
     """Whether there is any number to show."""
     return any(value is not None for task in study.tasks for value in method.course(task))
+
+
+def _metrics(study: Study) -> str:
+    if study.shared_metric:
+        return f"{metric_title(study.shared_metric)} "
+    return f"{', '.join(f'{short(task, 22)} {metric_title(study.metric_of(task))}' for task in study.tasks)}; "
 
 
 def level_of(value: float) -> int:
@@ -53,7 +66,9 @@ def _figure(method: MethodRuns, study: Study) -> Html:
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
     tag = el("span", f" {method.remark}", class_="tag") if method.remark else None
     heads: list[Child] = ["after"]
-    heads += [el("th", el("span", name_of(short(task, 22))), scope="col", title=task) for task in study.tasks]
+    for task in study.tasks:
+        tip = f"{task}: {metric_title(study.metric_of(task))}"
+        heads.append(el("th", el("span", name_of(short(task, 22))), scope="col", title=tip))
     rows = []
     for stage in range(method.finished + 1):
         name = "base model" if stage == 0 else method.first.stages[stage - 1].name
@@ -65,7 +80,7 @@ def _figure(method: MethodRuns, study: Study) -> Html:
         "figure",
         el("figcaption", el("strong", name_of(method.title)), seeds, tag),
         scrolling_table(
-            f"Accuracy matrix of {method.title}",
+            f"{matrix_title(study)}: {method.title}",
             heads,
             rows,
             css=f"heat{' many' if len(study.tasks) > WIDE else ''}",

@@ -17,7 +17,7 @@ from everlearn.report.curves import average_curve, curves
 from everlearn.report.data import data
 from everlearn.report.forgotten import forgotten
 from everlearn.report.headline import headline, metrics_line, unfinished
-from everlearn.report.heatmap import any_measured, heat_maps
+from everlearn.report.heatmap import any_measured, heat_maps, matrix_title
 from everlearn.report.markup import Html, el, name_of, stylesheet
 from everlearn.report.numbers import plural
 from everlearn.report.provenance import provenance
@@ -109,7 +109,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("comparison", "Comparison of methods", comparison(study) if several else None),
         (
             "matrix",
-            "Accuracy after every stage",
+            matrix_title(study),
             heat_maps(study) if any(any_measured(method, study) for method in study.methods) else None,
         ),
         ("curves", "Learning and forgetting", curves(study)),

@@ -216,6 +216,12 @@ class Study:
                     return facts.metric
         return ""
 
+    @property
+    def shared_metric(self) -> str:
+        """Name of the main metric that all tasks have in common; empty where they differ."""
+        names = {self.metric_of(task) for task in self.tasks}
+        return names.pop() if len(names) == 1 else ""
+
     def learnt_at(self, task: str) -> int | None:
         """The stage at which the stream brings a task."""
         for method in self.methods:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, metric_title, written
 from everlearn.report.headline import best_of, unfinished
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
@@ -57,7 +57,7 @@ def matrix_table(folder: Path) -> Group:
         parts.append(_plain(f"Unfinished: {what}. Shown is what is there so far.\n"))
     for method in study.methods:
         if method.first.matrix:
-            parts += [_heading(method), _matrix(method, study)]
+            parts += [_heading(method, study), _matrix(method, study)]
     if any(method.finished for method in study.methods):
         parts.append(_plain("In brackets: just after the task was learnt.\n"))
     if len(study.methods) > 1:
@@ -68,12 +68,13 @@ def matrix_table(folder: Path) -> Group:
     return Group(*parts)
 
 
-def _heading(method: MethodRuns) -> Text:
+def _heading(method: MethodRuns, study: Study) -> Text:
     heading = _plain(method.title)
     heading.stylize("bold")
     bound = f" ({method.remark})" if method.remark else ""
     seeds = f", mean of {len(method.runs)} seeds" if len(method.runs) > 1 else ""
-    return heading.append(f"{bound}: score (%) after each stage{seeds}, higher is better", style="not bold")
+    what = metric_title(study.shared_metric) or "score"
+    return heading.append(f"{bound}: {what} after each stage{seeds}, in %, higher is better", style="not bold")
 
 
 def _matrix(method: MethodRuns, study: Study) -> SideBySide:
@@ -86,7 +87,9 @@ def _matrix(method: MethodRuns, study: Study) -> SideBySide:
     for task in study.tasks:
         learnt = [bool(stage) and task in method.first.stages[stage - 1].tasks for stage in stages]
         values = [method.score(stage, task).value for stage in stages]
-        columns.append(Column(_plain(task), [_cell(*pair) for pair in zip(values, learnt, strict=True)]))
+        metric = "" if study.shared_metric else metric_title(study.metric_of(task)).split(" (")[0]
+        head = _plain(task).append(f"\n{visible(metric)}" if metric else "", style="dim")
+        columns.append(Column(head, [_cell(*pair) for pair in zip(values, learnt, strict=True)]))
     return SideBySide(_plain("after"), names, columns)
 
 

@@ -13,6 +13,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from everlearn.recipe import Section
+from everlearn.shares import share_of
 from everlearn.synthesis.prompts import PUBLISHED_LIMIT
 
 Preset = Literal["faithful", "improved"]
@@ -124,12 +125,12 @@ class Settings:
     @property
     def least(self) -> int:
         """Fewest rows to go on with."""
-        return math.ceil(self.minimum * self.count)
+        return math.ceil(share_of(self.minimum, self.count))
 
     @property
     def wanted(self) -> int:
         """Rows to select, spare ones included."""
-        return self.count + math.ceil(self.spare * self.count)
+        return self.count + math.ceil(share_of(self.spare, self.count))
 
     @property
     def is_clustered(self) -> bool:
@@ -142,7 +143,7 @@ class Settings:
         most = min(prompts, options.max_prompts or prompts)
         if not self.is_improved:
             return most, options.samples_per_prompt or 3
-        samples = math.ceil(options.oversampling * self.count)
+        samples = math.ceil(share_of(options.oversampling, self.count))
         if options.samples_per_prompt:
             return min(most, math.ceil(samples / options.samples_per_prompt)), options.samples_per_prompt
         most = min(most, samples)
@@ -176,4 +177,4 @@ def resolve(options: SynthesisOptions, count: int) -> Settings:
 
 def rows_asked_for(ratio: float, training_rows: int) -> int:
     """M: the share of the task's training rows, at least one."""
-    return max(1, round(ratio * training_rows))
+    return max(1, round(share_of(ratio, training_rows)))

@@ -86,12 +86,11 @@ def published_counts(sizes: Sequence[int], wanted: int, *, one_each: bool = Fals
     return [round(wanted * size / total) for size in sizes]
 
 
-def largest_remainder(shares: Sequence[float], wanted: int) -> list[int]:
+def largest_remainder(shares: Sequence[int], wanted: int) -> list[int]:
     """Whole numbers in the proportion of the shares that add up to `wanted`; of equal remainders the first gains."""
     total = sum(shares)
-    exact = [wanted * share / total for share in shares]
-    parts = [int(value) for value in exact]
-    by_remainder = sorted(range(len(shares)), key=lambda at: (parts[at] - exact[at], at))
+    parts = [wanted * share // total for share in shares]
+    by_remainder = sorted(range(len(shares)), key=lambda at: (-(wanted * shares[at] % total), at))
     for at in by_remainder[: wanted - sum(parts)]:
         parts[at] += 1
     return parts

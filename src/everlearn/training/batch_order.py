@@ -15,6 +15,7 @@ import torch
 from torch.utils.data import Dataset
 
 from everlearn.seeds import derive
+from everlearn.shares import share_of
 
 Row = TypeVar("Row")
 
@@ -36,7 +37,7 @@ class Batches(Dataset[list[Row]], Generic[Row]):
         self._drawn: tuple[int, list[int]] = (-1, [])
 
     def __len__(self) -> int:
-        return math.ceil(self.epochs * self._per_epoch) - self.done
+        return math.ceil(share_of(self.epochs, self._per_epoch)) - self.done
 
     def __getitem__(self, step: int) -> list[Row]:
         if not 0 <= step < len(self):

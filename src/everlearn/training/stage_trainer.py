@@ -37,6 +37,7 @@ from everlearn.files import write_json, write_jsonl
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.recipe import NOT_OF_A_STEP
 from everlearn.seeds import derive
+from everlearn.shares import share_of
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.batch_order import Batches
 from everlearn.training.hooks import PaddedBatch, TrainingHooks
@@ -191,7 +192,7 @@ class StageTrainer(Trainer):
     def run(self, key: str, tick: Tick) -> list[dict[str, float]]:
         """Trains from the last checkpoint, or from the start, to the end; returns the history."""
         self.create_optimizer()
-        warmup = math.ceil(self.config.warmup_ratio * len(self.steps))
+        warmup = math.ceil(share_of(self.config.warmup_ratio, len(self.steps)))
         kind = "constant_with_warmup" if self.config.scheduler == "constant" else self.config.scheduler
         self.lr_scheduler = get_scheduler(kind, self.optimizer, warmup, len(self.steps))
         done = load_partial(self.folder, key, self.model, self.optimizer, self.lr_scheduler)

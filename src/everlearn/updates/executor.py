@@ -25,6 +25,7 @@ from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.run_folder import UPDATE, refuse_other
 from everlearn.seeds import derive
+from everlearn.shares import share_of
 from everlearn.updates.account import data_line
 from everlearn.updates.folder import UpdateFolder, claim, now
 from everlearn.updates.loop import Row, Stretch, Trainer
@@ -257,7 +258,7 @@ class _Run:
         is_mixed = is_mixed and segment.releases != 1  # one version is shuffled anyway
         batch = self._order.at(position, mixed_until=segment.end if is_mixed else None)
         if segment.kind == "branch" and segment.releases and segment.releases > 1:
-            replayed = round(self.recipe.path.branch_replay_ratio * len(batch))
+            replayed = round(share_of(self.recipe.path.branch_replay_ratio, len(batch)))
             batch[:replayed] = self._order.earlier(position, self.plan.ends[segment.releases - 2], replayed)
         chosen = batch[share]
         rows = np.empty((len(chosen), self.recipe.training.block_tokens), dtype=np.int64)

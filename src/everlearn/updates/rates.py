@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from fractions import Fraction
 
+from everlearn.shares import share_of
 from everlearn.training.schedules import Schedule
 
 BRANCH_FORMS = {
@@ -58,7 +58,7 @@ class Rates:
             warm_up=warm_up,
             floor=self.floor,
             cycle=None if cycle == 1 else cycle * length,
-            explore=math.floor(Fraction(str(self.explore)) * length),
+            explore=math.floor(share_of(self.explore, length)),
         )
 
     def main(self, offset: int) -> Schedule:

@@ -47,12 +47,18 @@ def verdict(comparison: Mapping[str, Any]) -> str:
     entry, own = arm["difference"]["seen"][last], arm["difference"]["own"][last]
     low, high = entry["interval"]
     share, margin = arm["executed"]["ratio_to_ptfs"], comparison["margin_percent"]
-    reached = "reached" if entry["percent"] <= margin else "did not reach"
+    reached = "reached" if round(entry["percent"], 1) <= margin else "did not reach"
+    seen, bounds = _signed(entry["percent"]), f"{_signed(low)} to {_signed(high)}"
     return (
         f"Path switching {reached} the quality of pre-training from scratch at {100 * share:.0f} % of its steps: the "
-        f"last release's perplexity over all versions differs by {entry['percent']:+.1f} % ({low:+.1f} to {high:+.1f};"
-        f" lower is better, up to {margin:.0f} % counts as reached), on its own version by {own['percent']:+.1f} %."
+        f"last release's perplexity over all versions differs by {seen} % ({bounds}; lower is better, up to "
+        f"{margin:.0f} % counts as reached), on its own version by {_signed(own['percent'])} %."
     )
+
+
+def _signed(percent: float) -> str:
+    """One decimal with its sign; what is shown as nothing is not below it."""
+    return f"{round(percent, 1) + 0.0:+.1f}"
 
 
 def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
