@@ -149,6 +149,7 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
         return
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
+    recipe = recipe.model_copy(update={"model": prepared.model})
     claim(folder, recipe)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
