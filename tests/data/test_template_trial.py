@@ -45,6 +45,7 @@ def made(template: object) -> ChatTemplate:
         ("{{ 'a' | center(10000000000) }}", "takes more than 256 MiB of memory"),
         (CHATML + "{{ 'a' * 3000000 }}", "makes more than 1,000,020 characters of a conversation"),
         (CHATML.replace("{{ m['content'] }}", "{{ m['content'] * 99 }}"), "makes more than 2,200,000 characters"),
+        ("{% if messages | length < 3 %}{{ 1 / 0 }}{% endif %}" + SQUARE, "takes longer than 1 seconds"),
         ("{{ range(999) | random }}" + CHATML, "renders the same conversation differently each time"),
         (CHATML + "{{ lipsum(n=1) }}", "renders the same conversation differently each time"),
         ("{% macro a() %}{{ a() }}{% endmacro %}{{ a() }}", r"refuses .*recursion"),

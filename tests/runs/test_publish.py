@@ -145,7 +145,7 @@ def test_the_card_says_what_was_taught_and_escapes_it(tmp_path):
     assert front["library_name"] == "peft"
     assert "base_model" not in front
     matrix = json.loads((run / "matrix.json").read_text())
-    (line,) = [line for line in card.splitlines() if line.startswith(r"| ani\_mals | 8 | 8 |")]
+    (line,) = [line for line in card.splitlines() if line.startswith(r"| 2 | ani\_mals | 8 | 8 |")]
     assert line.endswith(f"{matrix['values'][-1][1]:.1f} |")
     for part in ("everlearn ", "rank: 2", "learning_rate", "## Licence", str(folder)):
         assert part in card or escaped(part) in card, part

@@ -80,28 +80,23 @@ def _tried(source: str, variables: Mapping[str, Any]) -> str:
     answer = {"role": "assistant", "content": "a"}
     short = [{"role": "user", "content": "q"}]
     long = [{"role": role, "content": LONG_TEXT} for role in ("user", "assistant", "user")]
-    try:
-        render = _renderer(source, variables)
-        for messages in (short, [*short, answer], long):
-            allowed = characters_allowed(sum(len(message["content"]) for message in messages))
-            for is_prompt in (True, False):
-                found = set()
-                for seed in range(_DRAWS if messages is short else 1):
-                    random.seed(seed)
-                    found.add(render(messages, is_prompt))
-                if len(found) > 1:
-                    return "renders the same conversation differently each time"
-                if any(len(text) > allowed for text in found):
-                    return f"makes more than {allowed:,} characters of a conversation"
-    except MemoryError:
-        raise
-    except Exception:  # left to the caller, who sees it again and can say it better
-        return ""
+    render = _renderer(source, variables)
+    for messages in (short, [*short, answer], long):
+        allowed = characters_allowed(sum(len(message["content"]) for message in messages))
+        for is_prompt in (True, False):
+            found = set()
+            for seed in range(_DRAWS if messages is short else 1):
+                random.seed(seed)
+                found.add(render(messages, is_prompt))
+            if len(found) > 1:
+                return "renders the same conversation differently each time"
+            if any(len(text) > allowed for text in found):
+                return f"makes more than {allowed:,} characters of a conversation"
     return ""
 
 
 def _renderer(source: str, variables: Mapping[str, Any]) -> Any:
-    """Renders as Transformers does."""
+    """Renders as Transformers does; nothing where that fails."""
     from jinja2.ext import Extension, loopcontrols
     from jinja2.nodes import Node
     from jinja2.parser import Parser
@@ -122,17 +117,21 @@ def _renderer(source: str, variables: Mapping[str, Any]) -> Any:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda format: str(format)}
-    template = environment.from_string(source)
 
     def render(messages: Sequence[Mapping[str, str]], is_prompt: bool) -> str:
-        return template.render(
-            messages=messages,
-            tools=None,
-            documents=None,
-            add_generation_prompt=is_prompt,
-            enable_thinking=False,
-            **variables,
-        )
+        try:
+            return environment.from_string(source).render(
+                messages=messages,
+                tools=None,
+                documents=None,
+                add_generation_prompt=is_prompt,
+                enable_thinking=False,
+                **variables,
+            )
+        except MemoryError:
+            raise
+        except Exception:  # left to the caller, who sees it again and can say it better
+            return ""
 
     return render
 

@@ -56,10 +56,11 @@ def model_card(
     is_adapter = recipe.model.tuning == "lora"
     kind = "LoRA adapter" if is_adapter else "fully tuned model"
     names = ", ".join(escaped(name) for name in matrix["trained_at"])
+    base = "the base model that ships with everlearn" if handed.base == "base" else escaped(handed.base)
     parts = [
         f"# {escaped(recipe.name)}",
-        f"A {kind} of {escaped(handed.base)}, taught {names} one after the other by everlearn "
-        f"({escaped(handed.label)}). It answers questions like those it was trained on.",
+        f"A {kind} of {base}, taught {names} by everlearn ({escaped(handed.label)}). It answers questions like those "
+        "it was trained on.",
         "## What it was taught",
         _scores(stream, matrix),
         f"Scores in per cent on held-out rows, greedy answers of at most {recipe.evaluation.max_new_tokens} tokens. "
@@ -71,7 +72,7 @@ def model_card(
         _fenced("yaml", _settings(recipe)),
         "everlearn {everlearn}, Transformers {transformers}, PEFT {peft}, PyTorch {torch}.".format(**handed.versions),
         "## Licence",
-        f"Not known to everlearn: the terms of the base ({escaped(handed.base)}) apply, and those of the data.",
+        f"Not known to everlearn: the terms of the base ({base}) apply, and those of the data.",
     ]
     return f"---\n{_front(recipe, handed)}---\n\n" + "\n\n".join(parts) + "\n"
 
@@ -97,14 +98,21 @@ def _front(recipe: Recipe, handed: Handed) -> str:
 
 def _scores(stream: TaskStream, matrix: Mapping[str, Any]) -> str:
     stages: Sequence[str] = matrix["stages"]
-    head = "| task | training rows | held-out rows | metric | base | just after training | at the end |"
-    lines = [head, "| --- | --- | --- | --- | --- | --- | --- |"]
+    head = "| stage | task | training rows | held-out rows | metric | base | just after training | at the end |"
+    lines = [head, "| --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, index in matrix["trained_at"].items():
         task, column = stream[name], matrix["tasks"].index(name)
         row = min(index, len(stages)) - 1
         values = [matrix["base"][column], matrix["values"][row][column], matrix["values"][-1][column]]
         shown = ["" if value is None else f"{value:.1f}" for value in values]
-        cells = [escaped(name), str(len(task.train)), str(len(task.evaluation)), escaped(task.metric), *shown]
+        cells = [
+            str(index),
+            escaped(name),
+            str(len(task.train)),
+            str(len(task.evaluation)),
+            escaped(task.metric),
+            *shown,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
