@@ -17,6 +17,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from typing import Any
 
 PROCESSOR_SECONDS = 3
@@ -117,10 +118,11 @@ def _renderer(source: str, variables: Mapping[str, Any]) -> Any:
     )
     environment.filters["tojson"] = lambda value, **_: json.dumps(value)
     environment.globals |= {"raise_exception": refuse, "strftime_now": lambda format: str(format)}
+    compiled = cache(lambda: environment.from_string(source))
 
     def render(messages: Sequence[Mapping[str, str]], is_prompt: bool) -> str:
         try:
-            return environment.from_string(source).render(
+            return compiled().render(
                 messages=messages,
                 tools=None,
                 documents=None,
