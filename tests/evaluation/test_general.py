@@ -19,6 +19,7 @@ from everlearn.models.loading import LoadedModel, load_model
 from everlearn.recipe import ModelConfig
 from tests.conftest import make_tiny_model
 from tests.evaluation.by_heart import ByHeart, answered
+from tests.odd_models import SWITCH, make_odd
 from tests.tiny_models import make_tokenizer
 
 TEXTS = ["the red cat runs", "a big dog sleeps and the small bird says yes", "no", "red red blue " * 9]
@@ -101,6 +102,17 @@ def test_batching_changes_nothing(loaded: LoadedModel, monkeypatch: pytest.Monke
     monkeypatch.setattr(general, "tokens_at_once", lambda *_, **__: 1)
     assert perplexity(loaded, TEXTS)["value"] == pytest.approx(together["value"], rel=1e-6)
     assert perplexity(loaded, TEXTS) == perplexity(loaded, TEXTS)
+
+
+@pytest.mark.parametrize("name", ["phi3", "phimoe", "deepseek_v32"])
+def test_a_passage_s_loss_does_not_depend_on_the_longest_passage(name: str) -> None:
+    tokenizer = make_tokenizer()
+    model = make_odd(name)
+    loaded = LoadedModel(model, tokenizer, "", "", 256, model.device)
+    texts = ["red cat " * count for count in (2, 9, SWITCH // 2, 40)]
+    losses = [plain_loss(loaded, ids_of(loaded, text)) for text in texts]
+    tokens = sum(len(ids_of(loaded, text)) - 1 for text in texts)
+    assert perplexity(loaded, texts)["value"] == pytest.approx(math.exp(sum(losses) / tokens), rel=1e-5)
 
 
 def test_special_tokens_in_the_text_are_read_as_text(loaded: LoadedModel) -> None:

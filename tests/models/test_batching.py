@@ -21,6 +21,11 @@ def test_items_of_like_length_are_together_the_longest_first_padding_included() 
     assert list(by_length([], len, 12)) == []
 
 
+def test_items_of_two_sides_are_never_together() -> None:
+    lengths = [3, 9, 4, 8, 4]
+    assert list(by_length(lengths, lambda length: length, 99, lambda length: length > 4)) == [[9, 8], [4, 4, 3]]
+
+
 def test_running_out_of_memory_is_told_from_other_errors() -> None:
     assert ran_out_of_memory(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB."))
     assert not ran_out_of_memory(RuntimeError("size mismatch"))

@@ -16,9 +16,11 @@ from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.embeddings import embed_sentences, embed_texts, sentence_fingerprint
-from everlearn.models.loading import base_of, load_model
+from everlearn.models.loading import LoadedModel, base_of, load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.conftest import ARCHITECTURES, make_tiny_model
+from tests.odd_models import SWITCH, make_kind, make_odd
+from tests.tiny_models import make_tokenizer
 
 TEXTS = ["the red cat", "Input: yes", "a", "the red cat and the blue dog went out for a long long walk", ""]
 
@@ -43,6 +45,28 @@ def test_batching_does_not_change_vectors(folder: Path) -> None:
     loaded = load_model(ModelConfig(base=str(folder), dtype="float32"))
     whole, single = embed_texts(loaded, TEXTS), embed_texts(loaded, TEXTS, batch_tokens=1)
     np.testing.assert_allclose(whole, single, atol=1e-5)
+
+
+def of_model(model) -> LoadedModel:
+    return LoadedModel(model, make_tokenizer(), "", "", 256, model.device)
+
+
+@pytest.mark.parametrize("name", ["phi3", "phimoe", "deepseek_v32"])
+def test_a_vector_does_not_depend_on_the_longest_text(name: str) -> None:
+    loaded = of_model(make_odd(name))
+    texts = ["red cat " * count for count in (2, 9, SWITCH // 2, 40)]
+    alone = np.concatenate([embed_texts(loaded, [text]) for text in texts])
+    np.testing.assert_allclose(embed_texts(loaded, texts), alone, atol=1e-5)
+
+
+LLAMA4 = {"num_local_experts": 2, "head_dim": 8, "intermediate_size_mlp": 64, "num_key_value_heads": 2}
+
+
+@pytest.mark.parametrize(("kind", "more"), [("llama4_text", LLAMA4), ("modernbert-decoder", {})])
+def test_models_that_hide_their_decoder_are_embedded(kind: str, more: dict[str, int]) -> None:
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    loaded = of_model(make_kind(kind, **sizes, **more))
+    assert embed_texts(loaded, TEXTS).shape == (len(TEXTS), 32)
 
 
 def test_texts_are_cut_to_the_context_and_to_the_longest_text(

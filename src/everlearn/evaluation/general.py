@@ -14,6 +14,7 @@ from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, r
 from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Generator, Sampling
 from everlearn.models.batching import by_length, tokens_at_once
+from everlearn.models.sides import Sides
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -74,7 +75,7 @@ def perplexity(
     read = 0
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
     most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
-    for batch in by_length(windows, lambda window: len(window.ids), most):
+    for batch in by_length(windows, lambda window: len(window.ids), most, Sides(loaded.model).of):
         if tick:
             tick(read, len(windows))
         read += len(batch)

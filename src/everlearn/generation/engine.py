@@ -1,13 +1,15 @@
 """Generation with a Transformers model in this process, on a CPU or a GPU.
 
 The gain over `generate` lies in what is not computed: rows end as soon as they are complete (end token, stop
-string, limit), finished rows leave the batch, equal greedy prompts are completed once.
+string, limit), finished rows leave the batch, equal greedy prompts are completed once. Rows are computed together only
+where each is computed as it would be alone (`models/sides.py`, `plain_state.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
@@ -15,7 +17,7 @@ import torch
 from everlearn.errors import UserError
 from everlearn.generation.decoding import Batch, Decoder, KeyValueState, Prompt
 from everlearn.generation.memory import cached_tokens
-from everlearn.generation.plain_state import PlainState
+from everlearn.generation.plain_state import PlainState, bears_padding
 from everlearn.generation.prefix_tree import Node, plan
 from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
 from everlearn.generation.rows import Row
@@ -23,6 +25,7 @@ from everlearn.generation.shared_cache import attending
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
 from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
+from everlearn.models.sides import Sides
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -69,6 +72,8 @@ class TransformersGenerator:
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
         self._max_batch_tokens = max_batch_tokens
         self.shares_prefixes: bool | None = None
+        self._bears_padding = True
+        self._sides = Sides(_inner(model))
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
         self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
 
@@ -112,19 +117,36 @@ class TransformersGenerator:
     ) -> None:
         """Completes distinct prompts with at most so many tokens cached at a time."""
         inner = _inner(self._model)
-        pad = self._tokenizer.pad_token_id or 0
         if self.shares_prefixes is None:
             self.shares_prefixes = SharedState.fits(inner)
-        state: KeyValueState
-        if self.shares_prefixes:
-            state = SharedState(inner, pad, min(self._max_rows, len(prompts) * copies), cached)
-            batches = self._shared_batches(prompts, copies, cached)
-        else:
-            state = PlainState(inner, pad)
-            batches = self._batches(prompts, copies, cached, None)
-        decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
-        with attending(inner) if self.shares_prefixes else nullcontext():
-            decoder.run(batches, copies)
+            self._bears_padding = self.shares_prefixes or bears_padding(inner)
+        groups: dict[_Company, list[Prompt]] = {}
+        for prompt in prompts:
+            groups.setdefault(self._company(prompt), []).append(prompt)
+        pad = self._tokenizer.pad_token_id or 0
+        for company, members in groups.items():
+            state: KeyValueState
+            is_shared = self.shares_prefixes and company.length is None
+            if is_shared:
+                state = SharedState(inner, pad, min(self._max_rows, len(members) * copies), cached, company.last)
+            else:
+                state = PlainState(inner, pad, company.last, is_padded=company.length is None)
+            # a prefix alone may be on another side than the prompts that begin with it
+            has_prefixes = is_shared and company.side == 0
+            batches = (self._shared_batches if has_prefixes else self._batches)(members, copies, cached)
+            decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
+            with attending(inner) if is_shared else nullcontext():
+                decoder.run(batches, copies)
+
+    def _company(self, prompt: Prompt) -> _Company:
+        """With which other prompts this one may be computed."""
+        length = len(prompt.token_ids)
+        side = self._sides.of(length)
+        end = self._sides.end(side)
+        crosses = self._sides.of(length + prompt.limit - 1) != side  # the last token is never fed
+        if crosses or not self._bears_padding:
+            return _Company(side, None, length)
+        return _Company(side, None if end is None else end - 2)
 
     def _halve(self, cached: int) -> None:
         """Lowers all limits after memory ran out with so many tokens cached.
@@ -164,7 +186,7 @@ class TransformersGenerator:
         for node, members in plan([prompt.token_ids for prompt in prompts], copies):
             yield from self._batches([prompts[i] for i in members], copies, cached, node)
 
-    def _batches(self, prompts: list[Prompt], copies: int, cached: int, node: Node | None) -> Iterator[Batch]:
+    def _batches(self, prompts: list[Prompt], copies: int, cached: int, node: Node | None = None) -> Iterator[Batch]:
         """Prompts below one node in batches of similar lengths."""
         shared = node.depth if node else 0
         batch: list[Prompt] = []
@@ -188,6 +210,21 @@ class TransformersGenerator:
 def make_generator(loaded: LoadedModel) -> Generator:
     """The engine for a loaded model."""
     return TransformersGenerator(loaded.model, loaded.tokenizer, context_length=loaded.context_length)
+
+
+@dataclass(frozen=True, slots=True)
+class _Company:
+    """Prompts that may be computed together.
+
+    Attributes:
+        side: Of the model (`Sides`), on which they begin.
+        last: The last position of this side; None: that of the context.
+        length: That all of them have, where padding or a change of side within the answer demands it.
+    """
+
+    side: int
+    last: int | None
+    length: int | None = None
 
 
 class _Collector:

@@ -126,6 +126,8 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """The attention function that Transformers calls; shapes as in its `sdpa_attention_forward`."""
     asked = [name for name in SPECIAL if options.get(name) is not None]
+    if attention_mask is not None and attention_mask.numel() > 1:
+        asked.append("a mask of its own")
     if asked or key.shape[-1] != value.shape[-1] or key.shape[2] != query.shape[2]:
         raise UnsupportedAttentionError(", ".join(asked) or "keys, values and queries of different shapes")
     cache = _current.get()
@@ -158,7 +160,7 @@ def run(
     try:
         output = model(
             input_ids=ids,
-            # given whole, so that the model builds no mask of its own; `shared_prefix_attention` ignores it
+            # given whole, so that the model builds no mask; one with more elements is of its own making
             attention_mask=torch.ones((1, 1, 1, 1), dtype=torch.bool, device=ids.device),
             position_ids=positions,
             past_key_values=cache,

@@ -24,11 +24,7 @@ from everlearn.generation.shared_cache import (
     attending,
     run,
 )
-
-TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""Root mean square difference of logits from a plain forward pass, in their standard deviations, for `fits`."""
-TOLERANCE_ELSEWHERE = 0.1
-"""In bfloat16 0.01 to 0.03 was measured, with up to 32 layers."""
+from everlearn.models.padding import tolerance
 
 
 class SharedState:
@@ -39,16 +35,25 @@ class SharedState:
         pad_token: Any token id.
         max_rows: Most rows at a time, unless a single batch has more.
         max_tokens: Most tokens cached at a time, unless a single batch has more.
+        last_position: Of the rows to come; None: that of the model's context.
     """
 
-    def __init__(self, model: PreTrainedModel, pad_token: int, max_rows: int, max_tokens: int) -> None:
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        pad_token: int,
+        max_rows: int,
+        max_tokens: int,
+        last_position: int | None = None,
+    ) -> None:
         self._model = model
         self._pad_token = pad_token
         self._max_rows = max_rows
         self._max_tokens = max_tokens
         accepted = inspect.signature(model.forward).parameters
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
-        self._last_position = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30) - 1
+        context = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
+        self._last_position = context - 1 if last_position is None else last_position
         self._store = RowStore(max_rows, max_tokens)
         self._positions: list[int] = []  # of the next token of each row
         self._needed: list[int] = []  # most columns that each row may come to use
@@ -79,7 +84,7 @@ class SharedState:
 
     def step(self, tokens: Tensor) -> Tensor:
         """One token further in every row."""
-        # a finished row that has not left yet may be at the end of the context
+        # a finished row that has not left yet may be beyond its end
         positions = torch.tensor([min(position, self._last_position) for position in self._positions])
         self._store.begin_step()
         logits = run(self._model, self._store, tokens[:, None], positions[:, None].to(tokens.device), self._last_only)
@@ -144,8 +149,7 @@ class SharedState:
         except (UnsupportedAttentionError, AssertionError, AttributeError, RuntimeError, TypeError, ValueError):
             return False
         expected = torch.cat(plain)
-        tolerance = TOLERANCE.get(model.dtype, TOLERANCE_ELSEWHERE)
-        return bool((shared - expected).square().mean().sqrt() <= tolerance * expected.std())
+        return bool((shared - expected).square().mean().sqrt() <= tolerance(model) * expected.std())
 
 
 def _columns(prompt: Prompt, node: Node | None) -> int:

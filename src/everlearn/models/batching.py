@@ -29,17 +29,24 @@ def tokens_at_once(device: str, elsewhere: int, *, vocabulary: int | None = None
     return tokens if vocabulary is None else max(1, min(tokens, MOST_LOGITS // vocabulary))
 
 
-def by_length(items: Sequence[Item], length: Callable[[Item], int], most_tokens: int) -> Iterator[list[Item]]:
+def by_length(
+    items: Sequence[Item],
+    length: Callable[[Item], int],
+    most_tokens: int,
+    side: Callable[[int], int] = lambda length: 0,
+) -> Iterator[list[Item]]:
     """Items of like length together, the longest first.
 
     Args:
         items: To be computed.
         length: Tokens of one.
         most_tokens: Of one batch, padding included; an item that is longer is one alone.
+        side: Of a length (`Sides.of`); a batch holds items of one side.
     """
     batch: list[Item] = []
     for item in sorted(items, key=length, reverse=True):
-        if batch and (len(batch) + 1) * length(batch[0]) > most_tokens:
+        is_full = batch and (len(batch) + 1) * length(batch[0]) > most_tokens
+        if is_full or (batch and side(length(item)) != side(length(batch[0]))):
             yield batch
             batch = []
         batch.append(item)

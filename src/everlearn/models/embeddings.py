@@ -27,6 +27,7 @@ from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.batching import by_length, tokens_at_once
 from everlearn.models.faults import told
 from everlearn.models.folders import PICKLED, content_hash
+from everlearn.models.sides import Sides
 from everlearn.ordinary_files import inside, is_folder, is_regular, read_text, shown
 
 if TYPE_CHECKING:
@@ -66,7 +67,8 @@ def embed_texts(
     done = 0
     with torch.inference_mode():
         most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
-        for batch in by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens):
+        side = Sides(loaded.model).of
+        for batch in by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens, side):
             width = max(len(bos) + len(ids[at]) for at in batch)
             tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
             mask = torch.zeros((len(batch), width), dtype=torch.long)
@@ -176,7 +178,11 @@ def _check_sentence_folder(folder: Path, name: str) -> None:
 def _decoder(loaded: LoadedModel) -> Module:
     """The model without its output head."""
     from peft import PeftModel
+    from transformers import PreTrainedModel
 
     model = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
     decoder: Module = model.get_decoder()
-    return decoder
+    if isinstance(decoder, PreTrainedModel) and decoder is not model:
+        return decoder
+    # Llama 4 gives itself, ModernBERT's decoder its head
+    return next(part for part in model.children() if isinstance(part, PreTrainedModel))

@@ -33,6 +33,7 @@ from everlearn.models.folders import content_hash
 from everlearn.models.formats import has_native_bfloat16
 from everlearn.models.json_files import read_object
 from everlearn.models.memory import GIB, total_bytes
+from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, check_source, find_base
 from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, shown
@@ -109,10 +110,12 @@ def check_model(config: ModelConfig, *, trains: bool = False) -> ModelConfig:
             except ImportError as error:
                 reason = reason_of(error)
                 raise ModelError(f"{source.label} needs a package that is not installed ({reason}).") from None
-        if "past_key_values" not in inspect.signature(model.forward).parameters:
+        has_cache = "past_key_values" in inspect.signature(model.forward).parameters
+        if not has_cache or not model._supports_default_dynamic_cache():
             raise ModelError(
                 f"{source.label}: {settings.model_type} models keep what they have read in a way of their "
-                "own (no past_key_values), which generation here does not know: choose a model with attention."
+                f"own ({'no DynamicCache' if has_cache else 'no past_key_values'}), which generation here does not "
+                "know: choose a model with attention."
             )
         _check_room(source.label, model.num_parameters(), config, device, trains=trains)
         lora = with_targets(config.lora, model if config.tuning == "lora" else None)
@@ -168,7 +171,8 @@ def load_model(
         seed: Of a fresh adapter's first matrices.
 
     Raises:
-        ModelError: as `check_model`, or files that are damaged or do not fit together.
+        ModelError: as `check_model`, files that are damaged or do not fit together, or a model whose answers depend
+            on the rows that it is computed with.
     """
     source = find_base(config)
     tokenizer = read_tokenizer(source)
@@ -187,10 +191,10 @@ def load_model(
     if inner is not None and config.tuning == "full":
         weights = BaseSource(inner, str(inner), key="checkpoint")
         check_source(weights)
-    model: PreTrainedModel | PeftModel
-    model = _read_weights(weights, read_config(weights), _dtype(config, device))
+    plain = _read_weights(weights, read_config(weights), _dtype(config, device))
     with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
-        model = model.to(device)
+        plain = plain.to(device)
+    model: PreTrainedModel | PeftModel = plain
     _check_numbers(model, weights.label)
     model.requires_grad_(trainable and config.tuning == "full")
     if source.commit is not None:  # else a saved adapter names this machine's cache folder as its base
@@ -201,6 +205,7 @@ def load_model(
         model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit)
     context = context_of(read_config(source))
     _check_answers(model.eval(), source.label if inner is None else str(inner))
+    check_padding(plain, source.label)
     return LoadedModel(model, tokenizer, fingerprint, base_hash, context, device)
 
 

@@ -22,6 +22,7 @@ from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from everlearn.models.batching import by_length
+from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.losses import answer_cross_entropy
 from everlearn.training.packing import Packing, pack
@@ -77,14 +78,19 @@ class AnswerLoss:
         self.device = next(model.parameters()).device
         self.autocast = autocast
         self.is_packed = False
+        self._side = Sides(self.inner).of
 
     def micro_batches(self, rows: Sequence[EncodedRow], most_tokens: int) -> list[Packing | list[EncodedRow]]:
-        """Splits a batch into parts that are computed one after the other."""
-        if self.is_packed:
-            return [pack(groups) for groups in split_batch(rows, most_tokens)]
+        """Splits a batch into parts that are computed one after the other, each with rows of one side of the model."""
+        # a packed row lacks its last token, so only where rows are shortest is its side surely that of the whole row
+        packed = [row for row in rows if self.is_packed and self._side(len(row.ids)) == 0]
+        padded = rows if not packed else [row for row in rows if self._side(len(row.ids)) != 0]
+        parts: list[Packing | list[EncodedRow]] = []
+        if packed:
+            parts += [pack(groups) for groups in split_batch(packed, most_tokens)]
         vocabulary = self.inner.get_output_embeddings().weight.shape[0]
         most_tokens = min(most_tokens, max(1, MOST_LOGITS // vocabulary))
-        return [*by_length(rows, lambda row: len(row.ids), most_tokens)]
+        return [*parts, *by_length(padded, lambda row: len(row.ids), most_tokens, self._side)]
 
     def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
         """Summed cross-entropy over the answer tokens of a part of a batch."""

@@ -48,7 +48,7 @@ def packed_attention(
         query: (1, heads, tokens, width).
         key: (1, key heads, tokens, width).
         value: Likewise.
-        attention_mask: Of ordinary batches; not read when there is a packing.
+        attention_mask: Of ordinary batches; when there is a packing, of one element, or of the model's own making.
         scaling: Of the scores.
         dropout: Rate on the attention weights.
         packing: The layout of the tokens.
@@ -58,8 +58,8 @@ def packed_attention(
         (1, tokens, heads, width), and no weights.
 
     Raises:
-        ValueError: the model's attention has terms that only its own implementation computes, or the model has not
-            handed the packing down.
+        ValueError: the model's attention has terms or masks that only its own implementation computes, or the model
+            has not handed the packing down.
     """
     if packing is None:
         if attention_mask is not None and attention_mask.shape[-1] == 1 < query.shape[2]:
@@ -68,6 +68,8 @@ def packed_attention(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **others
         )
         return output, None
+    if attention_mask is not None and attention_mask.numel() > 1:
+        raise ValueError(f"{type(module).__name__} adds a mask of its own, which packing does not know")
     heads, width, dtype = query.shape[1], value.shape[3], value.dtype
     repeats = heads // key.shape[1]
     if any(others.get(name) is not None for name in _UNKNOWN_TERMS):
