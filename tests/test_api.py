@@ -71,7 +71,7 @@ def test_a_stream_made_in_python_is_kept_with_the_run_and_read_back_as_it_was(
     monkeypatch.chdir(tmp_path)
     everlearn.run(stream=STREAM, name="mine", method="sequential")
     recipe = executed[0][0]
-    assert len(list((tmp_path / "runs" / "mine" / "stream").iterdir())) == 6
+    assert len(list((tmp_path / "runs" / "mine" / "stream").iterdir())) == 5
     monkeypatch.chdir("/")
     entries = [task.model_dump() for task in recipe.stream.tasks]  # type: ignore[union-attr]
     shown, bare = everlearn.load_stream(entries)

@@ -9,9 +9,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.checking import checked
 from everlearn.errors import RecipeError
 from everlearn.files import write_jsonl
 from everlearn.recipe import EMBEDDED, MethodConfig, Recipe, load_recipe, make_recipe
+from everlearn.recipe_paths import anchored
+from everlearn.run_folder import RUN, refuse_other
 
 if TYPE_CHECKING:
     from everlearn.data.instance import TaskStream
@@ -20,12 +23,15 @@ if TYPE_CHECKING:
     from everlearn.runs.loop import RunResult
 
 
-def load_stream(tasks: str | Sequence[dict[str, Any]] = EMBEDDED, *, seed: int = 42, **options: Any) -> TaskStream:
-    """A stream of tasks: the embedded one, or one read from files.
+def load_stream(
+    tasks: str | Path | Sequence[dict[str, Any]] = EMBEDDED, *, seed: int | None = None, **options: Any
+) -> TaskStream:
+    """A stream of tasks: the embedded one, that of a recipe, or one read from files.
 
     Args:
-        tasks: `embedded`, or task entries as under `stream.tasks` of a recipe (`name`, `train`, ...).
-        seed: For held-out splits.
+        tasks: `embedded`, a recipe's YAML file, or task entries as under `stream.tasks` of a recipe (`name`, `train`,
+            ...).
+        seed: For held-out splits; nothing means the recipe's, which is 42 where there is none.
         options: Further keys of the recipe's `stream` section.
 
     Raises:
@@ -33,7 +39,11 @@ def load_stream(tasks: str | Sequence[dict[str, Any]] = EMBEDDED, *, seed: int =
     """
     from everlearn.data.stream import load_stream as load
 
-    return load(make_recipe({"stream": {"tasks": tasks, **options}}).stream, seed=seed)
+    if isinstance(tasks, str | Path) and str(tasks) != EMBEDDED:
+        recipe = load_recipe(tasks, {f"stream.{key}": value for key, value in options.items()})
+    else:
+        recipe = make_recipe({"stream": {"tasks": tasks, **options}})
+    return load(recipe.stream, seed=recipe.seed if seed is None else seed)
 
 
 def run(
@@ -57,7 +67,7 @@ def run(
         UserError: something cannot be done as asked.
     """
     from everlearn.data.instance import TaskStream
-    from everlearn.runs.loop import execute
+    from everlearn.runs.loop import claim, execute
 
     if stream is not None and not isinstance(stream, TaskStream):
         raise RecipeError(f"stream is of type {type(stream).__name__}: give what everlearn.load_stream returns.")
@@ -67,11 +77,21 @@ def run(
         tree["method"] = method
     for key, value in sections.items():
         tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
-    checked = make_recipe(tree)
+    wanted = anchored(make_recipe(tree), None)
     if stream is not None:
-        entries = _write_stream(stream, Path(checked.runs_dir) / checked.name / "stream")
-        checked = make_recipe({**checked.model_dump(mode="json"), "stream": {"tasks": entries}})
-    return execute(checked, progress=progress)
+        folder = Path(wanted.runs_dir) / wanted.name
+        files = _files_of(stream, folder.resolve() / "stream")
+        entries = [
+            {"name": task.name, "metric": task.metric, "labels": list(task.labels), **paths}
+            for task, paths in zip(stream, files, strict=True)
+        ]
+        wanted = make_recipe({**wanted.model_dump(mode="json"), "stream": {"tasks": entries}})
+        refuse_other(folder, RUN)
+        claim(folder, wanted)  # before the files of a run that stands there would be written over
+        for task, paths in zip(stream, files, strict=True):
+            for kind, path in paths.items():
+                write_jsonl(Path(path), (row.to_json() for row in getattr(task, kind)))
+    return execute(wanted, progress=progress)
 
 
 def compare(
@@ -86,10 +106,12 @@ def compare(
 
     if isinstance(methods, str):
         raise RecipeError(f"methods is the text {methods!r}: give a list of methods, such as ['sequential', 'ssr'].")
-    base = _recipe(recipe)
+    base = anchored(_recipe(recipe), None)
     if seeds is not None:
         base = make_recipe({**base.model_dump(mode="json"), "seeds": list(seeds)})
-    return run_all(base, [MethodConfig.model_validate(method) for method in methods], progress=progress)
+    return run_all(
+        base, [checked(MethodConfig, method, where=f"methods, {method!r}") for method in methods], progress=progress
+    )
 
 
 def inspect(recipe: Recipe | str | Path = EMBEDDED, *, rows: int = 2) -> Inspection:
@@ -110,16 +132,10 @@ def _recipe(given: Recipe | str | Path) -> Recipe:
     return load_recipe(given)
 
 
-def _write_stream(stream: TaskStream, folder: Path) -> list[dict[str, object]]:
-    """The stream as files that the readers take, one set a task."""
-    entries: list[dict[str, object]] = []
-    for task in stream:
-        paths = {}
-        for kind in ("train", "evaluation", "demonstrations"):
-            path = folder.resolve() / f"{task.name}.{kind}.jsonl"
-            write_jsonl(path, (row.to_json() for row in getattr(task, kind)))
-            paths[kind] = str(path)
-        if not task.demonstrations:
-            paths.pop("demonstrations")
-        entries.append({"name": task.name, **paths, "metric": task.metric, "labels": list(task.labels)})
-    return entries
+def _files_of(stream: TaskStream, folder: Path) -> list[dict[str, str]]:
+    """Where the rows of each task go: files that the readers take."""
+    kinds = ("train", "evaluation", "demonstrations")
+    return [
+        {kind: str(folder / f"{task.name}.{kind}.jsonl") for kind in kinds if getattr(task, kind) or kind != kinds[-1]}
+        for task in stream
+    ]

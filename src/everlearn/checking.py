@@ -28,7 +28,7 @@ def first_double(values: Iterable[object]) -> object | None:
     return next((value for value, count in Counter(values).items() if count > 1), None)
 
 
-def checked(kind: type[RecipeKind], tree: dict[str, Any], *, where: str) -> RecipeKind:
+def checked(kind: type[RecipeKind], tree: object, *, where: str) -> RecipeKind:
     """Checks a recipe of any kind, or a part of one.
 
     Raises:

@@ -109,8 +109,8 @@ def parse(text: str, where: str) -> object:
         mark = error.problem_mark or error.context_mark
         line = f", line {mark.line + 1}" if mark and "\n" in text.strip() else ""
         said = " ".join(part for part in (error.context, error.problem) if part)
-        kind = "" if isinstance(error, _RefusedError) else " is not valid YAML"
-        raise RecipeError(f"{where}{kind}{line}: {said}; mend it.") from None
+        kind, end = ("", ".") if isinstance(error, _RefusedError) else (" is not valid YAML", "; mend it.")
+        raise RecipeError(f"{where}{kind}{line}: {said}{end}") from None
     except (yaml.YAMLError, ValueError, KeyError, RecursionError) as error:  # an explicit tag, such as !!int x
         raise RecipeError(f"{where} is not valid YAML: {' '.join(str(error).split())}; mend it.") from None
 

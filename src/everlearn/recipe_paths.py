@@ -7,6 +7,7 @@ run folder alone was moved, they are looked for from where it was written.
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
@@ -55,9 +56,13 @@ def anchor(base: Path, text: str) -> str:
     given = Path(text).expanduser() if text.startswith("~") else Path(text)
     if given.is_absolute():
         return str(given) if text.startswith("~") else text
-    place = base / given
-    is_split = "@" in text and is_folder(base / text.rpartition("@")[0], RecipeError)
-    return str(place) if is_split or stat_of(place, RecipeError) is not None else text
+    return str(base / given) if _stands(base / given) else text
+
+
+def _stands(place: Path) -> bool:
+    """Whether a file, a folder, or the folder of a split is there."""
+    folder, at, _ = str(place).rpartition("@")
+    return stat_of(place, RecipeError) is not None or (at != "" and is_folder(folder, RecipeError))
 
 
 def with_paths(section: SectionKind, change: Callable[[str, str], str], at: str = "") -> SectionKind:
@@ -116,3 +121,35 @@ def anchored(recipe: SectionKind, base: Path | None, overridden: Collection[str]
         return found
 
     return with_paths(recipe, place)
+
+
+def portable(recipe: SectionKind, folder: Path) -> SectionKind:
+    """The recipe as a run folder keeps it: absolute paths made relative to the folder, beginning with a dot."""
+    return with_paths(recipe, lambda _, text: kept_path(text, folder))
+
+
+def located(recipe: SectionKind, folder: Path, written_in: object = None) -> SectionKind:
+    """The recipe that a run folder keeps, its paths absolute again.
+
+    Args:
+        recipe: As `portable` made it.
+        folder: Of the run, where it stands now.
+        written_in: Where it stood when it was made, if that is known.
+    """
+    return with_paths(recipe, lambda _, text: found_path(text, folder, written_in))
+
+
+def kept_path(text: str, folder: Path) -> str:
+    """An absolute path relative to a folder; others as they are."""
+    if not os.path.isabs(text) or os.path.realpath(text) != os.path.realpath(os.path.normpath(text)):
+        return text  # in the second case a link stands before a `..`
+    short = os.path.relpath(text, folder.absolute())
+    return short if short.startswith("..") else f"./{short}"
+
+
+def found_path(text: str, folder: Path, written_in: object = None) -> str:
+    """A path that a folder keeps, absolute: as it is now, or where that is not there, as it was when it was kept."""
+    if not text.startswith(("./", "../")) and text not in (".", ".."):
+        return text
+    places = [Path(os.path.normpath(place / text)) for place in (folder.absolute(), Path(str(written_in or folder)))]
+    return str(next((place for place in places if _stands(place)), places[0]))

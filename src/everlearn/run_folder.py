@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from everlearn.errors import RunError
-from everlearn.files import read_json
+from everlearn import recipe_file
+from everlearn.errors import RunError, UserError
+from everlearn.files import make_folder, read_json
 
 RUN = "run"
 COMPARISON = "comparison"
@@ -36,6 +37,8 @@ _IN_WORDS = {
 }
 _BEFORE_ALL = frozenset({".lock", "run.log", "bad_rows.jsonl", "report.html"})
 """What may stand in a folder before it says what it is."""
+_BEGUN = frozenset({"recipe.yaml", "plan.json", "comparison.json"})
+"""By which it says so."""
 _OWN = (
     *("recipe.yaml", "manifest.json", "plan.json", "comparison.json", "matrix.json", "metrics.json", "run.log"),
     *("report.html", "bad_rows.jsonl", "ledger.json", "quality.json", ".lock", "model", "tokenizer"),
@@ -89,6 +92,31 @@ def refuse_other(folder: Path, kind: str) -> None:
         )
 
 
+@contextmanager
+def unmade_if_refused(folder: Path) -> Iterator[None]:
+    """Makes the folder of what begins, which can be gone on with from its first second; takes it back if refused.
+
+    What stood there before, and a folder in which something has been computed, stays.
+
+    Raises:
+        RunError: the folder cannot be made.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    make_folder(folder)
+    before = {path.name for path in folder.iterdir()}
+    try:
+        yield
+    except Exception:
+        with suppress(OSError):
+            made = [path for path in folder.iterdir() if path.name not in before]
+            if all(path.name in _BEFORE_ALL | _BEGUN for path in made):
+                for path in made:
+                    path.unlink()
+                for place in missing:
+                    place.rmdir()
+        raise
+
+
 def refuse_links(folder: Path) -> None:
     """Refuses a run folder that is a link, or in which one stands where everlearn reads, writes or deletes.
 
@@ -122,9 +150,7 @@ def _stored(path: Path) -> dict[str, object] | None:
 
 def _recipe_keys(folder: Path) -> set[str]:
     """The keys of the folder's recipe; none where it has none."""
-    import yaml
-
-    with suppress(OSError, ValueError, yaml.YAMLError, RecursionError):
-        tree = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    with suppress(UserError):
+        tree = recipe_file.read(folder / "recipe.yaml", RunError, recipe_file.MOST_STORED_BYTES)
         return {str(key) for key in tree} if isinstance(tree, dict) else set()
     return set()

@@ -313,6 +313,7 @@ def test_a_comparison_of_another_recipe_is_refused_and_its_plan_kept(tmp_path: P
     recipe = tiny_recipe(tmp_path, tiny_model)
     folder = Path(recipe.runs_dir) / recipe.name
     claim(folder / "l2-s42", recipe.model_copy(update={"name": "l2-s42", "method": MethodConfig(name="l2")}))
+    (folder / "l2-s42" / "manifest.json").write_text('{"method": {}}')
     (folder / "plan.json").write_text("{}")
     other = recipe.model_copy(update={"training": recipe.training.model_copy(update={"epochs": 2})})
     with pytest.raises(RunError, match=r"l2-s42 holds a run of another recipe \(it differs in training\.epochs\)"):

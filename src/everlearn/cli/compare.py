@@ -28,7 +28,7 @@ def run(args: argparse.Namespace) -> int:
     from everlearn.runs.compare import compare, parse_methods
 
     recipe = read_recipe(args)
-    methods = parse_methods(args.methods, recipe) if args.methods else None
+    methods = parse_methods(args.methods, recipe) if args.methods is not None else None
     folder = Path(recipe.runs_dir) / recipe.name
     compare(recipe, methods, progress=make_display(args, folder))
     show(folder)

@@ -82,7 +82,7 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
     display = make_display(args, folder if is_first else None)
     if args.compare:
         return commands.compare(recipe, display)
-    if args.add_version:
+    if args.add_version is not None:
         return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
     if Path(args.recipe).is_dir():
         return commands.resume(folder, display)
@@ -96,6 +96,8 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     from everlearn.updates.folder import comparison_of, recipe_of
 
     overrides = read_keys(args)
+    if args.add_version is None and (args.version_id is not None or args.column is not None):
+        raise RecipeError("--version-id and --column say more of the version that --add-version adds: give that too.")
     if Path(args.recipe).is_dir():
         folder = named_folder(args.recipe)
         seeds = overrides.pop("seeds", None) if args.compare else None
@@ -109,7 +111,9 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
         if args.compare:
             raise RecipeError(f"{folder} is one run: give --compare a recipe, or the folder of a comparison.")
         return recipe, folder
-    if args.add_version:
+    if args.add_version is not None:
         raise RecipeError(f"--add-version goes with a run folder, and {args.recipe} is none: give runs/NAME.")
+    if "seeds" in overrides and not args.compare:
+        raise RecipeError("--seeds are those of a comparison: give --compare too, or one --seed.")
     recipe = load_update_recipe(args.recipe, overrides)
     return recipe, Path(recipe.runs_dir) / recipe.name

@@ -6,16 +6,20 @@ once, the base model evaluated once and asked to synthesize once. `comparison.js
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from everlearn.errors import RecipeError, RunError
+from everlearn.checking import checked, first_double
+from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_vouched, write_vouched
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
-from everlearn.run_folder import COMPARISON, kind_of, refuse_other
+from everlearn.recipe_file import parse
+from everlearn.recipe_paths import found_path, kept_path, located, portable
+from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets, try_base
 
 
@@ -27,19 +31,20 @@ def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
     Raises:
         RecipeError: an option without `=`.
     """
-    import yaml
-
     known = {method.name: method for method in [recipe.method, *reversed(recipe.compare)]}
     chosen = []
     for item in text.split(","):
         name, _, options = item.strip().partition(":")
         values: dict[str, Any] = dict(known[name].options) if name in known else {}
+        given: dict[str, object] = {}
         for option in filter(None, options.split(";")):
             key, equals, value = option.partition("=")
             if not equals:
                 raise RecipeError(f"--methods {item!r}: write options as name:key=value;key=value.")
-            values[key] = yaml.safe_load(value)
-        chosen.append(MethodConfig.model_validate({"name": name, **values}))
+            if key in given or key == "name":
+                raise RecipeError(f"--methods {item!r}: give each option once, and the name before the colon.")
+            given[key] = parse(value, f"--methods {item!r}: {value!r}")
+        chosen.append(checked(MethodConfig, {**values, **given, "name": name}, where=f"--methods {item!r}"))
     return chosen
 
 
@@ -91,29 +96,22 @@ def compare(
     seeds = list(seeds or recipe.seeds or [recipe.seed])
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
-    cache = str(cache_folder(recipe.runs_dir, recipe.cache_dir))
     refuse_other(folder, COMPARISON)
-    checked = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
-    for other in methods[1:]:
-        made = make_method(other.name, other.options)
-        made.check(checked.stream)
-        made.check_prompts(checked.stream, checked.tokenizer, checked.context_length)
-    tell_targets(recipe, checked, progress)
-    tell_about(checked.stream, progress)
-    recipe = recipe.model_copy(update={"model": checked.model})
-    plan = {
-        "recipe": recipe.model_dump(mode="json", exclude=set(NOT_OF_A_RUN)),
-        "methods": [{"name": method.name, **method.options} for method in methods],
-        "seeds": seeds,
-    }
-    runs = []
-    for seed in seeds:
-        for label, method in zip(labels, methods, strict=True):
-            name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
-            own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
-            runs.append((label, recipe.model_copy(update=own)))
-            refuse_foreign(folder / name, runs[-1][1])
-    write_vouched(folder / "plan.json", plan)
+    for name, one in _runs_of(recipe, methods, seeds).items():
+        refuse_foreign(folder / name, one)
+    with unmade_if_refused(folder):
+        if not (folder / "plan.json").exists():  # else what stands there stays until this one is known to be sound
+            write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
+        sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
+        for other in methods[1:]:
+            made = make_method(other.name, other.options)
+            made.check(sound.stream)
+            made.check_prompts(sound.stream, sound.tokenizer, sound.context_length)
+    tell_targets(recipe, sound, progress)
+    tell_about(sound.stream, progress)
+    recipe = recipe.model_copy(update={"model": sound.model})
+    write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
+    runs = [(labels[at % len(labels)], one) for at, one in enumerate(_runs_of(recipe, methods, seeds).values())]
     results: dict[str, list[RunResult]] = {label: [] for label in labels}
     entries: list[dict[str, object]] = []
     for label, one in runs[: len(labels)]:  # the first seed's; others are tried in their turn
@@ -137,6 +135,36 @@ def compare(
     return results
 
 
+def _runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[int]) -> dict[str, Recipe]:
+    """Folder name to recipe of each run, all methods of a seed together.
+
+    Raises:
+        RecipeError: two runs would share a folder.
+    """
+    cache = os.path.abspath(cache_folder(recipe.runs_dir, recipe.cache_dir))
+    runs = []
+    for seed in seeds:
+        for label, method in zip(labels_of(methods), methods, strict=True):
+            name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
+            own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
+            runs.append(recipe.model_copy(update=own))
+    if double := first_double(one.name for one in runs):
+        raise RecipeError(f"two methods of the comparison would share the folder {double}: name their options apart.")
+    return {one.name: one for one in runs}
+
+
+def _plan(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[int], folder: Path) -> dict[str, object]:
+    """What `plan.json` holds, from which a comparison goes on."""
+    cache = kept_path(os.path.abspath(cache_folder(recipe.runs_dir, recipe.cache_dir)), folder)
+    kept = portable(recipe.model_copy(update={"cache_dir": cache}), folder)
+    return {
+        "folder": str(folder.absolute()),
+        "recipe": kept.model_dump(mode="json", exclude=set(NOT_OF_A_RUN)),
+        "methods": [{"name": method.name, **method.options} for method in methods],
+        "seeds": list(seeds),
+    }
+
+
 def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None:
     """Recipe, methods and seeds of a comparison's folder; None when the folder is no comparison.
 
@@ -148,9 +176,15 @@ def planned(folder: Path) -> tuple[Recipe, list[MethodConfig], list[int]] | None
         return None
     try:
         plan = read_vouched(path)
-        recipe = make_recipe({**plan["recipe"], "runs_dir": str(folder.parent)}, where=str(path))
-        return recipe, [MethodConfig.model_validate(method) for method in plan["methods"]], list(plan["seeds"])
-    except (RunError, ValueError, TypeError, KeyError):
+        cache = plan["recipe"].get("cache_dir")
+        places = {
+            "runs_dir": str(folder.parent),
+            "cache_dir": cache and found_path(cache, folder, plan.get("folder")),
+        }
+        recipe = make_recipe({**plan["recipe"], **places, "seeds": plan["seeds"]}, where=str(path))
+        methods = [checked(MethodConfig, method, where=str(path)) for method in plan["methods"]]
+        return located(recipe.model_copy(update={"seeds": []}), folder, plan.get("folder")), methods, recipe.seeds
+    except (UserError, AttributeError, TypeError, KeyError):
         raise RunError(
             f"{path} is corrupt: give the comparison's own command again, which writes it anew; finished steps are "
             "kept."

@@ -10,8 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from everlearn import recipe_file
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
@@ -20,7 +21,8 @@ from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageCon
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
-from everlearn.run_folder import RUN, refuse_other
+from everlearn.recipe_paths import found_path, located, portable
+from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore
@@ -122,7 +124,9 @@ def execute(
     folder = folder or Path(recipe.runs_dir) / recipe.name
     progress = progress or LineProgress()
     refuse_other(folder, RUN)
-    prepared = prepare(recipe, folder, trains=True)
+    with unmade_if_refused(folder):
+        claim(folder, recipe)
+        prepared = prepare(recipe, folder, trains=True)
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
@@ -174,9 +178,11 @@ def recipe_of(folder: Path) -> Recipe:
     manifest = folder / "manifest.json"
     if not path.exists():
         raise RunError(f"{folder} is no run folder (it has no recipe.yaml): give the folder of a run.")
-    tree = _stored_recipe(path)
-    cache = read_vouched(manifest).get("cache_dir") if manifest.exists() else None
-    return make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
+    tree = read_stored(path, "delete this file and give the run's recipe to 'everlearn run' again")
+    known = read_vouched(manifest) if manifest.exists() else {}
+    cache = found_path(str(known["cache_dir"]), folder, known.get("folder")) if "cache_dir" in known else None
+    recipe = make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
+    return located(recipe, folder, known.get("folder"))
 
 
 def claim(folder: Path, recipe: Recipe) -> None:
@@ -185,12 +191,10 @@ def claim(folder: Path, recipe: Recipe) -> None:
     Raises:
         RunError: the folder was made by another recipe; names the keys that differ.
     """
-    import yaml
-
     refuse_foreign(folder, recipe)
     path = folder / "recipe.yaml"
-    if not path.exists():
-        write_text(path, yaml.safe_dump(_kept(recipe), sort_keys=False, allow_unicode=True))
+    if not path.exists() or not _has_begun(folder):
+        write_text(path, recipe_file.dump(_kept(portable(recipe, folder))))
 
 
 def refuse_foreign(folder: Path, recipe: Recipe) -> None:
@@ -199,14 +203,13 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     Raises:
         RunError: names the keys that differ.
     """
-    path = folder / "recipe.yaml"
-    if not path.exists():
+    if not (folder / "recipe.yaml").exists():
         return
-    made_with = make_recipe(_stored_recipe(path), where=str(path))  # newer keys than the run has take their defaults
-    differing = set(_differences(_kept(made_with), _kept(recipe)))
+    mine, made_with = located(portable(recipe, folder), folder), recipe_of(folder)  # newer keys take their defaults
+    differing = set(_differences(_kept(made_with), _kept(mine)))
     if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
         differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
-    if differing:
+    if differing and _has_begun(folder):
         raise RunError(
             f"{folder} holds a run of another recipe (it differs in {', '.join(sorted(differing))}): choose another "
             "--name, or delete the folder to start afresh; cached artifacts are reused either way."
@@ -218,8 +221,9 @@ def _kept(recipe: Recipe) -> dict[str, object]:
     return recipe.model_dump(mode="json", exclude={*NOT_OF_A_RUN, "cache_dir"})
 
 
-def _stored_recipe(path: Path) -> dict[str, Any]:
-    return read_stored(path, "delete this file and give the run's recipe to 'everlearn run' again")
+def _has_begun(folder: Path) -> bool:
+    """Whether more than the recipe is there: a command that was stopped while it read binds nobody."""
+    return (folder / "manifest.json").exists() or (folder / "stages").exists()
 
 
 def _differences(theirs: object, mine: object, at: str = "") -> list[str]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from everlearn.artifacts import FINGERPRINT, RECORD, fault_of, is_below, is_plain, read_record, remove_files
 from everlearn.errors import RunError
 from everlearn.files import read_json
+from everlearn.recipe_paths import found_path
 from everlearn.run_folder import kind_of, refuse_links
 from everlearn.runs.store import MARK
 
@@ -75,7 +76,8 @@ def examine(folder: Path) -> Findings:
         found.places.append(run)
         manifest = _manifest(run, found)
         _examine_run(run, manifest, found)
-        cache = Path(str(manifest.get("cache_dir") or run.parent / ".cache"))
+        named = str(manifest.get("cache_dir") or run.parent / ".cache")
+        cache = Path(found_path(named, run, manifest.get("folder")))
         if not cache.is_dir() or cache.is_symlink() or cache.resolve() == folder.resolve():
             continue
         if cache.resolve().is_relative_to(folder.resolve()) or (cache / MARK).is_file():

@@ -39,6 +39,7 @@ from everlearn.files import (
     write_vouched,
 )
 from everlearn.methods.base import Artifact, StepRunner
+from everlearn.recipe_paths import kept_path
 
 MARK = ".everlearn-cache"
 """Stands in every cache: only where it does, `everlearn doctor` takes a folder's place for a sign of its origin."""
@@ -74,7 +75,8 @@ class RunStore:
             if not isinstance(loaded.get("steps", {}), dict):
                 raise RunError(f"{self.manifest_path} is corrupt: delete it and run 'everlearn resume'.")
             self.manifest = loaded
-        self.manifest["cache_dir"] = str(cache.resolve())
+        self.manifest["cache_dir"] = kept_path(os.path.abspath(cache), folder)
+        self.manifest.setdefault("folder", str(folder.absolute()))
 
     @property
     def manifest_path(self) -> Path:

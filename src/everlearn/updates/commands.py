@@ -84,11 +84,11 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
             )
         versions = {**recipe.versions.model_dump(), "count": recipe.versions.count + 1}
     else:
-        added = name or f"v{len(recipe.versions) + 1}"
+        added = f"v{len(recipe.versions) + 1}" if name is None else name
         if any(version.id == added for version in recipe.versions):
             raise RecipeError(f"{folder} has a version {added!r} already: choose another --version-id.")
         source = anchor(Path.cwd(), data)
-        versions = [*recipe.versions, {"id": added, "data": source, **({"column": column} if column else {})}]
+        versions = [*recipe.versions, {"id": added, "data": source, **({} if column is None else {"column": column})}]
     longer = checked(UpdateRecipe, {**recipe.model_dump(), "versions": versions}, where="--add-version")
     if longer.path.points:
         raise RunError(

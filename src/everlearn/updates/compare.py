@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from everlearn import recipe_file
 from everlearn.evaluation.bootstrap import seeds_interval
 from everlearn.files import read_vouched, write_text, write_vouched
-from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, refuse_other
+from everlearn.recipe_paths import kept_path, portable
+from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, refuse_other, unmade_if_refused
 from everlearn.seeds import derive
 from everlearn.updates.executor import execute
 from everlearn.updates.prepare import cache_of
@@ -48,15 +51,17 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
     is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
     if is_first:
         refuse_other(folder, UPDATE_COMPARISON)
-        _begin(recipe, folder, chosen)
     runs = []
-    for arm in recipe.arms():
-        for seed in chosen:
-            name = f"{arm.label}-s{seed}"
-            places = {"name": name, "runs_dir": str(folder), "cache_dir": str(cache_of(recipe))}
-            progress.say(f"{recipe.name}: {arm.label}, seed {seed}")
-            execute(recipe.with_arm(arm, seed).model_copy(update=places), folder=folder / name, progress=progress)
-            runs.append({"label": arm.label, "seed": seed, "folder": name})
+    with unmade_if_refused(folder) if is_first else nullcontext():
+        if is_first:
+            _begin(recipe, folder, chosen)
+        for arm in recipe.arms():
+            for seed in chosen:
+                name = f"{arm.label}-s{seed}"
+                places = {"name": name, "runs_dir": str(folder), "cache_dir": os.path.abspath(cache_of(recipe))}
+                progress.say(f"{recipe.name}: {arm.label}, seed {seed}")
+                execute(recipe.with_arm(arm, seed).model_copy(update=places), folder=folder / name, progress=progress)
+                runs.append({"label": arm.label, "seed": seed, "folder": name})
     if not is_first:
         return {}
     summary = summarise(recipe, folder, runs)
@@ -66,14 +71,18 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
 
 def _begin(recipe: UpdateRecipe, folder: Path, seeds: Sequence[int]) -> None:
     """Writes what the comparison will be, so that it can be gone on with from its folder."""
-    import yaml
-
     for arm in recipe.arms():
         recipe.with_arm(arm, seeds[0])  # refuses a wrong arm before any is run
-    tree = recipe.model_dump(mode="json", exclude={"seeds", "runs_dir", "cache_dir"})
-    write_text(folder / "recipe.yaml", yaml.safe_dump(tree, sort_keys=False, allow_unicode=True))
-    begun = {"kind": UPDATE, "name": recipe.name, "seeds": list(seeds), "cache_dir": str(cache_of(recipe))}
+    tree = portable(recipe, folder).model_dump(mode="json", exclude={"seeds", "runs_dir", "cache_dir"})
+    write_text(folder / "recipe.yaml", recipe_file.dump(tree))
+    begun = {"kind": UPDATE, "name": recipe.name, "seeds": list(seeds), **_places(recipe, folder)}
     write_vouched(folder / "comparison.json", {**begun, "status": "running"})
+
+
+def _places(recipe: UpdateRecipe, folder: Path) -> dict[str, str]:
+    """Where the comparison stands, and its cache."""
+    cache = kept_path(os.path.abspath(cache_of(recipe)), folder)
+    return {"cache_dir": cache, "folder": str(folder.absolute())}
 
 
 def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -89,7 +98,7 @@ def summarise(recipe: UpdateRecipe, folder: Path, runs: Sequence[Mapping[str, An
         "kind": UPDATE,
         "name": recipe.name,
         "status": "complete",
-        "cache_dir": str(cache_of(recipe)),
+        **_places(recipe, folder),
         "seeds": seeds,
         "confidence": recipe.quality.confidence,
         "margin_percent": MARGIN_PERCENT,

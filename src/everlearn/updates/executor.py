@@ -23,7 +23,7 @@ from everlearn.errors import RunError
 from everlearn.files import append_text, held, read_jsonl, write_error, write_jsonl, write_vouched
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
-from everlearn.run_folder import UPDATE, refuse_other
+from everlearn.run_folder import UPDATE, refuse_other, unmade_if_refused
 from everlearn.seeds import derive
 from everlearn.shares import share_of
 from everlearn.updates.account import data_line
@@ -72,11 +72,15 @@ def execute(
     processes.share(recipe.training.batch_blocks)
     store = UpdateFolder(path)
     with processes.first_goes_first():
-        if processes.is_first:
+        if not processes.is_first:
+            prepared = prepare(recipe, store, shown)
+        else:
             refuse_other(path, UPDATE)
-        prepared = prepare(recipe, store, shown)
-        if processes.is_first:
-            claim(path, recipe)
+            with unmade_if_refused(path):
+                if not store.manifest:  # else what stands there stays until this recipe is known to be sound
+                    claim(path, recipe)
+                prepared = prepare(recipe, store, shown)
+                claim(path, recipe)
     lock: AbstractContextManager[object] = held(store.path) if processes.is_first else nullcontext()
     with lock:
         store = UpdateFolder(path)  # as it stands now that no other process works in it
@@ -138,7 +142,7 @@ class _Run:
         for name, files in zip(prepared.ids, prepared.files, strict=True):
             keep_heldout(files.heldout(width), most, store.heldout(name))
         write_vouched(store.path / "plan.json", describe_plan(self.recipe, prepared))
-        store.update(**describe_run(self.recipe, prepared, self.processes.count), status="running")
+        store.update(**describe_run(self.recipe, prepared, self.processes.count, store.path), status="running")
         if line := data_line(text_of(self.recipe, prepared)):
             self.progress.say(line)
         self._prune()

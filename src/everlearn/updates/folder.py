@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from everlearn import recipe_file
 from everlearn.checking import checked
 from everlearn.errors import RunError
 from everlearn.files import read_vouched, remove_unfinished, write_text, write_vouched
 from everlearn.recipe import read_stored
+from everlearn.recipe_paths import found_path, located, portable
 from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, kind_of
 from everlearn.updates.config import UpdateRecipe
 
@@ -111,8 +113,7 @@ def recipe_of(folder: Path) -> UpdateRecipe:
     stored = UpdateFolder(folder).manifest
     if not path.exists() or not is_update(folder):
         raise RunError(f"{folder} is no run folder of version updates: give a recipe, or the folder of a run.")
-    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": stored.get("cache_dir")}
-    return checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places}, where=str(path))
+    return _stored_recipe(folder, stored, {})
 
 
 def comparison_of(folder: Path, seeds: object = None) -> UpdateRecipe:
@@ -127,10 +128,16 @@ def comparison_of(folder: Path, seeds: object = None) -> UpdateRecipe:
         RecipeError: the seeds are none.
     """
     begun = read_vouched(folder / "comparison.json")
-    tree = read_stored(folder / "recipe.yaml", _REMEDY)
-    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": begun.get("cache_dir")}
-    chosen = begun.get("seeds", []) if seeds is None else seeds
-    return checked(UpdateRecipe, {**tree, **places, "seeds": chosen}, where=str(folder))
+    return _stored_recipe(folder, begun, {"seeds": begun.get("seeds", []) if seeds is None else seeds})
+
+
+def _stored_recipe(folder: Path, known: Mapping[str, Any], keys: Mapping[str, object]) -> UpdateRecipe:
+    """The recipe in a folder, its paths absolute, with what the folder's other file knows and some keys beside it."""
+    path, written_in = folder / "recipe.yaml", known.get("folder")
+    cache = found_path(str(known["cache_dir"]), folder, written_in) if known.get("cache_dir") else None
+    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": cache}
+    recipe = checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places, **keys}, where=str(path))
+    return located(recipe, folder, written_in)
 
 
 def claim(folder: Path, recipe: UpdateRecipe) -> None:
@@ -142,20 +149,25 @@ def claim(folder: Path, recipe: UpdateRecipe) -> None:
     Raises:
         RunError: it differs otherwise; names the keys.
     """
-    import yaml
-
     path = folder / "recipe.yaml"
-    mine = recipe.model_dump(mode="json", exclude={"compare", "seeds", "runs_dir", "cache_dir"})
-    if path.exists():
-        differing = sorted(_differences(read_stored(path, _REMEDY), mine))
+    kept = portable(recipe, folder)
+    has_begun = (folder / "manifest.json").exists()  # a command that was stopped while it read binds nobody
+    if path.exists() and has_begun:
+        theirs, mine = (_kept(one) for one in (recipe_of(folder), located(kept, folder)))
+        differing = sorted(_differences(theirs, mine))
         if differing:
             raise RunError(
                 f"{folder} was made with another recipe ({', '.join(differing)} differ): choose another --name, or "
                 "take back the changes."
             )
-    text = yaml.safe_dump(mine, sort_keys=False, allow_unicode=True)
+    text = recipe_file.dump(_kept(kept))
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)
+
+
+def _kept(recipe: UpdateRecipe) -> dict[str, Any]:
+    """What of a recipe belongs to its run."""
+    return recipe.model_dump(mode="json", exclude={"compare", "seeds", "runs_dir", "cache_dir"})
 
 
 def now() -> str:

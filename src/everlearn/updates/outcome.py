@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from everlearn.files import read_vouched, write_vouched
 from everlearn.recipe import ModelConfig
+from everlearn.recipe_paths import kept_path
 from everlearn.run_folder import UPDATE
 from everlearn.seeds import derive
 from everlearn.updates.account import accounts_of
@@ -107,8 +109,8 @@ def describe_plan(recipe: UpdateRecipe, prepared: Prepared) -> dict[str, object]
     }
 
 
-def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> dict[str, object]:
-    """What `manifest.json` holds beside the status of the run and of its segments."""
+def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int, folder: Path) -> dict[str, object]:
+    """What `manifest.json` in the run folder holds beside the status of the run and of its segments."""
     from everlearn import __version__
     from everlearn.runs.environment import machine, versions
 
@@ -119,7 +121,8 @@ def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int) -> di
         "versions": versions(),
         "machine": {**machine(), "processes": processes},
         "seed": recipe.seed,
-        "cache_dir": str(cache_of(recipe)),
+        "cache_dir": kept_path(os.path.abspath(cache_of(recipe)), folder),
+        "folder": str(folder.absolute()),
         "tokenizer": prepared.tokenizer_fingerprint,
         "model": {
             "parameters": prepared.parameters,
