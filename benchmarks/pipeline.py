@@ -28,7 +28,7 @@ from typing import Any
 import torch
 
 import everlearn.runs.models_at_hand as models_at_hand
-import everlearn.training.stage_trainer as stage_trainer
+import everlearn.training.stage as stage_training
 from everlearn.files import write_json
 from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import make_progress
@@ -91,14 +91,23 @@ class OneAtATime:
 
 
 def plain_trainer(
-    loaded: Any, rows: Any, config: Any, template: Any, *, seed: int, folder: Path, checkpointing: bool, **_: Any
+    loaded: Any,
+    rows: Any,
+    config: Any,
+    template: Any,
+    *,
+    seed: int,
+    folder: Path,
+    mixture: Any,
+    checkpointing: bool,
+    **_: Any,
 ) -> dict:
     """Transformers' Trainer on batches padded to their longest row, the logits of all positions computed."""
     from transformers import DataCollatorForSeq2Seq, Trainer, TrainingArguments
 
     tokenizer = loaded.tokenizer
     examples = []
-    for row in rows:
+    for row in [*rows, *mixture.rows]:
         prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
         target = template.target_ids(row, tokenizer, config.max_target_tokens)
         examples.append({"input_ids": prompt + target, "labels": [-100] * len(prompt) + target})
@@ -147,7 +156,7 @@ def run_once(way: str, preset: str, overrides: dict[str, object]) -> dict[str, A
     """One run of the recipe, with its seconds and scores."""
     if way in CHECKPOINTING:
         models_at_hand.generator_for = OneAtATime  # type: ignore[assignment]
-        stage_trainer.train_stage = partial(plain_trainer, checkpointing=CHECKPOINTING[way])  # type: ignore[assignment]
+        stage_training.train_stage = partial(plain_trainer, checkpointing=CHECKPOINTING[way])  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         recipe = load_recipe(
             "embedded", {"method.preset": preset, **overrides, "runs_dir": scratch, "name": f"{way}-{preset}"}

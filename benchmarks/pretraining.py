@@ -148,10 +148,10 @@ def make_blocks(shape: dict[str, int], steps: int, folder: Path):
 def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> dict[str, float]:
     import torch
 
+    from everlearn.training.processes import join_processes
     from everlearn.training.schedules import Schedule
     from everlearn.updates.config import UpdateTraining
-    from everlearn.updates.loop import Stretch, Trainer
-    from everlearn.updates.processes import join_processes
+    from everlearn.updates.pretraining import TextTraining
 
     with tempfile.TemporaryDirectory() as folder:
         blocks = make_blocks(shape, steps, Path(folder))
@@ -163,17 +163,21 @@ def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> d
             weight_decay=0.0,
             betas=(0.9, 0.999),
         )
-        trainer = Trainer(make_model(shape), settings, join_processes("cpu"), seed=0)
+        training = TextTraining(make_model(shape), settings, join_processes("cpu"), seed=0)
         losses: list[float] = []
 
         def read(step: int) -> torch.Tensor:
             return torch.from_numpy(blocks.read(range(step * shape["rows"], (step + 1) * shape["rows"])))
 
-        stretch = Stretch(Schedule("cosine", length=steps, floor=0.0), 1e-3, steps, 0, read, 0, steps + 1)
-        optimizers = [trainer.optimizer(1e-3)]
+        optimizers = [training.optimizer(1e-3)]
         began, processor = time.perf_counter(), time.process_time()
-        trainer.train(
-            stretch, optimizers, log=lambda rows: losses.extend(row["loss"] for row in rows), checkpoint=lambda _: None
+        training.train(
+            read,
+            optimizers,
+            schedule=Schedule("cosine", length=steps, floor=0.0),
+            peak=1e-3,
+            steps=steps,
+            log=lambda rows: losses.extend(row["loss"] for row in rows),
         )
         return _speed(shape, steps, began, processor, sum(losses) / len(losses))
 

@@ -171,7 +171,7 @@ def train_everlearn(folder: Path, rows: list[Row]) -> dict[str, float]:
     from everlearn.models.loading import load_model
     from everlearn.progress import LineProgress
     from everlearn.recipe import ModelConfig, TrainingConfig
-    from everlearn.training.stage_trainer import train_stage
+    from everlearn.training.stage import train_stage
 
     loaded = load_model(ModelConfig(base=str(folder), device="cpu"), trainable=True)
     instances = [Instance("", "", "", "task", id=str(at)) for at in range(len(rows))]
@@ -184,7 +184,6 @@ def train_everlearn(folder: Path, rows: list[Row]) -> dict[str, float]:
             config,
             GivenTokens(rows),  # type: ignore[arg-type]
             seed=0,
-            hooks=None,
             folder=Path(out),
             progress=LineProgress(),
             what="benchmark",

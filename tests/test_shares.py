@@ -6,12 +6,12 @@ import math
 from decimal import Decimal
 
 import pytest
+from everlearn.training.batch_order import Batches
 from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.shares import share_of
 from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
-from everlearn.training.batch_order import Batches
 
 
 @given(st.integers(0, 1000), st.integers(0, 5000))

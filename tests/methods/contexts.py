@@ -7,13 +7,17 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from torch import Tensor
+from torch.nn import Module
 
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.methods.base import Method, Stage, StageContext
 from everlearn.models.loading import LoadedModel, load_model
+from everlearn.models.parameters import tuned_parameters
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
+from everlearn.training.influence import Training
 from tests.synthesis.fakes import FakeGenerator, FolderSteps, answer_parity, number_task, write_instances
 
 
@@ -72,6 +76,22 @@ class Bench:
 
     def _steps(self, index: int) -> FolderSteps:
         return self.steps.setdefault(index, FolderSteps(self.folder / str(index)))
+
+
+def training_of(model: Module) -> Training:
+    """What the influences of a phase are told of a model in training."""
+    moving = tuned_parameters(model)
+    device = next(model.parameters()).device
+    return Training(model, moving, [], device, seed=0, steps=1, gradients_of=lambda rows: {})
+
+
+def penalty_of(method: Method, context: StageContext, model: Module) -> Tensor | None:
+    """The sum of the penalties that a method's influences put on a model as it stands."""
+    found = []
+    for influence in method.influences(context):
+        influence.begin(training_of(model))
+        found.append(influence.penalty(()))
+    return sum(penalty for penalty in found if penalty is not None) if any(p is not None for p in found) else None
 
 
 def stored_and_loaded(method: Method, fresh: Method, folder: Path) -> Method:

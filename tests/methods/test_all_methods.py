@@ -9,7 +9,7 @@ import pytest
 from everlearn.errors import RecipeError
 from everlearn.methods.base import Method, MethodOptions
 from everlearn.methods.registry import make_method, method_class, method_names
-from tests.methods.contexts import Bench, equal_tensors, number_stream, stored_and_loaded
+from tests.methods.contexts import Bench, equal_tensors, number_stream, penalty_of, stored_and_loaded
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
@@ -64,19 +64,17 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
     for stage in stages:
         context = bench.context(stage)
         assert method.start_from(stage) in ("previous", "base")
-        rehearsed = list(method.rehearsal(context))
+        rehearsed = method.rehearsal(context).rows
         assert {row.task for row in rehearsed} <= {task.name for task in stage.seen}
-        if method.acts_on_training(stage):
-            method.before_stage(context)
-            penalty = method.penalty(bench.latest.model)
-            assert penalty is None or penalty.isfinite()
+        penalty = penalty_of(method, context, bench.latest.model)
+        assert penalty is None or penalty.isfinite()
         method.after_stage(context)
         resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / f"state-{stage.index}")
         assert equal_tensors(resumed.state_tensors(), method.state_tensors())
         assert resumed.state_json() == method.state_json()
         if not stage.is_last:
             following = bench.context(stages[stage.index])
-            assert list(resumed.rehearsal(following)) == list(method.rehearsal(following))
+            assert resumed.rehearsal(following).rows == method.rehearsal(following).rows
         method = resumed
 
 
@@ -94,9 +92,12 @@ def test_the_defaults_of_a_baseline_are_the_published_ones(name: str, defaults: 
 
 
 @pytest.mark.parametrize("name", PUBLISHED)
-def test_the_first_stage_is_plain_training_that_all_methods_share(name: str) -> None:
+def test_the_first_stage_is_plain_training_that_all_methods_share(name: str, tmp_path: Path, tiny_model: Path) -> None:
     stage = make_method(name, {}).stages(number_stream())[0]
-    assert not make_method(name, {}).acts_on_training(stage)
+    context = Bench(tmp_path, tiny_model).context(stage)
+    method = make_method(name, {})
+    assert not method.influences(context)
+    assert not method.rehearsal(context).rows
 
 
 def test_options_that_do_not_go_together_are_refused_in_one_sentence() -> None:

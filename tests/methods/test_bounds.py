@@ -16,9 +16,9 @@ def test_sequential_tuning_trains_on_each_task_alone(tmp_path: Path, tiny_model:
     bench = Bench(tmp_path, tiny_model)
     assert [stage.rows for stage in stages] == [task.train for task in STREAM]
     for stage in stages:
-        assert list(method.rehearsal(bench.context(stage))) == []
+        assert method.rehearsal(bench.context(stage)).rows == []
         assert method.start_from(stage) == "previous"
-        assert not method.acts_on_training(stage)
+        assert not method.influences(bench.context(stage))
     assert stages[2].seen == STREAM.tasks[:2]
 
 

@@ -34,7 +34,7 @@ def test_rows_are_those_nearest_to_the_centres_of_their_clusters(
         (0.15, {"low": 3, "middle": 2, "high": 2}),  # of 6 wanted: 3, 1.5 and 1.5, each rounded by itself
     ):
         method = make_method("kmeans_rehearsal", {"ratio": ratio, "clusters": 3})
-        rows = method.rehearsal(Bench(tmp_path, tiny_model).context(method.stages(STREAM)[1]))
+        rows = method.rehearsal(Bench(tmp_path, tiny_model).context(method.stages(STREAM)[1])).rows
         places = [int(row.id.removeprefix("n")) for row in rows]
         assert Counter("low" if at < 20 else "middle" if at < 30 else "high" for at in places) == counts
         assert {at % 10 for at in places} <= {3, 4, 5, 6}  # the middle of each cluster's arc
@@ -44,14 +44,14 @@ def test_selection_is_made_once_and_kept_with_the_stage_of_its_task(tmp_path: Pa
     method = make_method("kmeans_rehearsal", {"ratio": 0.25, "clusters": 4})
     bench = Bench(tmp_path, tiny_model)
     stages = method.stages(STREAM)
-    second = list(method.rehearsal(bench.context(stages[1])))
-    third = list(method.rehearsal(bench.context(stages[2])))
+    second = method.rehearsal(bench.context(stages[1])).rows
+    third = method.rehearsal(bench.context(stages[2])).rows
     assert third[: len(second)] == second
     assert [row.task for row in third] == ["first"] * len(second) + ["second"] * (len(third) - len(second))
     assert bench.steps[1].made == ["rehearsal/kmeans"]
     assert bench.steps[2].made == ["rehearsal/kmeans"]
     again = make_method("kmeans_rehearsal", {"ratio": 0.25, "clusters": 4})
-    assert list(again.rehearsal(bench.context(stages[2]))) == third
+    assert again.rehearsal(bench.context(stages[2])).rows == third
     assert bench.steps[1].made == ["rehearsal/kmeans"]
 
 

@@ -34,7 +34,7 @@ def test_the_published_samples_are_rehearsed(
     task = real_task(shared_dir, name)
     stage = Stage(2, (task,), (task,), is_last=True)
     method = make_method("random_rehearsal", {"ratio": ratio})
-    rows = method.rehearsal(Bench(tmp_path, tiny_model).context(stage))
+    rows = method.rehearsal(Bench(tmp_path, tiny_model).context(stage)).rows
     assert [row.id for row in rows] == samples[name][sample]
 
 
@@ -43,8 +43,8 @@ def test_earlier_tasks_come_in_order_of_arrival(tmp_path: Path, tiny_model: Path
     method = make_method("random_rehearsal", {"ratio": 0.25})
     stages = method.stages(stream)
     bench = Bench(tmp_path, tiny_model)
-    assert list(method.rehearsal(bench.context(stages[0]))) == []
-    rows = list(method.rehearsal(bench.context(stages[2])))
+    assert method.rehearsal(bench.context(stages[0])).rows == []
+    rows = method.rehearsal(bench.context(stages[2])).rows
     assert [row.task for row in rows] == ["first"] * 10 + ["second"] * 10
     assert all(row.origin == "real" for row in rows)
 
@@ -58,7 +58,7 @@ def test_drawn_samples_depend_on_seed_and_task_alone(tmp_path: Path, tiny_model:
     assert [row.id for row in sample] != [row.id for row in drawn_sample(second, 0.25, 1)]
     method = make_method("random_rehearsal", {"ratio": 0.25, "draw": "random"})
     stage = method.stages(number_stream())[1]
-    assert list(method.rehearsal(Bench(tmp_path, tiny_model).context(stage, seed=1))) == sample
+    assert method.rehearsal(Bench(tmp_path, tiny_model).context(stage, seed=1)).rows == sample
 
 
 @pytest.mark.parametrize(("ratio", "count"), [(0.09, 4), (0.0001, 1), (1.0, 40)])

@@ -33,9 +33,9 @@ def test_later_stages_rehearse_the_sets_of_all_earlier_tasks_in_order(
     method = make_method("ssr", {**FEW, "preset": preset})
     stages = method.stages(STREAM)
     after_two_stages(bench, method)
-    assert list(method.rehearsal(bench.context(stages[0]))) == []
-    second = list(method.rehearsal(bench.context(stages[1])))
-    third = list(method.rehearsal(bench.context(stages[2])))
+    assert method.rehearsal(bench.context(stages[0])).rows == []
+    second = method.rehearsal(bench.context(stages[1])).rows
+    third = method.rehearsal(bench.context(stages[2])).rows
     assert third[: len(second)] == second
     assert [row.task for row in third] == ["first"] * len(second) + ["second"] * (len(third) - len(second))
     assert all(row.origin == "synthetic" for row in third)
@@ -63,7 +63,7 @@ def test_the_set_of_each_task_of_a_stage_is_made_with_the_tools_of_the_run(
     for _, tools in asked:
         for field in fields(tools):
             assert getattr(tools, field.name) is getattr(context, field.name)
-    made = method.rehearsal(bench.context(method.stages(STREAM)[2]))
+    made = method.rehearsal(bench.context(method.stages(STREAM)[2])).rows
     assert list(made) == [*STREAM["first"].train[:3], *STREAM["second"].train[:3]]
 
 
@@ -88,9 +88,9 @@ def test_a_set_is_never_changed_by_later_stages(tmp_path: Path, tiny_model: Path
     method = make_method("ssr", FEW)
     stages = method.stages(STREAM)
     method.after_stage(bench.context(stages[0]))
-    before = list(method.rehearsal(bench.context(stages[1])))
+    before = method.rehearsal(bench.context(stages[1])).rows
     method.after_stage(bench.context(stages[1]))
-    assert list(method.rehearsal(bench.context(stages[1]))) == before
+    assert method.rehearsal(bench.context(stages[1])).rows == before
 
 
 def test_the_sets_survive_a_kill(tmp_path: Path, tiny_model: Path) -> None:
@@ -99,7 +99,7 @@ def test_the_sets_survive_a_kill(tmp_path: Path, tiny_model: Path) -> None:
     after_two_stages(bench, method)
     resumed = stored_and_loaded(method, make_method("ssr", FEW), tmp_path / "state")
     context = bench.context(method.stages(STREAM)[2])
-    assert list(resumed.rehearsal(context)) == list(method.rehearsal(context))
+    assert resumed.rehearsal(context).rows == method.rehearsal(context).rows
 
 
 def test_without_refinement_the_latest_model_is_not_asked(tmp_path: Path, tiny_model: Path) -> None:

@@ -16,7 +16,7 @@ from everlearn.recipe import MethodConfig, Recipe, make_recipe
 from everlearn.runs import compare as module
 from everlearn.runs.compare import compare, labels_of, parse_methods, planned
 from everlearn.runs.loop import RunResult, claim, recipe_of
-from everlearn.training import stage_trainer
+from everlearn.training import stage
 from tests.runs.test_loop import tiny_recipe
 
 OTHER_COMMANDS = {
@@ -43,13 +43,13 @@ def test_a_comparison_takes_its_seeds_from_the_recipe_and_more_of_them_later(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trained = []
-    train = stage_trainer.train_stage
+    train = stage.train_stage
 
     def counting(*args: object, **kwargs: object) -> object:
         trained.append(kwargs["seed"])
         return train(*args, **kwargs)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(stage_trainer, "train_stage", counting)
+    monkeypatch.setattr(stage, "train_stage", counting)
     recipe = tiny_recipe(tmp_path, tiny_model, seeds=[1])
     folder = Path(recipe.runs_dir) / recipe.name
     assert [result.folder.name for result in compare(recipe)["sequential"]] == ["sequential-s1"]

@@ -37,6 +37,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Plan:
         (measure.Measurement, "_summarise", ({}, {})),
         (measure.Measurement, "line", ""),
         (loop, "read_json", {}),
+        (loop, "sha256_of", ""),
         (publish, "publish", None),
         (loop, "claim", None),
         (safetensors.numpy, "load_file", {}),

@@ -119,7 +119,7 @@ def test_a_run_stopped_in_any_stage_ends_with_the_same_scores(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import everlearn.evaluation.tasks as tasks
-    import everlearn.training.stage_trainer as trainer
+    import everlearn.training.stage as trainer
 
     whole = execute(tiny_recipe(tmp_path / "whole", tiny_model))
     recipe = tiny_recipe(tmp_path / "stopped", tiny_model)
@@ -176,7 +176,7 @@ def test_a_killed_process_resumes_to_the_same_matrix(tmp_path: Path, tiny_model:
 def test_a_stage_starts_from_the_weights_that_its_method_names(
     method: str, starts: list[str | None], tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import everlearn.training.stage_trainer as trainer
+    import everlearn.training.stage as trainer
     from everlearn.models import loading
 
     started: list[str | None] = []
@@ -194,29 +194,29 @@ def test_a_stage_starts_from_the_weights_that_its_method_names(
 
 
 @pytest.mark.parametrize(
-    ("method", "hooks", "rows"),
+    ("method", "influences", "rows"),
     [
-        ({"name": "l2"}, [None, "l2", "l2"], [(task, task) for task in TASKS]),
+        ({"name": "l2"}, [0, 1, 1], [(task, task) for task in TASKS]),
         (
             {"name": "random_rehearsal", "ratio": 0.5},
-            [None, None, None],
+            [0, 0, 0],
             [("colours", "colours"), ("animals", "colours"), ("places", "animals")],
         ),
     ],
 )
 def test_a_stage_is_trained_with_its_own_seed_its_own_rows_first_and_the_method_where_it_acts(
     method: dict[str, object],
-    hooks: list[str | None],
+    influences: list[int],
     rows: list[tuple[str, str]],
     tmp_path: Path,
     tiny_model: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    import everlearn.training.stage_trainer as trainer
+    import everlearn.training.stage as trainer
     from everlearn.models import loading
 
     seeds: dict[str, list[int]] = {"loaded": [], "trained": []}
-    found: list[tuple[str | None, tuple[str, str]]] = []
+    found: list[tuple[int, tuple[str, str]]] = []
     real = loading.load_model
 
     def load(config: ModelConfig, **given: Any) -> object:
@@ -224,14 +224,17 @@ def test_a_stage_is_trained_with_its_own_seed_its_own_rows_first_and_the_method_
             seeds["loaded"].append(given["seed"])
         return real(config, **given)
 
-    def train(loaded: object, rows: list[Any], *_: object, seed: int, hooks: Any, **__: object) -> None:
+    def train(
+        loaded: object, own: list[Any], *_: object, seed: int, mixture: Any, influences: Any, **__: object
+    ) -> None:
         seeds["trained"].append(seed)
-        found.append((hooks and hooks.name, (rows[0].task, rows[-1].task)))
+        rows = [*own, *mixture.rows]
+        found.append((len(influences), (rows[0].task, rows[-1].task)))
 
     monkeypatch.setattr(loading, "load_model", load)
     monkeypatch.setattr(trainer, "train_stage", train)
     execute(tiny_recipe(tmp_path, tiny_model, method=method))
-    assert found == list(zip(hooks, rows, strict=True))
+    assert found == list(zip(influences, rows, strict=True))
     assert seeds["loaded"] == seeds["trained"]
     assert len(set(seeds["trained"])) == 3
 
@@ -239,7 +242,7 @@ def test_a_stage_is_trained_with_its_own_seed_its_own_rows_first_and_the_method_
 def test_nothing_is_trained_or_predicted_twice(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import everlearn.training.stage_trainer as trainer
+    import everlearn.training.stage as trainer
 
     recipe = tiny_recipe(tmp_path, tiny_model)
     execute(recipe)

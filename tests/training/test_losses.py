@@ -19,11 +19,25 @@ def test_value_and_gradients_are_those_of_plain_cross_entropy(monkeypatch, bias:
     targets = torch.randint(0, 50, (23,))
     inputs = [hidden, *(head.parameters() if trained_head else [])]
     expected = cross_entropy(head(hidden), targets, reduction="sum")
-    found = losses.answer_cross_entropy(hidden, head, targets)
+    found, each = losses.answer_cross_entropy(hidden, head, targets)
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(each, cross_entropy(head(hidden), targets, reduction="none"))
     slopes = zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * expected, inputs), strict=True)
     for mine, theirs in slopes:
         torch.testing.assert_close(mine, theirs, rtol=1e-5, atol=1e-6)
+
+
+def test_a_weight_is_a_factor_of_the_targets_own_term() -> None:
+    torch.manual_seed(0)
+    hidden, head = torch.randn(9, 16, requires_grad=True), torch.nn.Linear(16, 50)
+    targets, weights = torch.randint(0, 50, (9,)), torch.rand(9)
+    expected = (weights * cross_entropy(head(hidden), targets, reduction="none")).sum()
+    found, each = losses.answer_cross_entropy(hidden, head, targets, weights)
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close((weights * each).sum(), expected.detach(), rtol=1e-6, atol=0)
+    mine, theirs = (torch.autograd.grad(loss, [hidden, head.weight, head.bias]) for loss in (found, expected))
+    for one, other in zip(mine, theirs, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
 
 
 def test_autocast_computes_the_logits_in_bfloat16_and_sums_in_float32() -> None:
@@ -31,11 +45,11 @@ def test_autocast_computes_the_logits_in_bfloat16_and_sums_in_float32() -> None:
     hidden, head = torch.randn(40, 16, requires_grad=True), torch.nn.Linear(16, 50, bias=False)
     targets = torch.randint(0, 50, (40,))
     with torch.autocast("cpu", torch.bfloat16):
-        found = losses.answer_cross_entropy(hidden, head, targets)
+        found, _ = losses.answer_cross_entropy(hidden, head, targets)
         expected = cross_entropy(head(hidden).float(), targets, reduction="sum")
     assert found.dtype == torch.float32
     torch.testing.assert_close(found, expected, rtol=1e-6, atol=0)
-    exact = losses.answer_cross_entropy(hidden, head, targets)
+    exact, _ = losses.answer_cross_entropy(hidden, head, targets)
     assert found.item() != exact.item()
     mine, theirs = (torch.autograd.grad(loss, hidden)[0] for loss in (found, expected))
     torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-2)
@@ -44,7 +58,7 @@ def test_autocast_computes_the_logits_in_bfloat16_and_sums_in_float32() -> None:
 def test_the_loss_of_a_certain_answer_is_zero_and_of_an_even_guess_the_logarithm_of_the_vocabulary() -> None:
     head = torch.nn.Linear(2, 4, bias=False)
     head.weight.data = torch.tensor([[100.0, 0.0], [0.0, 0.0], [0.0, 0.0], [0.0, 0.0]])
-    certain = losses.answer_cross_entropy(torch.tensor([[1.0, 0.0]]), head, torch.tensor([0]))
-    even = losses.answer_cross_entropy(torch.tensor([[0.0, 1.0]]), head, torch.tensor([2]))
+    certain, _ = losses.answer_cross_entropy(torch.tensor([[1.0, 0.0]]), head, torch.tensor([0]))
+    even, _ = losses.answer_cross_entropy(torch.tensor([[0.0, 1.0]]), head, torch.tensor([2]))
     assert certain.item() == pytest.approx(0.0)
     assert even.item() == pytest.approx(torch.log(torch.tensor(4.0)).item())

@@ -11,7 +11,8 @@ import torch
 from everlearn.models.loading import load_model
 from everlearn.models.parameters import tuned_parameters
 from everlearn.recipe import LoraConfig, ModelConfig
-from everlearn.training.quadratic_penalty import AnchoredModel, quadratic_penalty, values_of
+from everlearn.training.quadratic_penalty import Pull, quadratic_penalty, values_of
+from tests.methods.contexts import training_of
 
 THETA = [torch.tensor([1.0, -2.0]), torch.tensor([[3.0]])]
 ANCHOR = [torch.tensor([0.5, 0.0]), torch.tensor([[5.0]])]
@@ -32,13 +33,14 @@ def test_the_gradient_is_twice_the_weighted_distance() -> None:
 
 def test_anchors_are_paired_by_name_with_what_training_moves(tiny_model: Path) -> None:
     model = load_model(ModelConfig(base=str(tiny_model), lora=LoraConfig(rank=2)), trainable=True).model
-    anchored = AnchoredModel(model, values_of(model))
-    assert anchored.penalty(0.1).item() == 0.0
+    pull = Pull(0.1, values_of(model))
+    pull.begin(training_of(model))
+    assert pull.penalty(()).item() == 0.0
     with torch.no_grad():
         first = next(iter(tuned_parameters(model).values()))
         first += 1.0
-    assert anchored.penalty(0.1).item() == pytest.approx(0.1 * first.numel(), rel=1e-5)
-    anchored.penalty(0.1).backward()
+    assert pull.penalty(()).item() == pytest.approx(0.1 * first.numel(), rel=1e-5)
+    pull.penalty(()).backward()
     frozen = [parameter for name, parameter in model.named_parameters() if name not in tuned_parameters(model)]
     assert all(parameter.grad is None for parameter in frozen)
 
@@ -58,4 +60,4 @@ def test_values_of_another_model_are_refused(tiny_model: Path) -> None:
     values = values_of(model)
     values.popitem()
     with pytest.raises(AssertionError, match="belong to the parameters in training"):
-        AnchoredModel(model, values)
+        Pull(0.1, values).begin(training_of(model))

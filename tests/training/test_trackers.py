@@ -1,4 +1,4 @@
-"""Trackers are fed while training (their refusal: `test_stage_trainer.py`)."""
+"""Trackers are fed while training (their refusal: `test_stage.py`)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def test_tensorboard_gets_the_losses_of_a_stage(tmp_path: Path, tiny_model: Path
     from everlearn.models.loading import load_model
     from everlearn.progress import LineProgress
     from everlearn.recipe import ModelConfig, TrainingConfig
-    from everlearn.training.stage_trainer import train_stage
+    from everlearn.training.stage import train_stage
 
     loaded = load_model(ModelConfig(base=str(tiny_model), tuning="full"), trainable=True)
     rows = [Instance("Say it.", f"thing {i}", "yes", "a") for i in range(20)]
@@ -26,7 +26,6 @@ def test_tensorboard_gets_the_losses_of_a_stage(tmp_path: Path, tiny_model: Path
         TrainingConfig(epochs=1, batch_size=2, report_to=["tensorboard"]),
         get_template("vanilla", loaded.tokenizer),
         seed=0,
-        hooks=None,
         folder=tmp_path,
         progress=LineProgress(),
         what="training a",

@@ -7,6 +7,7 @@ import pytest
 
 from everlearn.errors import UserError
 from everlearn.models.embedded_base import embedded_base_path
+from everlearn.training.engine import Engine
 
 torch = pytest.importorskip("torch")
 
@@ -52,14 +53,10 @@ def test_the_global_generator_is_left_alone(recipe, tmp_path) -> None:
     assert torch.equal(before, torch.random.get_rng_state())
 
 
-def test_it_is_trained_by_the_loop_of_version_updates(recipe, tmp_path, monkeypatch) -> None:
+def test_it_is_trained_by_the_engine_of_all_trainings(recipe, tmp_path, monkeypatch) -> None:
     steps = []
-    train = recipe.Trainer.train
-    monkeypatch.setattr(
-        recipe.Trainer,
-        "train",
-        lambda self, stretch, *rest, **named: steps.append(stretch.steps) or train(self, stretch, *rest, **named),
-    )
+    run = Engine.run
+    monkeypatch.setattr(Engine, "run", lambda self, *rest: steps.append(self.pace.steps) or run(self, *rest))
     recipe.pretrain(tmp_path, steps=2)
     assert steps == [2]
 

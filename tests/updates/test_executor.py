@@ -13,11 +13,12 @@ from transformers import PreTrainedModel
 
 from everlearn.errors import RunError
 from everlearn.progress import LineProgress
-from everlearn.updates import executor, loop, state
+from everlearn.training import checkpoint
+from everlearn.training.processes import Processes
+from everlearn.updates import executor, pretraining
 from everlearn.updates.commands import add_version
 from everlearn.updates.config import UpdateRecipe
 from everlearn.updates.executor import execute
-from everlearn.updates.processes import Processes
 from tests.updates.tiny_runs import MODEL, tiny_recipe
 
 
@@ -44,7 +45,7 @@ def run_until_killed(recipe: UpdateRecipe, flushes: int, monkeypatch: pytest.Mon
 
 @pytest.fixture(autouse=True)
 def flush_often(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "FLUSH_STEPS", 2)
+    monkeypatch.setattr(pretraining, "FLUSH_STEPS", 2)
 
 
 def histories(folder: Path) -> dict[str, list[tuple[int, float, float]]]:
@@ -217,9 +218,10 @@ def test_a_state_or_release_that_cannot_be_written_is_said_as_it_is(
         raise SafetensorError(f"Error while serializing: I/O error: Permission denied (os error {code})")
 
     monkeypatch.setattr(PreTrainedModel, "save_pretrained", fail)
-    monkeypatch.setattr(state, "save_file", fail)
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    weights = dict(torch.nn.Linear(2, 2).named_parameters())
     with pytest.raises(RunError, match=said):
-        state.save_state(tmp_path / "state", torch.nn.Linear(2, 2), None, {}, Processes(torch.device("cpu")))
+        checkpoint.save_state(tmp_path / "state", weights, {}, Processes(torch.device("cpu")))
     with pytest.raises(RunError, match=said):
         execute(tiny_recipe(tmp_path, versions=1, paradigm="ptfs", training={"checkpoint_every": 1000}))
 

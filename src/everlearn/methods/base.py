@@ -1,8 +1,8 @@
 """What a method is: a class that overrides the few hooks it needs.
 
-The stage loop (`everlearn.runs.loop`) calls the hooks in the order of this file; the trainer calls `loss`,
-`penalty` and `after_step` at every step. A hook returns a value (stages, rows, a loss term); it never reaches
-into the trainer. What must survive a kill is declared in `state_tensors` / `state_json`.
+The stage loop (`everlearn.runs.loop`) calls the hooks in the order of this file. A hook returns a value (stages,
+rows, influences); it never reaches into the engine: what acts while a stage trains is an `Influence`
+(`everlearn.training.influence`). What must survive a kill is declared in `state_tensors` / `state_json`.
 
 Nothing here knows any method by name. A method is one file of this folder with one class decorated by
 `everlearn.methods.registry.register`; adding or deleting the file is all there is to do.
@@ -16,13 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.mixture import Mixture
 from everlearn.recipe import Section
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
-    from torch.nn import Module
-    from torch.optim import Optimizer
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
@@ -30,6 +28,7 @@ if TYPE_CHECKING:
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Progress
     from everlearn.recipe import TrainingConfig
+    from everlearn.training.influence import Influence
 
 StartFrom = Literal["previous", "base"]
 BASE_STAGE = "00-base"
@@ -106,8 +105,8 @@ class StageContext:
         step: Runs a step once and stores its artifact under the stage's folder.
         steps_of: The step runner of an earlier stage, by its 1-based index.
         progress: Where to show what goes on.
-        latest: The model at hand: in `before_stage`, the one that training starts from; in `after_stage`, the one
-            that training has made.
+        latest: The model at hand: before training the one that it starts from; in `after_stage`, the one that it
+            has made.
         latest_fingerprint: Identifies that model's weights.
         base: The base model theta(0), loaded on first call (adapter switched off where that is the same).
         base_fingerprint: Identifies the base model's weights.
@@ -139,6 +138,8 @@ class Method:
 
     name: ClassVar[str] = ""
     """Set by `register`."""
+    version: ClassVar[int] = 1
+    """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
 
     def __init__(self, options: MethodOptions) -> None:
@@ -169,32 +170,16 @@ class Method:
         """Which weights the stage starts from. Default: the previous stage's."""
         return "previous"
 
-    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
-        """Rows to mix with the stage's own, in order: those of the earliest task first."""
-        return ()
+    def rehearsal(self, context: StageContext) -> Mixture:
+        """What to mix with the stage's own rows; rows of the earliest task first."""
+        return Mixture()
 
-    def before_stage(self, context: StageContext) -> None:
-        """Prepares what the training hooks need (reference weights, teachers)."""
+    def influences(self, context: StageContext) -> Sequence[Influence]:
+        """What acts while the stage trains; made before the model is loaded, from options and state alone.
 
-    # While training.
-
-    def acts_on_training(self, stage: Stage) -> bool:
-        """Whether `loss`, `penalty` or `after_step` changes this stage's training beyond its rows.
-
-        When it does not, the trained model is shared with every other run that has the same rows and settings.
+        Without any, the trained model is shared with every other run that has the same rows and settings.
         """
-        return False
-
-    def loss(self, model: Module, batch: Mapping[str, Tensor], plain_loss: Tensor) -> Tensor:
-        """The loss of one micro-batch; `plain_loss` is the cross-entropy on its answer tokens."""
-        return plain_loss
-
-    def penalty(self, model: Module) -> Tensor | None:
-        """A scalar added once per optimizer step to the batch's loss, or None."""
-        return None
-
-    def after_step(self, model: Module, optimizer: Optimizer) -> None:
-        """Called after every optimizer step."""
+        return ()
 
     # After a stage.
 

@@ -12,20 +12,18 @@ its own (P11).
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from everlearn.methods.base import Method, MethodOptions, Stage, StageContext
+from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
-    from torch.nn import Module
 
-    from everlearn.training.quadratic_penalty import AnchoredModel
+    from everlearn.training.influence import Influence
 
 
 class EWCOptions(MethodOptions):
@@ -48,23 +46,14 @@ class EWC(Method):
         super().__init__(options)
         self._anchors: dict[str, np.ndarray] = {}
         self._fisher: dict[str, np.ndarray] = {}
-        self._anchored: AnchoredModel | None = None
 
-    def acts_on_training(self, stage: Stage) -> bool:
-        """From the second stage on."""
-        return stage.index > 1
+    def influences(self, context: StageContext) -> Sequence[Influence]:
+        """From the second stage on strength * sum F (theta - theta*)^2."""
+        from everlearn.training.quadratic_penalty import Pull
 
-    def before_stage(self, context: StageContext) -> None:
-        """The stage has a model of its own: forget the pairs of the last one."""
-        self._anchored = None
-
-    def penalty(self, model: Module) -> Tensor:
-        """strength * sum F (theta - theta*)^2."""
-        from everlearn.training.quadratic_penalty import AnchoredModel
-
-        if self._anchored is None:
-            self._anchored = AnchoredModel(model, self._anchors, self._fisher)
-        return self._anchored.penalty(self.options.strength)
+        if context.stage.index == 1:
+            return ()
+        return [Pull(self.options.strength, self._anchors, self._fisher)]
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps the weights that the stage has reached and their Fisher information; after the last stage nothing."""
@@ -73,7 +62,6 @@ class EWC(Method):
         from everlearn.training.rows import encode_rows
 
         stage = context.stage
-        self._anchored = None  # with full tuning, three models' worth of memory on the device
         if stage.is_last:
             self._anchors, self._fisher = {}, {}
             return
@@ -94,7 +82,6 @@ class EWC(Method):
         """Takes theta* and F back."""
         self._anchors = _part("anchor", tensors)
         self._fisher = _part("fisher", tensors)
-        self._anchored = None
 
 
 def _part(kind: str, tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

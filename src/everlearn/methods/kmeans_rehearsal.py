@@ -9,13 +9,13 @@ output; here the base model's mean hidden states by default. The number of clust
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import Field
 
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.data.mixture import Mixture, shuffled
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, write_jsonl
 from everlearn.methods.base import Method, MethodOptions, StageContext, StepRunner
@@ -60,13 +60,14 @@ class KMeansRehearsal(Method):
                     f"{len(task.train)} rows of task {task.name} are to be taken: lower clusters or raise ratio."
                 )
 
-    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+    def rehearsal(self, context: StageContext) -> Mixture:
         """Selected rows of each earlier task, in order of arrival."""
-        return [
+        rows = [
             row
             for index, task in enumerate(context.stage.seen, 1)
             for row in self._selected(task, context, context.steps_of(index))
         ]
+        return shuffled("kmeans_rehearsal", rows)
 
     def _selected(self, task: Task, context: StageContext, step: StepRunner) -> list[Instance]:
         """The task's rows, selected once and kept with the stage that learnt it."""

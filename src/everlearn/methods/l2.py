@@ -7,20 +7,18 @@ spec section 8). theta* is kept as the method's state, so a resumed stage is pul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from everlearn.methods.base import Method, MethodOptions, Stage, StageContext
+from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
     import numpy as np
-    from torch import Tensor
-    from torch.nn import Module
 
-    from everlearn.training.quadratic_penalty import AnchoredModel
+    from everlearn.training.influence import Influence
 
 
 class L2Options(MethodOptions):
@@ -40,29 +38,19 @@ class L2(Method):
     def __init__(self, options: L2Options) -> None:
         super().__init__(options)
         self._anchors: dict[str, np.ndarray] = {}
-        self._anchored: AnchoredModel | None = None
 
-    def acts_on_training(self, stage: Stage) -> bool:
-        """From the second stage on."""
-        return stage.index > 1
+    def influences(self, context: StageContext) -> Sequence[Influence]:
+        """From the second stage on strength * sum (theta - theta*)^2."""
+        from everlearn.training.quadratic_penalty import Pull
 
-    def before_stage(self, context: StageContext) -> None:
-        """The stage has a model of its own: forget the pairs of the last one."""
-        self._anchored = None
-
-    def penalty(self, model: Module) -> Tensor:
-        """strength * sum (theta - theta*)^2."""
-        from everlearn.training.quadratic_penalty import AnchoredModel
-
-        if self._anchored is None:
-            self._anchored = AnchoredModel(model, self._anchors)
-        return self._anchored.penalty(self.options.strength)
+        if context.stage.index == 1:
+            return ()
+        return [Pull(self.options.strength, self._anchors)]
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps the weights that the stage has reached; after the last stage nothing."""
         from everlearn.training.quadratic_penalty import values_of
 
-        self._anchored = None  # with full tuning, two models' worth of memory on the device
         self._anchors = {} if context.stage.is_last else values_of(context.latest().model)
 
     def state_tensors(self) -> dict[str, np.ndarray]:
@@ -72,4 +60,3 @@ class L2(Method):
     def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
         """Takes theta* back."""
         self._anchors = dict(tensors)
-        self._anchored = None

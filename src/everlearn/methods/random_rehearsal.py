@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from everlearn.data.instance import Instance, Task
+from everlearn.data.mixture import Mixture, shuffled
 from everlearn.data.samples import published_sample
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
@@ -38,9 +39,10 @@ class RandomRehearsal(Method):
     Options = RandomRehearsalOptions
     options: RandomRehearsalOptions
 
-    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+    def rehearsal(self, context: StageContext) -> Mixture:
         """A sample of each earlier task, in order of arrival."""
-        return [row for task in context.stage.seen for row in self._sample(task, context.seed)]
+        rows = [row for task in context.stage.seen for row in self._sample(task, context.seed)]
+        return shuffled("random_rehearsal", rows)
 
     def _sample(self, task: Task, seed: int) -> Sequence[Instance]:
         if self.options.draw == "published":

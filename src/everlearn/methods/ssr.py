@@ -17,10 +17,11 @@ mends its pitfalls. The rows are kept as the method's state. Not here: the ablat
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from everlearn.data.instance import Instance, TaskStream
+from everlearn.data.mixture import Mixture, shuffled
 from everlearn.errors import RecipeError
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
@@ -96,9 +97,9 @@ class SSR(Method):
             for task in context.stage.tasks:
                 try_base(task, self.options, _tools(context))
 
-    def rehearsal(self, context: StageContext) -> Sequence[Instance]:
+    def rehearsal(self, context: StageContext) -> Mixture:
         """The sets of all earlier tasks, in order of arrival."""
-        return [row for task in context.stage.seen for row in self._sets[task.name]]
+        return shuffled("ssr", [row for task in context.stage.seen for row in self._sets[task.name]])
 
     def after_stage(self, context: StageContext) -> None:
         """Makes the set of each task that the stage has learnt."""

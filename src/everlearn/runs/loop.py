@@ -16,7 +16,7 @@ from everlearn import recipe_file
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
-from everlearn.files import held, read_json, read_vouched, write_json, write_jsonl, write_text
+from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
@@ -31,8 +31,10 @@ from everlearn.seeds import derive
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from everlearn.data.mixture import Mixture
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
+    from everlearn.training.influence import Influence
 
 
 @dataclass(frozen=True)
@@ -256,6 +258,7 @@ class _Run:
         self.progress = progress
         self.models = ModelsAtHand(recipe.model)
         self.stages = self.method.stages(self.stream)
+        self._state = ""  # hash of what the method has kept after the last stage
         self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress)
 
     def go(self) -> RunResult:
@@ -291,41 +294,42 @@ class _Run:
     def _train(self, stage: Stage, checkpoint: Path | None, start_fingerprint: str) -> Artifact:
         self.models.point_to(checkpoint)
         context = self._context(stage, start_fingerprint)
-        rehearsed = self._rehearsed(stage, context)
+        mixture = self._rehearsed(stage, context)
+        rehearsed = mixture.rows
         write_jsonl(
             self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in rehearsed)
         )
-        rows = [*stage.rows, *rehearsed]
-        acts = self.method.acts_on_training(stage)
-        if acts:
-            self.method.before_stage(context)
+        influences = self.method.influences(context)
         seed = derive(self.recipe.seed, f"stage-{stage.index}", "training")
         inputs = {
             "start": start_fingerprint,
-            "rows": rows_fingerprint(rows),
+            "rows": rows_fingerprint([*stage.rows, *rehearsed]),
             "training": self.recipe.training.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
             "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
             "template": self.template.name,
             "seed": seed,
-            "method": [self.method.name, self.method.options.model_dump(mode="json")] if acts else None,
+            "method": self._acting(influences),
         }
+        if (described := mixture.describe()) is not None:
+            inputs["mixture"] = described
 
         def make(folder: Path) -> None:
             from everlearn.models import loading
-            from everlearn.training.stage_trainer import train_stage
+            from everlearn.training.stage import train_stage
 
             self.models.release()
             loaded = loading.load_model(self.recipe.model, checkpoint=checkpoint, trainable=True, seed=seed)
             train_stage(
                 loaded,
-                rows,
+                stage.rows,
                 self.recipe.training,
                 self.template,
                 seed=seed,
-                hooks=self.method if acts else None,
                 folder=folder,
                 progress=self.progress,
                 what=f"training {stage.name}",
+                mixture=mixture,
+                influences=influences,
             )
             loading.save_checkpoint(loaded, folder)
             in_memory.append(loaded)
@@ -335,20 +339,29 @@ class _Run:
         self.models.point_to(artifact.path, in_memory[0] if in_memory else None)
         return artifact
 
-    def _rehearsed(self, stage: Stage, context: StageContext) -> list[Instance]:
-        """The rows that the method rehearses; what becomes of those that are too long is told in the manifest."""
-        rows, notes = rehearsed_within_limits(
-            list(self.method.rehearsal(context)), self.recipe.training, self.template, self.tokenizer
-        )
-        for task, note in notes.items():
-            self.accounts[task].notes.append(f"stage {stage.name}: {note}")
-            self.progress.say(f"stage {stage.name}: task {task}: {note}")
-        if notes:
-            self.store.update_manifest(data=self._accounts())
-        return rows
+    def _rehearsed(self, stage: Stage, context: StageContext) -> Mixture:
+        """What the method rehearses; what becomes of rows that are too long is told in the manifest."""
+        mixture, groups = self.method.rehearsal(context), []
+        for group in mixture.groups:
+            rows, notes = rehearsed_within_limits(group.rows, self.recipe.training, self.template, self.tokenizer)
+            groups.append(replace(group, rows=tuple(rows)))
+            for task, note in notes.items():
+                self.accounts[task].notes.append(f"stage {stage.name}: {note}")
+                self.progress.say(f"stage {stage.name}: task {task}: {note}")
+            if notes:
+                self.store.update_manifest(data=self._accounts())
+        return replace(mixture, groups=tuple(groups))
 
     def _accounts(self) -> list[dict[str, object]]:
         return [account.to_json() for account in self.stream.accounts]
+
+    def _acting(self, influences: Sequence[Influence]) -> object:
+        """What the trained weights depend on through the method, beyond its rows."""
+        if not influences:
+            return None
+        method = self.method
+        acting = [[type(influence).__name__, dict(influence.inputs())] for influence in influences]
+        return [method.name, method.version, method.options.model_dump(mode="json"), self._state, acting]
 
     def _consolidate(self, stage: Stage, fingerprint: str) -> None:
         """Calls `after_stage` once; a resumed run gets the stored state back instead."""
@@ -366,11 +379,13 @@ class _Run:
         inputs = {
             "model": fingerprint,
             "method": [self.method.name, self.method.options.model_dump(mode="json")],
+            "version": self.method.version,
             "tasks": [task.fingerprint() for task in (*stage.seen, *stage.tasks)],
             "seed": self.recipe.seed,
             "stage": [stage.index, stage.is_last],
         }
         artifact = self.store.step(place, "state", inputs, make, shared=False)
+        self._state = fingerprint_of([sha256_of(artifact.path / name) for name in ("state.json", "state.safetensors")])
         from safetensors.numpy import load_file
 
         values = read_json(artifact.path / "state.json")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
-from torch.nn import Linear
+from torch.nn import Linear, Module
 from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
@@ -24,6 +24,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from everlearn.models.batching import by_length
 from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
+from everlearn.training.influence import Seen
 from everlearn.training.losses import answer_cross_entropy
 from everlearn.training.packing import Packing, pack
 from everlearn.training.prefixes import split_batch
@@ -32,6 +33,8 @@ from everlearn.training.rows import EncodedRow
 if TYPE_CHECKING:
     from peft import PeftModel
     from transformers import PreTrainedModel
+
+    from everlearn.training.influence import View
 
 IGNORED = -100
 """Label of tokens outside the loss, as in Transformers."""
@@ -95,7 +98,31 @@ class AnswerLoss:
     def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
         """Summed cross-entropy over the answer tokens of a part of a batch."""
         with self.number_format():
-            return self._packed(part) if isinstance(part, Packing) else self._plain(part)
+            return self._loss(*self._states(part), None)[0]
+
+    def seen(self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None) -> tuple[Tensor, Seen]:
+        """The loss of a part of a batch, and what its forward pass has left for influences.
+
+        Args:
+            part: Of a batch.
+            weights: Factor of each row's cross-entropy, in the order of the part's rows; None: 1.
+
+        Returns:
+            The weighted sum over the answer tokens, and what there is to see.
+        """
+        rows = part.rows if isinstance(part, Packing) else tuple(part)
+        counts = torch.tensor([row.answer_count for row in rows])
+        row_of = torch.arange(len(rows)).repeat_interleave(counts).to(self.device)
+        states, head, targets = self._states(part)
+        factors = None if weights is None else torch.tensor(weights, device=self.device)[row_of]
+        total, each = self._loss(states, head, targets, factors)
+        losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
+
+        def again(view: View) -> Tensor:
+            with torch.no_grad(), view():
+                return self._states(part)[0]
+
+        return total, Seen(rows, row_of, targets, states, head, losses, again)
 
     def padded(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels` of rows as Transformers' models take them, (rows, longest)."""
@@ -134,9 +161,9 @@ class AnswerLoss:
         is_training = self.model.training
         self.model.eval()
         try:
-            plain = self._plain(probe)
+            plain, _ = self._loss(*self._states(probe), None)
             stack.enter_context(packed_attention_on(self.inner))
-            packed = self._packed(pack(split_batch(probe, 1 << 20)[0]))
+            packed, _ = self._loss(*self._states(pack(split_batch(probe, 1 << 20)[0])), None)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, ImportError):
             return False
         finally:
@@ -151,7 +178,20 @@ class AnswerLoss:
         is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
         return is_plain and not self.inner._is_stateful and min(windows, default=longest) >= longest
 
-    def _packed(self, packing: Packing) -> Tensor:
+    def _states(self, part: Packing | Sequence[EncodedRow]) -> tuple[Tensor, Module | None, Tensor]:
+        """States that predict the answer tokens, the head over them, and the tokens; on the plain path logits."""
+        return self._packed(part) if isinstance(part, Packing) else self._plain(part)
+
+    def _loss(
+        self, states: Tensor, head: Module | None, targets: Tensor, weights: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """The weighted sum of cross-entropies, and each one detached."""
+        if head is not None:
+            return answer_cross_entropy(states, head, targets, weights)
+        each = cross_entropy(states.float(), targets, reduction="none")
+        return (each if weights is None else weights * each).sum(), each.detach()
+
+    def _packed(self, packing: Packing) -> tuple[Tensor, Module, Tensor]:
         packing = packing.to(self.device)
         states = self.inner.get_decoder()(
             input_ids=packing.input_ids,
@@ -160,15 +200,14 @@ class AnswerLoss:
             use_cache=False,
             packing=packing,
         ).last_hidden_state[0]  # (tokens, width)
-        chosen = states.index_select(0, packing.predicts)
-        return answer_cross_entropy(chosen, self.inner.get_output_embeddings(), packing.targets)
+        return states.index_select(0, packing.predicts), self.inner.get_output_embeddings(), packing.targets
 
-    def _plain(self, rows: Sequence[EncodedRow]) -> Tensor:
+    def _plain(self, rows: Sequence[EncodedRow]) -> tuple[Tensor, None, Tensor]:
         batch = self.padded(rows)
         wanted = batch.pop("labels")[:, 1:]
         logits = self.model(**batch, use_cache=False).logits[:, :-1]
         is_answer = wanted != IGNORED
-        return cross_entropy(logits[is_answer].float(), wanted[is_answer], reduction="sum")
+        return logits[is_answer], None, wanted[is_answer]
 
     def number_format(self) -> AbstractContextManager[object]:
         """Autocast as the stage has it."""

@@ -23,29 +23,35 @@ BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
 vocabulary of 152,000; chosen so that a matrix product over a block is bound by arithmetic and not by memory."""
 
 
-def answer_cross_entropy(hidden: Tensor, head: Module, targets: Tensor) -> Tensor:
+def answer_cross_entropy(
+    hidden: Tensor, head: Module, targets: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Summed cross-entropy of the targets under `head(hidden)`.
 
     Args:
         hidden: States that predict the targets, (count, width).
         head: A linear layer, (vocabulary, width).
         targets: Token ids, (count,).
+        weights: Factor of each target's term, (count,); None: 1.
 
     Returns:
-        A scalar in float32.
+        The (weighted) sum, a scalar in float32, and each target's own term without its weight, detached, (count,).
     """
-    total: Tensor = _BlockwiseCrossEntropy.apply(hidden, head.weight, head.bias, targets)
-    return total
+    total, each = _BlockwiseCrossEntropy.apply(hidden, head.weight, head.bias, targets, weights)
+    return total, each
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor) -> Tensor:
-        wants_hidden, wants_weight, wants_bias, _ = ctx.needs_input_grad
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         device = hidden.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
         matrix = weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
+        each = hidden.new_zeros(len(targets), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
         grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
@@ -58,11 +64,16 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 scores = (logits if bias is None else logits + bias.to(dtype)).float()
                 chosen = scores.gather(1, wanted)
                 normalizer = scores.logsumexp(1, keepdim=True)
-                total += (normalizer - chosen).sum()
+                terms = normalizer - chosen
+                each[start : start + step] = terms[:, 0]
+                factor = None if factors is None else factors[start : start + step, None]
+                total += (terms if factor is None else factor * terms).sum()
                 if not (wants_hidden or wants_weight or wants_bias):
                     continue
                 slope = scores.sub_(normalizer).exp_()  # softmax, in place
                 slope.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+                if factor is not None:
+                    slope *= factor
                 if grad_bias is not None:
                     grad_bias += slope.sum(0).to(grad_bias.dtype)
                 slope = slope.to(dtype)
@@ -71,10 +82,11 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 if grad_weight is not None:
                     grad_weight += slope.T @ states
         ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
-        return total
+        ctx.mark_non_differentiable(each)
+        return total, each
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
-        return hidden, weight, bias, None
+        return hidden, weight, bias, None, None

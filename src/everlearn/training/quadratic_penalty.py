@@ -10,11 +10,14 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from everlearn.models.parameters import tuned_parameters
+from everlearn.training.influence import Influence, Training
 
 if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor
     from torch.nn import Module
+
+    from everlearn.training.rows import EncodedRow
 
 
 def quadratic_penalty(
@@ -39,33 +42,30 @@ def quadratic_penalty(
     return torch.stack(terms).sum()
 
 
-class AnchoredModel:
-    """A model's tuned parameters beside their anchors, paired once by name.
+class Pull(Influence):
+    """Pulls the parameters in training back to their anchors.
 
     Args:
-        model: In training.
+        strength: lambda.
         anchors: Values by parameter name; exactly the parameters that training moves.
         weights: Weights by parameter name; None: 1.
     """
 
     def __init__(
-        self, model: Module, anchors: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray] | None = None
+        self, strength: float, anchors: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray] | None = None
     ) -> None:
-        import torch
+        self._strength, self._stored, self._stored_weights = strength, anchors, weights
 
-        tuned = tuned_parameters(model)
-        assert set(tuned) == set(anchors), "the stored values belong to the parameters in training"
+    def begin(self, training: Training) -> None:
+        """Pairs parameters, anchors and weights by name."""
+        self._parameters = list(training.parameters.values())
+        self._anchors = list(training.beside(self._stored).values())
+        weights = self._stored_weights
+        self._weights = None if weights is None else list(training.beside(weights).values())
 
-        def beside(values: Mapping[str, np.ndarray]) -> list[Tensor]:
-            return [torch.from_numpy(values[name]).to(tuned[name]) for name in tuned]
-
-        self.parameters = list(tuned.values())
-        self.anchors = beside(anchors)
-        self.weights = beside(weights) if weights is not None else None
-
-    def penalty(self, strength: float) -> Tensor:
+    def penalty(self, rows: Sequence[EncodedRow]) -> Tensor:
         """Strength times the quadratic penalty."""
-        return strength * quadratic_penalty(self.parameters, self.anchors, self.weights)
+        return self._strength * quadratic_penalty(self._parameters, self._anchors, self._weights)
 
 
 def values_of(model: Module) -> dict[str, np.ndarray]:

@@ -7,9 +7,10 @@ prompts to 1,024 ids with BOS, answers with EOS to 512, so an over-long answer l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from everlearn.data.mixture import OWN
 from everlearn.errors import DataError
 
 if TYPE_CHECKING:
@@ -43,10 +44,14 @@ class EncodedRow:
     Attributes:
         ids: Prompt, then answer.
         prompt_length: How many of them are the prompt; the loss is on the rest.
+        group: Group that it came with (`everlearn.data.mixture`).
+        number: Place among the rows of its group.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
+    group: str = OWN
+    number: int = 0
 
     @property
     def answer_count(self) -> int:
@@ -60,6 +65,7 @@ def encode_rows(
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
     context_length: int,
+    group: str = OWN,
 ) -> list[EncodedRow]:
     """Tokenizes training rows.
 
@@ -69,7 +75,8 @@ def encode_rows(
     """
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
-    return [_encode(row, number, template, tokenizer, config, context_length) for number, row in enumerate(rows, 1)]
+    encoded = [_encode(row, at, template, tokenizer, config, context_length) for at, row in enumerate(rows, 1)]
+    return [replace(row, group=group, number=at) for at, row in enumerate(encoded)]
 
 
 def overlong(

@@ -1,7 +1,7 @@
 """How the embedded base model is made: tokenizer, packed corpus and training, all from one seed.
 
 The model is a Llama of two million parameters that learns to read demonstrations of small text tasks. It is trained
-by the loop of version updates (`updates.loop`) with an endless generated corpus for a version's blocks. The default
+as a version of an update run is (`updates.pretraining`), an endless generated corpus giving the blocks. The default
 settings of `pretrain` are the recipe of the shipped weights: the same seed and token budget repeat it up to the
 rounding of the machine. Weights are fp32 under bf16 autocast, saved in bf16.
 
@@ -31,10 +31,11 @@ from everlearn.errors import UserError
 from everlearn.files import write_error, write_json
 from everlearn.models.embedded_tokenizer import BLANK_LINE, train_tokenizer
 from everlearn.run_folder import PRETRAINING, refuse_other
+from everlearn.training.engine import Row
+from everlearn.training.processes import Processes
 from everlearn.training.schedules import cosine, warm_up_factor
 from everlearn.updates.config import UpdateTraining
-from everlearn.updates.loop import Row, Stretch, Trainer
-from everlearn.updates.processes import Processes
+from everlearn.updates.pretraining import TextTraining
 
 DEFAULT_TOKENS = 17_000_000  # about an hour on one core
 BLOCK_TOKENS = 256
@@ -102,18 +103,16 @@ def pretrain(
             device="cpu",
         )
         blocks = packed_blocks(tokenizer, seed)
-        stretch = Stretch(
-            partial(rate_factor, length=total_steps),
-            PEAK_RATE,
-            total_steps,
-            0,
+        training = TextTraining(model, settings, Processes(torch.device("cpu")), seed)
+        training.train(
             lambda _: torch.from_numpy(np.stack(list(islice(blocks, BATCH_BLOCKS))).astype(np.int64)),
-            0,
-            total_steps,
+            _optimizers(model),
+            schedule=partial(rate_factor, length=total_steps),
+            peak=PEAK_RATE,
+            steps=total_steps,
             padding=tokenizer.pad_token_id,
+            log=log,
         )
-        trainer = Trainer(model, settings, Processes(torch.device("cpu")), seed)
-        trainer.train(stretch, _optimizers(model), log=log, checkpoint=lambda _: None)
     save(model, tokenizer, out)
     report = _state(total_steps, losses, time.monotonic() - began)
     report |= {"seed": seed, "threads": threads, "parameters": sum(p.numel() for p in model.parameters())}

@@ -26,25 +26,27 @@ from everlearn.progress import LineProgress, Progress
 from everlearn.run_folder import UPDATE, refuse_other, unmade_if_refused
 from everlearn.seeds import derive
 from everlearn.shares import share_of
-from everlearn.updates.account import data_line
-from everlearn.updates.folder import UpdateFolder, claim, now
-from everlearn.updates.loop import Row, Stretch, Trainer
-from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
-from everlearn.updates.plan import Segment
-from everlearn.updates.prepare import Prepared, prepare
-from everlearn.updates.processes import Processes, fill, join_processes, whole
-from everlearn.updates.quality import keep_heldout
-from everlearn.updates.sampler import BlockOrder
-from everlearn.updates.start import initial_model
-from everlearn.updates.state import (
+from everlearn.training.checkpoint import (
     load_moments,
-    load_weights,
+    load_tensors,
+    moments_of,
     named_tensors,
     read_record,
     recover_folder,
     replace_folder,
     save_state,
 )
+from everlearn.training.engine import Row
+from everlearn.training.processes import Processes, fill, join_processes, whole
+from everlearn.updates.account import data_line
+from everlearn.updates.folder import UpdateFolder, claim, now
+from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
+from everlearn.updates.plan import Segment
+from everlearn.updates.prepare import Prepared, prepare
+from everlearn.updates.pretraining import TextTraining
+from everlearn.updates.quality import keep_heldout
+from everlearn.updates.sampler import BlockOrder
+from everlearn.updates.start import initial_model
 
 if TYPE_CHECKING:
     from everlearn.updates.config import UpdateRecipe
@@ -105,7 +107,7 @@ class _Run:
         self.progress = progress
         self.plan = prepared.plan
         self.segments = self.plan.segments()
-        self._trainer: Trainer | None = None
+        self._training: TextTraining | None = None
         width, batch = recipe.training.block_tokens, recipe.training.batch_blocks
         self._blocks = [files.train(width) for files in prepared.files]
         self._order = BlockOrder(prepared.steps, tuple(len(b) for b in self._blocks), batch, recipe.seed)
@@ -123,7 +125,7 @@ class _Run:
         for segment in self.segments:
             if not self.store.is_complete(segment.id):
                 self._train(segment)
-        self._trainer = None
+        self._training = None
         result: dict[str, object] = {"folder": self.store.path}
         if self.processes.is_first:
             result |= self._finish()
@@ -168,10 +170,10 @@ class _Run:
 
     def _train(self, segment: Segment) -> None:
         """One segment from its checkpoint or its start to its end, and what is kept of it."""
-        trainer = self._trainer = self._trainer or self._make_trainer()
+        training = self._training = self._training or self._make_training()
         rates = self.recipe.schedule
-        optimizer = trainer.optimizer(rates.maximal_rate)
-        done = self._restore(segment, trainer, optimizer)
+        optimizer = training.optimizer(rates.maximal_rate)
+        done = self._restore(segment, training, optimizer)
         share = self.processes.share(self.recipe.training.batch_blocks)
         what = f"{segment.id} ({segment.kind}{f', release {self._id(segment)}' if segment.releases else ''})"
         with self.progress.step(what, segment.steps) as tick:
@@ -186,17 +188,15 @@ class _Run:
             def checkpoint(finished: int) -> None:
                 self._save(self.store.checkpoint(segment.id), segment, finished, optimizer)
 
-            trainer.train(
-                Stretch(
-                    segment.schedule,
-                    rates.maximal_rate,
-                    segment.steps,
-                    done,
-                    lambda step: self._read(segment, segment.start + step, share),
-                    segment.start,
-                    self.recipe.training.checkpoint_every,
-                ),
+            training.train(
+                lambda step: self._read(segment, segment.start + step, share),
                 [optimizer],
+                schedule=segment.schedule,
+                peak=rates.maximal_rate,
+                steps=segment.steps,
+                done=done,
+                first_position=segment.start,
+                checkpoint_every=self.recipe.training.checkpoint_every,
                 log=log,
                 checkpoint=checkpoint,
             )
@@ -211,11 +211,11 @@ class _Run:
         if not self.processes.is_first:
             self.store.manifest.setdefault("segments", {})[segment.id] = {"status": "complete"}
 
-    def _make_trainer(self) -> Trainer:
+    def _make_training(self) -> TextTraining:
         model = initial_model(self.recipe.model, self.prepared.settings, self.recipe.seed)
-        return Trainer(model, self.recipe.training, self.processes, self.recipe.seed)
+        return TextTraining(model, self.recipe.training, self.processes, self.recipe.seed)
 
-    def _restore(self, segment: Segment, trainer: Trainer, optimizer: torch.optim.Optimizer) -> int:
+    def _restore(self, segment: Segment, training: TextTraining, optimizer: torch.optim.Optimizer) -> int:
         """Weights and moments that the segment goes on with; returns its finished steps."""
         store = self.store
         newest = store.checkpoint(segment.id)
@@ -225,11 +225,11 @@ class _Run:
             belongs = (segment.to_json(), self.prepared.tokenizer_fingerprint)
             if (record.get("segment"), record.get("tokenizer")) != belongs:
                 raise RunError(f"{newest} belongs to another plan: delete it; the segment is trained from its start.")
-            load_weights(newest / "model.safetensors", trainer.model)
-            load_moments(newest, trainer.model, optimizer)
+            load_tensors(newest / "model.safetensors", named_tensors(training.model))
+            load_moments(newest, training.model, [optimizer])
             done = int(str(record["finished"]))
         else:
-            self._start(segment, trainer, optimizer)
+            self._start(segment, training, optimizer)
         self.processes.wait()
         if self.processes.is_first:
             repeated = _truncate(store.history(segment.id), done)
@@ -237,22 +237,23 @@ class _Run:
             store.update_segment(segment.id, status="running", repeated_steps=before + repeated)
         return done
 
-    def _start(self, segment: Segment, trainer: Trainer, optimizer: torch.optim.Optimizer) -> None:
+    def _start(self, segment: Segment, training: TextTraining, optimizer: torch.optim.Optimizer) -> None:
         """The weights, and if it inherits them the moments, at the beginning of a segment."""
         if segment.parent is None:
             fresh = initial_model(self.recipe.model, self.prepared.settings, self.recipe.seed)
             for name, tensor in named_tensors(fresh).items():
-                fill(named_tensors(trainer.model)[name], tensor)
+                fill(named_tensors(training.model)[name], tensor)
             return
         state = self.store.state(segment.parent)
         if state.exists():
             read_record(state)
-            load_weights(state / "model.safetensors", trainer.model)
+            load_tensors(state / "model.safetensors", named_tensors(training.model))
             if segment.optimizer == "inherit":
-                load_moments(state, trainer.model, optimizer)
+                load_moments(state, training.model, [optimizer])
             return
         parent = next(other for other in self.segments if other.id == segment.parent)
-        load_weights(self.store.release(self._id(parent)) / "model.safetensors", trainer.model)
+        release = self.store.release(self._id(parent)) / "model.safetensors"
+        load_tensors(release, named_tensors(training.model))
 
     def _read(self, segment: Segment, position: int, share: slice) -> Tensor:
         """This process's blocks of one step: (blocks, block_tokens)."""
@@ -272,7 +273,8 @@ class _Run:
         return torch.from_numpy(rows)
 
     def _save(self, place: Path, segment: Segment, finished: int, optimizer: torch.optim.Optimizer | None) -> None:
-        assert self._trainer is not None, "a state is saved while training"
+        assert self._training is not None, "a state is saved while training"
+        model = self._training.model
         record = {
             "segment": segment.to_json(),
             "finished": finished,
@@ -281,12 +283,13 @@ class _Run:
             "random": {"seed": self.recipe.seed, "position": segment.start + finished},
             "processes": self.processes.count,
         }
-        save_state(place, self._trainer.model, optimizer, record, self.processes)
+        moments = None if optimizer is None else moments_of(model, [optimizer])
+        save_state(place, named_tensors(model), record, self.processes, moments=moments)
 
     def _release(self, segment: Segment) -> None:
         """A plain Transformers folder, tokenizer included."""
-        assert self._trainer is not None, "a release is written after training"
-        model = self._trainer.model
+        assert self._training is not None, "a release is written after training"
+        model = self._training.model
         tensors = {name: whole(tensor) for name, tensor in named_tensors(model).items()}
         if not self.processes.is_first:
             return

@@ -113,9 +113,9 @@ def spread(model: nn.Module, processes: Processes, sharding: Literal["none", "fs
     return model
 
 
-def without_exchange(module: nn.Module) -> AbstractContextManager[object]:
-    """A block whose backward pass only accumulates: gradients are exchanged by a later one."""
-    if isinstance(module, nn.parallel.DistributedDataParallel):
+def without_exchange(module: nn.Module, *, only: bool = True) -> AbstractContextManager[object]:
+    """A block whose backward pass accumulates (`only`): gradients are exchanged by another one."""
+    if only and isinstance(module, nn.parallel.DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
 

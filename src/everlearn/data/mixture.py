@@ -1,0 +1,83 @@
+"""What is rehearsed beside a stage's own rows, and how it meets them.
+
+Every row of a step belongs to a group, and the loss of a step is the sum over groups of weight times mean. Without
+further groups that is the mean over the answer tokens of the batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from everlearn.data.instance import Instance
+
+OWN = "own"
+"""Name of the group of the stage's own rows."""
+
+Mean = Literal["tokens", "own", "rows"]
+"""How a group's loss is averaged: over the answer tokens of all groups that say so together; over the group's own
+answer tokens in the step; or each row over its own tokens, then over the rows of all groups that say so."""
+
+Draw = Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]]
+"""The order of the shuffled rows (row numbers of each step) and a seed, to the group's row numbers of each step."""
+
+
+@dataclass(frozen=True)
+class Group:
+    """Rows that a method adds to a stage.
+
+    Attributes:
+        name: A name of the method's own, so that stacked methods do not meet; influences find their rows by it.
+        rows: In order.
+        per_step: None: shuffled among the stage's own rows (as SSR was published); else so many in every step.
+        is_within: Whether those take places of the batch, or come on top of it.
+        drawn: Which rows of the group each step gets, planned before training from order and seed, so that there is
+            nothing to resume; None: passes over the rows, each shuffled. Only with `per_step`.
+        weight: Of the group's mean in the loss; 0 where only the influences' terms count.
+        mean: How its loss is averaged.
+    """
+
+    name: str
+    rows: Sequence[Instance]
+    per_step: int | None = None
+    is_within: bool = True
+    drawn: Draw | None = None
+    weight: float = 1.0
+    mean: Mean = "tokens"
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """The groups of a stage beside its own rows.
+
+    Attributes:
+        groups: What methods add, in order: rows of the earliest task first.
+        own: Weight and mean of the stage's own rows; None: (1, "tokens").
+    """
+
+    groups: Sequence[Group] = ()
+    own: tuple[float, Mean] | None = None
+
+    @property
+    def rows(self) -> list[Instance]:
+        """The rows of all groups, in order."""
+        return [row for group in self.groups for row in group.rows]
+
+    def describe(self) -> object:
+        """What the trained weights depend on beyond rows that are shuffled in plainly, as JSON; None: nothing."""
+        is_plain = self.own is None and all(
+            group.per_step is None and group.weight == 1.0 and group.mean == "tokens" for group in self.groups
+        )
+        if is_plain:
+            return None
+        groups = [
+            [group.name, len(group.rows), group.per_step, group.is_within, group.weight, group.mean]
+            for group in self.groups
+        ]
+        return {"own": list(self.own or (1.0, "tokens")), "groups": groups}
+
+
+def shuffled(name: str, rows: Sequence[Instance]) -> Mixture:
+    """Rows that are shuffled among the stage's own, as if they were such."""
+    return Mixture((Group(name, tuple(rows)),)) if rows else Mixture()

@@ -1,0 +1,157 @@
+"""The objective `answers`: rows of prompt and answer, the loss on the answers' tokens.
+
+Without groups of their own the loss of a step is the mean over all its answer tokens, as published (arXiv 2403.01244,
+spec section 5: rows have no weights). Groups may enter with a weight and a mean of their own
+(`everlearn.data.mixture`); whatever they are, a row's share is a factor of its summed cross-entropy that depends on
+the rows of the whole step alone, so a batch may be cut in parts or shared out over processes with the same result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from everlearn.data.mixture import OWN, Mean, Mixture
+from everlearn.training.answer_loss import AnswerLoss
+from everlearn.training.influence import Influence
+from everlearn.training.packing import Packing
+from everlearn.training.processes import Processes
+from everlearn.training.row_order import Batches, Passes
+from everlearn.training.rows import EncodedRow
+
+Part = Packing | list[EncodedRow]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One step.
+
+    Attributes:
+        rows: This process's share.
+        whole: All rows of the step.
+        answers: Answer tokens of the whole step.
+        factors: Of the summed cross-entropy of a row, by row; None: 1 / `answers` for all.
+        units: What the term of each influence is divided by.
+    """
+
+    rows: list[EncodedRow]
+    whole: list[EncodedRow]
+    answers: int
+    factors: dict[int, float] | None
+    units: tuple[int, ...]
+
+
+class Answers:
+    """Batches of rows and their loss.
+
+    Args:
+        loss: Computes parts of batches.
+        shuffled: The stage's own rows and those that are shuffled among them.
+        groups: Rows of each group that has an order of its own, in the mixture's order of such groups.
+        mixture: Says how groups meet.
+        batch_size: Rows of a step (groups on top of it not counted).
+        epochs: Passes over the shuffled rows.
+        seed: Of the order.
+        processes: This process among all.
+        influences: Whose terms are added.
+    """
+
+    def __init__(
+        self,
+        loss: AnswerLoss,
+        shuffled: Sequence[EncodedRow],
+        groups: Sequence[Sequence[EncodedRow]],
+        mixture: Mixture,
+        *,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        processes: Processes,
+        influences: Sequence[Influence] = (),
+    ) -> None:
+        self._loss, self._shuffled, self._processes = loss, shuffled, processes
+        self._readers = [influence for influence in influences if influence.reads]
+        apart = [group for group in mixture.groups if group.per_step is not None]
+        within = sum(group.per_step or 0 for group in apart if group.is_within)
+        assert within < batch_size, "the stage's own rows have places in a batch"
+        self.order = Batches(len(shuffled), batch_size=batch_size - within, epochs=epochs, seed=seed)
+        self._drawn = [
+            (rows, group.drawn(self.order, seed) if group.drawn else Passes(group, len(self.order), seed))
+            for group, rows in zip(apart, groups, strict=True)
+        ]
+        self._shares: dict[str, tuple[float, Mean]] | None = None
+        if mixture.own is not None or any(group.weight != 1.0 or group.mean != "tokens" for group in mixture.groups):
+            self._shares = {OWN: mixture.own or (1.0, "tokens")}
+            self._shares |= {group.name: (group.weight, group.mean) for group in mixture.groups}
+
+    def rows_of(self, step: int) -> list[EncodedRow]:
+        """All rows of a step."""
+        rows = [self._shuffled[at] for at in self.order[step]]
+        return rows + [group[at] for group, drawn in self._drawn for at in drawn[step]]
+
+    def read(self, step: int) -> Batch:
+        """This process's share of a step: every n-th row, the longest first, so that shares have like lengths."""
+        whole = own = self.rows_of(step)
+        if self._processes.count > 1:
+            longest = sorted(whole, key=lambda row: -len(row.ids))
+            own = longest[self._processes.rank :: self._processes.count]
+        units = tuple(influence.units(whole) for influence in self._readers)
+        return Batch(own, whole, sum(row.answer_count for row in whole), self._factors(whole), units)
+
+    def _factors(self, whole: Sequence[EncodedRow]) -> dict[int, float] | None:
+        if self._shares is None:
+            return None
+        counts: dict[str, int] = {}
+        for row in whole:
+            mean = self._shares[row.group][1]
+            key = {"tokens": "", "rows": "rows of all"}.get(mean, f"group {row.group}")
+            counts[key] = counts.get(key, 0) + (1 if mean == "rows" else row.answer_count)
+        factors = {}
+        for row in whole:
+            weight, mean = self._shares[row.group]
+            key = {"tokens": "", "rows": "rows of all"}.get(mean, f"group {row.group}")
+            factors[id(row)] = weight / counts[key] / (row.answer_count if mean == "rows" else 1)
+        return factors
+
+    def parts(self, batch: Batch, most_tokens: int) -> Sequence[Part]:
+        """The batch in parts that are computed one after the other."""
+        return self._loss.micro_batches(batch.rows, most_tokens)
+
+    def loss(self, part: Part, batch: Batch) -> Tensor:
+        """A part's share of the loss of the whole step, as often as there are processes (the mean is over them)."""
+        if batch.factors is None and not self._readers:
+            return self._loss(part) / (batch.answers / self._processes.count)
+        rows = part.rows if isinstance(part, Packing) else part
+        weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
+        with self._loss.number_format():
+            total, seen = self._loss.seen(part, weights)
+            total = total / (batch.answers if weights is None else 1)
+            for influence, units in zip(self._readers, batch.units, strict=True):
+                term = influence.term(seen)
+                if term is not None:
+                    total = total + term / max(units, 1)
+        return total * self._processes.count
+
+    def rows(self, batch: Batch) -> Sequence[EncodedRow]:
+        """All rows of the step, whichever process computes them."""
+        return batch.whole
+
+    def tokens(self, batch: Batch) -> tuple[int, int]:
+        """Tokens of this process's share, and of its longest row."""
+        lengths = [len(row.ids) for row in batch.rows]
+        return sum(lengths), max(lengths)
+
+    def gradients_of(self, rows: Sequence[EncodedRow], most_tokens: int) -> dict[str, Tensor]:
+        """The gradient of the mean answer loss of rows by parameter name; the model's own stay as they are."""
+        named = {name: weight for name, weight in self._loss.model.named_parameters() if weight.requires_grad}
+        answers = sum(row.answer_count for row in rows)
+        total = {name: torch.zeros_like(weight) for name, weight in named.items()}
+        for part in self._loss.micro_batches(rows, most_tokens):
+            found = torch.autograd.grad(self._loss(part) / answers, list(named.values()), allow_unused=True)
+            for name, gradient in zip(named, found, strict=True):
+                if gradient is not None:
+                    total[name] += gradient
+        return total

@@ -1,0 +1,250 @@
+"""The state of training as plain files: tensors by name as safetensors, the rest as JSON with the sums of all files.
+
+A state folder holds `model.safetensors`, `optimizer.safetensors` (absent where the optimizer starts afresh),
+`influences.safetensors` (what methods keep within a phase; absent where there is nothing) and `state.json`, which is
+written last. Every step seeds its own random stream, so random generators need no state. Tensors are stored whole,
+whatever the number of processes, so a run may go on with another number.
+
+Within a stage, checkpoints are state folders `partial-<step>`; each carries the hash of all that the stage depends on
+and is ignored when that has changed, or when it is damaged, so that the stage is trained from the checkpoint before,
+or from its start.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from everlearn.errors import RunError
+from everlearn.files import read_mapping, sums_of, write_error, write_json
+from everlearn.training.influence import Influence
+from everlearn.training.processes import Processes, fill, whole
+
+FORM = 2
+"""Of a stage's checkpoints; those of another form are not read, and the stage is trained again."""
+_PARTIAL = "partial-"
+
+
+def save_state(
+    folder: Path,
+    tensors: Mapping[str, Tensor],
+    record: Mapping[str, object],
+    processes: Processes,
+    *,
+    moments: Mapping[str, Tensor] | None = None,
+    influences: Sequence[Influence] = (),
+) -> None:
+    """Writes a state folder atomically; every process must call it, the first one writes.
+
+    Args:
+        folder: The state folder; replaced if it exists.
+        tensors: Weights by name.
+        record: What `state.json` holds.
+        processes: This process among all.
+        moments: Of the optimizers, as `moments_of` names them; None to store none.
+        influences: Whose state goes along.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    own = {f"{at}.{name}": value for at, one in enumerate(influences) for name, value in one.state().items()}
+    files = {"model": tensors, "optimizer": moments or {}, "influences": own}
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    try:
+        if processes.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+            partial.mkdir(parents=True)
+        for kind, values in files.items():
+            gathered = _gathered(values, processes)
+            if processes.is_first and (gathered or kind == "model"):
+                _save(gathered, partial / f"{kind}.safetensors")
+        if processes.is_first:
+            write_json(partial / "state.json", {**record, "sums": sums_of(partial, record)})
+            replace_folder(partial, folder)
+    except (OSError, SafetensorError) as error:
+        raise write_error(folder, error) from None
+    finally:
+        if processes.is_first:
+            shutil.rmtree(partial, ignore_errors=True)
+    processes.wait()
+
+
+def _gathered(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+    """All tensors whole, in the first process; the others only give their shards, one tensor after the other."""
+    kept = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if processes.is_first:
+            kept[name] = value
+    return kept
+
+
+def moments_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> dict[str, Tensor]:
+    """The optimizers' state by parameter and moment."""
+    return {
+        f"{name}.{moment}": value
+        for name, parameter in model.named_parameters()
+        for optimizer in optimizers
+        for moment, value in optimizer.state.get(parameter, {}).items()
+    }
+
+
+def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fills tensors from a safetensors file of a state or of a release.
+
+    Raises:
+        RunError: the file is missing, damaged or of another model.
+    """
+    stored = _load(path)
+    for name, tensor in tensors.items():
+        if name not in stored or stored[name].shape != tensor.shape:
+            raise RunError(f"{path} does not hold {name} of this model: it belongs to another run; delete it.")
+        fill(tensor, stored[name])
+
+
+def load_moments(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Gives optimizers the moments of a state folder; none are stored before the first step.
+
+    Raises:
+        RunError: the file is damaged or of another model.
+    """
+    path = folder / "optimizer.safetensors"
+    if not path.exists():
+        return
+    stored: dict[str, dict[str, Tensor]] = {}
+    for key, value in _load(path).items():
+        name, _, moment = key.rpartition(".")
+        stored.setdefault(name, {})[moment] = value
+    owners = {id(weight): one for one in optimizers for group in one.param_groups for weight in group["params"]}
+    for name, parameter in model.named_parameters():
+        if id(parameter) not in owners:
+            continue
+        optimizer = owners[id(parameter)]
+        if name not in stored:
+            raise RunError(f"{path} does not hold the moments of {name}: it belongs to another run; delete it.")
+        state = optimizer.state[parameter]
+        for moment, value in stored[name].items():
+            if value.ndim == 0:  # fused optimizers keep their step counter beside the parameter
+                state[moment] = value.clone().to(parameter.device if optimizer.defaults.get("fused") else "cpu")
+            else:
+                state[moment] = torch.zeros_like(parameter)
+                fill(state[moment], value)
+
+
+def load_influences(folder: Path, influences: Sequence[Influence]) -> None:
+    """Gives influences their state back."""
+    path = folder / "influences.safetensors"
+    stored = _load(path) if path.exists() else {}
+    for at, influence in enumerate(influences):
+        mine = {key.partition(".")[2]: value for key, value in stored.items() if key.partition(".")[0] == str(at)}
+        influence.load_state(mine)
+
+
+def read_record(folder: Path) -> dict[str, Any]:
+    """What a state folder's `state.json` holds.
+
+    Raises:
+        RunError: one of the folder's files is missing or damaged.
+    """
+    try:
+        record = read_mapping(folder / "state.json")
+        sums = record.pop("sums", None)  # none in folders of the first releases
+        is_whole = sums is None or sums == sums_of(folder, record)
+    except (RunError, OSError):
+        is_whole = False
+    if not is_whole:
+        raise RunError(
+            f"{folder} is damaged: delete this folder and run 'everlearn resume', which trains again what it held."
+        )
+    return record
+
+
+def named_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """Parameters and stored buffers by name, shared ones once."""
+    parameters = dict(model.named_parameters())
+    stored = model.state_dict(keep_vars=True)
+    buffers = {name: tensor for name, tensor in stored.items() if not isinstance(tensor, nn.Parameter)}
+    return {**parameters, **buffers}
+
+
+def moving_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The parameters that training moves, by name."""
+    return {name: weight.data for name, weight in model.named_parameters() if weight.requires_grad}
+
+
+def partial_folder(folder: Path, step: int) -> Path:
+    """Where the checkpoint of a stage after so many steps stands."""
+    return folder / f"{_PARTIAL}{step:08d}"
+
+
+def keep_one_partial(folder: Path, step: int) -> None:
+    """Deletes the checkpoints of a stage but the one after so many steps."""
+    _delete([path for path in _partials(folder) if path != partial_folder(folder, step)])
+
+
+def newest_partial(folder: Path, key: str, form: int) -> tuple[Path, dict[str, Any]] | None:
+    """The newest whole checkpoint of a stage with that key and form, and its record; others are deleted."""
+    for path in reversed(_partials(folder)):
+        try:
+            record = read_record(path)
+        except RunError:
+            record = {}
+        if (record.get("key"), record.get("form")) == (key, form):
+            return path, record
+        _delete([path])
+    return None
+
+
+def delete_partials(folder: Path) -> None:
+    """Removes all checkpoints of a stage, as when it is complete."""
+    _delete([*_partials(folder), *folder.glob(f".{_PARTIAL}*")])
+
+
+def replace_folder(source: Path, target: Path) -> None:
+    """Renames a folder over another one; a kill in between leaves the old or the new, never a mixture."""
+    old = target.with_name(f".{target.name}.old")
+    shutil.rmtree(old, ignore_errors=True)
+    if target.exists():
+        target.rename(old)
+    source.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def recover_folder(target: Path) -> None:
+    """Puts the old folder back where a kill struck between the two renames of `replace_folder`."""
+    old = target.with_name(f".{target.name}.old")
+    if old.exists() and not target.exists():
+        old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _save(tensors: dict[str, Tensor], path: Path) -> None:
+    save_file(tensors, str(path), metadata={"format": "pt"})
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def _load(path: Path) -> dict[str, Tensor]:
+    try:
+        return load_file(str(path))
+    except (OSError, SafetensorError) as error:
+        raise RunError(
+            f"{path} is missing or damaged ({error}): delete its folder, and what was computed after it is made again."
+        ) from None
+
+
+def _partials(folder: Path) -> list[Path]:
+    return sorted(folder.glob(f"{_PARTIAL}*")) if folder.is_dir() else []
+
+
+def _delete(paths: Sequence[Path]) -> None:
+    for path in paths:
+        shutil.rmtree(path, ignore_errors=True)

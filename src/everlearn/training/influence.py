@@ -1,0 +1,156 @@
+"""What a method adds to one phase of training: terms of the loss, changed gradients, averages of the weights.
+
+An influence is made for one phase, before the model is loaded, and dies with it, tensors and all. The engine calls
+its moments in the order of this file; every default does nothing. `term` and `penalty` may be called twice for the
+same rows (when memory ran out) and must change nothing. Only the engine calls backward, clips, steps and
+accumulates. With several processes each sees its own rows; what is divided by `units` is a sum over all of them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    import numpy as np
+    from torch import Tensor, device
+    from torch.nn import Module, Parameter
+
+    from everlearn.training.rows import EncodedRow
+
+    View = Callable[[], AbstractContextManager[object]]
+    """Another view of the model, entered for one forward pass: the adapter switched off, another adapter active."""
+
+
+@dataclass(frozen=True)
+class Training:
+    """The training that an influence is about to act on.
+
+    Attributes:
+        model: In training, on its device.
+        parameters: What training moves, by name.
+        rows: All rows of the phase, in order.
+        device: Where the model is.
+        seed: Of the phase.
+        steps: Optimizer steps of the whole phase.
+        gradients_of: Rows to the gradient of their mean answer loss, by parameter name; the model's own gradients
+            stay as they are.
+    """
+
+    model: Module
+    parameters: Mapping[str, Parameter]
+    rows: Sequence[EncodedRow]
+    device: device
+    seed: int
+    steps: int
+    gradients_of: Callable[[Sequence[EncodedRow]], dict[str, Tensor]]
+
+    def beside(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
+        """Stored values on the device, in the form of the parameters that they stand beside, paired by name."""
+        import torch
+
+        assert set(arrays) == set(self.parameters), "the stored values belong to the parameters in training"
+        return {name: torch.from_numpy(arrays[name]).to(weight) for name, weight in self.parameters.items()}
+
+
+@dataclass(frozen=True)
+class Seen:
+    """One part of a batch as its forward pass left it.
+
+    Attributes:
+        rows: What the part holds.
+        row_of: Row (its place in `rows`) that each answer token belongs to, (answers,).
+        targets: The answer tokens, (answers,).
+        states: Hidden states that predict them, (answers, width); logits (answers, vocabulary) where `head` is None.
+        head: The model's output head; None where the model treats its logits in a way of its own.
+        losses: Summed cross-entropy of each row's answer, detached, (rows,).
+        again: The same states once more, without gradient, under another view of the model.
+    """
+
+    rows: tuple[EncodedRow, ...]
+    row_of: Tensor
+    targets: Tensor
+    states: Tensor
+    head: Module | None
+    losses: Tensor
+    again: Callable[[View], Tensor]
+
+    def places(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
+        """The answer tokens whose row is wanted, as places in `targets`."""
+        import torch
+
+        chosen = torch.tensor([wanted(row) for row in self.rows], device=self.row_of.device)
+        return chosen[self.row_of].nonzero()[:, 0]
+
+
+@dataclass
+class OptimizerStep:
+    """One optimizer step between its backward passes and its end.
+
+    Attributes:
+        number: 0-based.
+        rows: What the step holds.
+        parameters: What training moves, by name.
+        rate: Learning rate of the step.
+        notes: Values for the history by name; looked at later, so that nothing waits for the device.
+    """
+
+    number: int
+    rows: Sequence[EncodedRow]
+    parameters: Mapping[str, Parameter]
+    rate: float
+    notes: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def gradients(self) -> dict[str, Tensor]:
+        """By parameter name; to be changed in place."""
+        return {name: weight.grad for name, weight in self.parameters.items() if weight.grad is not None}
+
+    def note(self, name: str, value: Tensor) -> None:
+        """Keeps a scalar for the history."""
+        self.notes[name] = value.detach()
+
+
+class Influence:
+    """Base class of what acts while a phase trains."""
+
+    reads: ClassVar[bool] = False
+    """Whether `term` looks at parts of batches: the forward pass then keeps what `Seen` holds."""
+
+    def inputs(self) -> Mapping[str, object]:
+        """All that the trained weights depend on through this influence, as JSON: part of the fingerprint."""
+        return {}
+
+    def begin(self, training: Training) -> None:
+        """The model is there: tensors are paired, once."""
+
+    def units(self, rows: Sequence[EncodedRow]) -> int:
+        """What the sum of `term` is divided by, counted over the whole step (and all processes)."""
+        return sum(row.answer_count for row in rows)
+
+    def term(self, seen: Seen) -> Tensor | None:
+        """A sum over what it looks at in one part of a batch; None: nothing there."""
+        return None
+
+    def after_backward(self, step: OptimizerStep) -> None:
+        """Gradients of the losses: whole, unclipped, penalties not yet in; they may be changed in place."""
+
+    def penalty(self, rows: Sequence[EncodedRow]) -> Tensor | None:
+        """A scalar of the weights, once a step; `rows` tell what the step holds."""
+        return None
+
+    def after_step(self, step: OptimizerStep) -> None:
+        """Weights after the optimizer's step, and the gradients as it saw them."""
+
+    def finish(self) -> None:
+        """The last word on the weights before they are saved."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What every checkpoint within the phase carries."""
+        return {}
+
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave."""

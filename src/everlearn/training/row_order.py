@@ -1,0 +1,83 @@
+"""Which rows are trained at which step.
+
+All shuffled rows are shuffled anew each epoch and cut into batches, the last of which may be smaller, as
+Transformers' Trainer does with one process. Groups of which every step holds some have an order of their own. Every
+order depends on the seed and the epoch alone and is drawn when it is asked for, so a resumed stage needs no stored
+generator state and a plan of any length costs nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import torch
+
+from everlearn.data.mixture import Group
+from everlearn.seeds import derive
+from everlearn.shares import share_of
+
+
+class Batches(Sequence[list[int]]):
+    """Row numbers of each optimizer step; a fractional last epoch is cut short.
+
+    Args:
+        row_count: Rows of an epoch.
+        batch_size: Rows of a step.
+        epochs: Passes over the rows.
+        seed: Of the order.
+    """
+
+    def __init__(self, row_count: int, *, batch_size: int, epochs: float, seed: int) -> None:
+        self._rows, self._size, self._seed = row_count, batch_size, seed
+        self._per_epoch = math.ceil(row_count / batch_size)
+        self._count = math.ceil(share_of(epochs, self._per_epoch))
+        self._epoch: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __getitem__(self, step: int) -> list[int]:  # type: ignore[override]
+        if not 0 <= step < self._count:
+            raise IndexError(step)
+        epoch, at = divmod(step, self._per_epoch)
+        if self._epoch[0] != epoch:
+            self._epoch = (epoch, shuffled(self._rows, self._seed, "order", epoch))
+        return self._epoch[1][at * self._size : (at + 1) * self._size]
+
+    def __iter__(self) -> Iterator[list[int]]:
+        return (self[step] for step in range(self._count))
+
+
+class Passes(Sequence[list[int]]):
+    """So many rows of a group for every step: passes over them, each shuffled.
+
+    Args:
+        group: With `per_step`.
+        steps: Optimizer steps of the phase.
+        seed: Of the phase.
+    """
+
+    def __init__(self, group: Group, steps: int, seed: int) -> None:
+        assert group.per_step, "a group that every step holds rows of"
+        self._group, self._steps, self._seed = group, steps, seed
+        self._pass: tuple[int, list[int]] = (-1, [])
+
+    def __len__(self) -> int:
+        return self._steps
+
+    def __getitem__(self, step: int) -> list[int]:  # type: ignore[override]
+        count, size = self._group.per_step or 0, len(self._group.rows)
+        return [self._number(*divmod(place, size)) for place in range(step * count, (step + 1) * count)]
+
+    def _number(self, turn: int, at: int) -> int:
+        if self._pass[0] != turn:
+            self._pass = (turn, shuffled(len(self._group.rows), self._seed, self._group.name, turn))
+        return self._pass[1][at]
+
+
+def shuffled(count: int, seed: int, *purpose: str | int) -> list[int]:
+    """The numbers below `count` in an order of their own for each purpose."""
+    generator = torch.Generator().manual_seed(derive(seed, *purpose))
+    order: list[int] = torch.randperm(count, generator=generator).tolist()
+    return order

@@ -1,0 +1,315 @@
+"""Training a stage on rows of prompt and answer: what the engine is given, and what is kept of it.
+
+As published (arXiv 2403.01244, spec section 5), the loss of a batch is the mean over all its answer tokens, and the
+optimizer and its schedule start afresh each stage. Torch's global generators, the model's mode and its settings are as
+before when training ends.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from everlearn.data.instance import fingerprint_of
+from everlearn.data.mixture import Mixture
+from everlearn.errors import UserError
+from everlearn.files import write_json, write_jsonl
+from everlearn.models.batching import ran_out_of_memory
+from everlearn.recipe import NOT_OF_A_STEP
+from everlearn.seeds import derive
+from everlearn.shares import share_of
+from everlearn.training.answer_loss import AnswerLoss, inner_model
+from everlearn.training.answers import Answers
+from everlearn.training.checkpoint import (
+    FORM,
+    delete_partials,
+    keep_one_partial,
+    load_influences,
+    load_moments,
+    load_tensors,
+    moments_of,
+    moving_tensors,
+    newest_partial,
+    partial_folder,
+    save_state,
+)
+from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
+from everlearn.training.influence import Influence, Training
+from everlearn.training.precision import autocast_format
+from everlearn.training.processes import Processes
+from everlearn.training.rows import EncodedRow, encode_rows
+from everlearn.training.schedules import Schedule
+from everlearn.training.trackers import tracking
+
+if TYPE_CHECKING:
+    from everlearn.data.instance import Instance
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.models.loading import LoadedModel
+    from everlearn.progress import Progress
+    from everlearn.recipe import TrainingConfig
+
+MOST_TOKENS = {"cpu": 2048}
+"""Tokens computed at once, by kind of device (more is no faster on a CPU); others: 32,768."""
+_REMEDY = (
+    "set training.gradient_checkpointing to true, lower training.max_prompt_tokens, set model.tuning to lora, or take "
+    "a smaller model (a run with changed keys needs another --name)"
+)
+_LOOK_EVERY = {"cpu": 1}
+"""Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
+
+
+def train_stage(
+    loaded: LoadedModel,
+    rows: Sequence[Instance],
+    config: TrainingConfig,
+    template: PromptTemplate,
+    *,
+    seed: int,
+    folder: Path,
+    progress: Progress,
+    what: str,
+    mixture: Mixture | None = None,
+    influences: Sequence[Influence] = (),
+) -> dict[str, object]:
+    """Trains the model in place on the rows.
+
+    Args:
+        loaded: Loaded with `trainable=True`.
+        rows: The stage's own rows.
+        config: How to train.
+        template: Makes prompts and answers of the rows.
+        seed: Of all random streams of this stage.
+        folder: Receives `history.jsonl` and `summary.json`, and checkpoints while training goes on. Training
+            continues from a checkpoint that it finds there.
+        progress: Where to show what goes on.
+        what: Name of the step, for the display and for trackers.
+        mixture: What is rehearsed.
+        influences: What methods add.
+
+    Returns:
+        The summary: steps, rows, tokens, seconds and more.
+
+    Raises:
+        DataError: rows that cannot be trained on.
+        UserError: the loss is no longer a number, a tracker is missing, or several processes were started.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError("training runs in one process: start everlearn without torchrun or accelerate launch.")
+    mixture = mixture or Mixture()
+
+    def encoded(instances: Sequence[Instance], **group: str) -> list[EncodedRow]:
+        return encode_rows(instances, template, loaded.tokenizer, config, loaded.context_length, **group)
+
+    shuffled, apart = encoded(rows), []
+    for group in mixture.groups:
+        of_group = encoded(group.rows, group=group.name) if group.rows else []
+        if group.per_step is None:
+            shuffled += of_group
+        else:
+            apart.append(of_group)
+    processes = Processes(loaded.device)
+    autocast = autocast_format(config.precision, loaded.device)
+    loss = AnswerLoss(loaded.model, pad_id=loaded.tokenizer.pad_token_id, autocast=autocast)
+    objective = Answers(
+        loss,
+        shuffled,
+        apart,
+        mixture,
+        batch_size=config.batch_size,
+        epochs=config.epochs,
+        seed=seed,
+        processes=processes,
+        influences=influences,
+    )
+    everything = [*shuffled, *(row for of_group in apart for row in of_group)]
+    key = fingerprint_of(
+        loaded.fingerprint,
+        seed,
+        [[row.ids, row.prompt_length, row.group] for row in everything],
+        config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
+        mixture.describe(),
+        [[type(influence).__name__, dict(influence.inputs())] for influence in influences],
+    )
+    with (
+        _state_kept(loaded, recompute=config.gradient_checkpointing),
+        loss.packed_where_equal(everything) as is_packed,
+        progress.step(what, len(objective.order)) as tick,
+        tracking(config.report_to, folder, what) as track,
+    ):
+        course = _Course(loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track)
+        course.run(everything, processes, influences)
+    last = course.history[-1]
+    summary: dict[str, object] = {
+        "steps": len(objective.order),
+        "rows": len(everything),
+        "tokens": course.tokens,
+        "answer_tokens": course.answers,
+        "seconds": last["seconds"],
+        "tokens_per_second": course.tokens / max(last["seconds"], 1e-9),
+        "final_loss": last["loss"],
+        "packed": is_packed,
+        "micro_batch_tokens": course.most_tokens,
+        "precision": str(autocast or next(loaded.model.parameters()).dtype).removeprefix("torch."),
+    }
+    write_jsonl(folder / "history.jsonl", course.history)
+    write_json(folder / "summary.json", summary)
+    delete_partials(folder)
+    return summary
+
+
+class _Course:
+    """One stage's training as it goes: its history, counts and checkpoints."""
+
+    def __init__(
+        self,
+        loaded: LoadedModel,
+        objective: Answers,
+        config: TrainingConfig,
+        key: str,
+        *,
+        seed: int,
+        folder: Path,
+        tick: Callable[..., None],
+        track: Callable[[Row], None],
+    ) -> None:
+        self.loaded, self.objective, self.config, self.key = loaded, objective, config, key
+        self.seed, self.folder, self.tick, self.track = seed, folder, tick, track
+        self.most_tokens = config.micro_batch_tokens or MOST_TOKENS.get(loaded.device.type, 32768)
+        self.history: list[Row] = []
+        self.tokens = self.answers = self.done = 0
+        self._seconds_before, self._tokens_before = 0.0, 0
+
+    def run(self, rows: Sequence[EncodedRow], processes: Processes, influences: Sequence[Influence]) -> None:
+        """Trains from the last checkpoint, or from the start, to the end."""
+        model, config, steps = self.loaded.model, self.config, len(self.objective.order)
+        model.train()
+        for influence in influences:
+            moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+            influence.begin(
+                Training(
+                    model,
+                    moving,
+                    rows,
+                    self.loaded.device,
+                    self.seed,
+                    steps,
+                    lambda some: self.objective.gradients_of(some, self.most_tokens),
+                )
+            )
+        optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay)
+        self._go_on(optimizer, influences)
+        look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
+        pace = Pace(
+            steps=steps,
+            peak=config.learning_rate,
+            schedule=schedule_of(config, steps),
+            max_grad_norm=config.max_grad_norm,
+            seed_of=lambda step: derive(self.seed, "step", step),
+            most_tokens=self.most_tokens,
+            look_every=look_every,
+            checkpoint_every=config.checkpoint_every,
+            done=self.done,
+            remedy=_REMEDY,
+        )
+        engine = Engine(model, self.objective, [optimizer], pace, processes, influences=influences)
+
+        def save(finished: int) -> None:
+            self.most_tokens = engine.most_tokens
+            record = {"key": self.key, "form": FORM, **self._standing(finished)}
+            target = partial_folder(self.folder, finished)
+            moments = moments_of(model, [optimizer])
+            save_state(target, moving_tensors(model), record, processes, moments=moments, influences=influences)
+            keep_one_partial(self.folder, finished)
+
+        self._began = time.perf_counter()
+        try:
+            engine.run(self._look, save)
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            device = self.loaded.device
+            raise UserError(f"training ran out of memory on {device} in the optimizer: {_REMEDY}.") from None
+        self.most_tokens = engine.most_tokens
+
+    def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence]) -> None:
+        """Takes the newest checkpoint back, if there is one."""
+        found = newest_partial(self.folder, self.key, FORM)
+        if found is None:
+            return
+        path, record = found
+        load_tensors(path / "model.safetensors", moving_tensors(self.loaded.model))
+        load_moments(path, self.loaded.model, [optimizer])
+        load_influences(path, influences)
+        self.done, self.history, self.most_tokens = record["step"], record["history"], record["most_tokens"]
+        self.tokens, self.answers = record["tokens"], record["answers"]
+        self._seconds_before, self._tokens_before = self.history[-1]["seconds"], self.tokens
+        self.tick(self.done, len(self.objective.order), resumed=True)
+
+    def _standing(self, finished: int) -> dict[str, Any]:
+        return {
+            "step": finished,
+            "history": self.history,
+            "most_tokens": self.most_tokens,
+            "tokens": self.tokens,
+            "answers": self.answers,
+        }
+
+    def _look(self, rows: list[Row]) -> None:
+        """Adds finished steps to the history, shows and tracks them.
+
+        Raises:
+            UserError: a loss is no number.
+        """
+        steps = len(self.objective.order)
+        for row in rows:
+            batch = self.objective.rows_of(int(row["step"]))
+            self.tokens += sum(len(one.ids) for one in batch)
+            self.answers += sum(one.answer_count for one in batch)
+            row = {**row, "step": int(row["step"]) + 1, "seconds": row["seconds"] + self._seconds_before}
+            if not is_finite(row):
+                raise UserError(
+                    f"the loss became {row['loss']} at step {row['step']} of {steps}: lower training.learning_rate "
+                    f"(now {self.config.learning_rate:g})"
+                    f"{' or the strength of the penalty' if 'penalty' in row else ''}, or set training.precision to "
+                    "float32."
+                )
+            self.history.append(row)
+            if row["step"] % 10 == 0 or row["step"] == steps:
+                self.track(row)
+        rate = (self.tokens - self._tokens_before) / max(time.perf_counter() - self._began, 1e-9)
+        self.tick(int(self.history[-1]["step"]), steps, f"loss {self.history[-1]['loss']:.3f}, {rate:,.0f} tokens/s")
+
+
+def schedule_of(config: TrainingConfig, steps: int) -> Schedule:
+    """The schedule of a stage as plain data: after the warm-up a cosine or a straight line to 0, or constant."""
+    warm_up = math.ceil(share_of(config.warmup_ratio, steps))
+    if config.scheduler == "constant":
+        return Schedule("constant", warm_up=warm_up)
+    name = "knee" if config.scheduler == "linear" else config.scheduler
+    return Schedule(name, length=steps, warm_up=warm_up, floor=0.0)
+
+
+@contextmanager
+def _state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
+    """Puts back what training sets: torch's global generators, the model's mode and settings."""
+    inner = inner_model(loaded.model)
+    drawn_from = [inner.device] if inner.device.type == "cuda" else []  # left out: every GPU of the machine
+    try:
+        with torch.random.fork_rng(drawn_from), warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # the name that all Transformers 5 releases have
+            if recompute:
+                inner.gradient_checkpointing_enable({"use_reentrant": False})
+            yield
+    finally:
+        if recompute:
+            inner.gradient_checkpointing_disable()
+        loaded.model.zero_grad(set_to_none=True)
+        loaded.model.eval()
