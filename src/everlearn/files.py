@@ -69,6 +69,24 @@ def unfinished(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(6)}{_UNFINISHED}")
 
 
+def move_into(source: Path, target: Path, *, last: str = "") -> None:
+    """Makes a finished folder the target, or moves its files into it; what else stands there stays.
+
+    Args:
+        source: The folder; gone afterwards.
+        target: Where it is to stand.
+        last: The file whose presence says that all are there.
+    """
+    if not target.exists():
+        source.rename(target)
+        return
+    files = sorted(path.relative_to(source) for path in source.rglob("*") if path.is_file())
+    for name in sorted(files, key=lambda name: name == Path(last)):
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(source / name, target / name)
+    shutil.rmtree(source)
+
+
 def remove_unfinished(folder: Path) -> None:
     """Deletes what killed processes had begun to write under names of `unfinished`; call it with the folder held.
 

@@ -23,14 +23,16 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from everlearn.artifacts import remove_files
 from everlearn.errors import RunError
-from everlearn.files import read_mapping, sums_of, write_error, write_json
+from everlearn.files import read_mapping, sums_of, unfinished, write_error, write_json
 from everlearn.training.influence import Influence
 from everlearn.training.processes import Processes, fill, whole
 
 FORM = 2
 """Of a stage's checkpoints; those of another form are not read, and the stage is trained again."""
 _PARTIAL = "partial-"
+_FILES = ("model.safetensors", "optimizer.safetensors", "influences.safetensors", "state.json")
 
 
 def save_state(
@@ -57,10 +59,9 @@ def save_state(
     """
     own = {f"{at}.{name}": value for at, one in enumerate(influences) for name, value in one.state().items()}
     files = {"model": tensors, "optimizer": moments or {}, "influences": own}
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
+    partial = unfinished(folder)
     try:
         if processes.is_first:
-            shutil.rmtree(partial, ignore_errors=True)
             partial.mkdir(parents=True)
         for kind, values in files.items():
             gathered = _gathered(values, processes)
@@ -208,21 +209,48 @@ def delete_partials(folder: Path) -> None:
     _delete([*_partials(folder), *folder.glob(f".{_PARTIAL}*")])
 
 
+def is_state(folder: Path) -> bool:
+    """Whether any file of a state stands in a folder."""
+    return any((folder / name).exists() for name in _FILES)
+
+
+def remove_state(folder: Path) -> None:
+    """Deletes the files of a state; what else somebody has put into its folder stays."""
+    remove_files(folder, _FILES)
+
+
 def replace_folder(source: Path, target: Path) -> None:
-    """Renames a folder over another one; a kill in between leaves the old or the new, never a mixture."""
-    old = target.with_name(f".{target.name}.old")
-    shutil.rmtree(old, ignore_errors=True)
+    """Renames a folder over another one; a kill in between leaves the old or the new, never a mixture.
+
+    What somebody has put into the old one is moved to the new one.
+    """
+    old = _old(target)
+    _empty_into(old, target)
     if target.exists():
         target.rename(old)
     source.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
+    _empty_into(old, target)
 
 
 def recover_folder(target: Path) -> None:
     """Puts the old folder back where a kill struck between the two renames of `replace_folder`."""
-    old = target.with_name(f".{target.name}.old")
+    old = _old(target)
     if old.exists() and not target.exists():
         old.rename(target)
+    _empty_into(old, target)
+
+
+def _old(target: Path) -> Path:
+    return target.with_name(f".{target.name}.old.everlearn")
+
+
+def _empty_into(old: Path, target: Path) -> None:
+    """Moves what everlearn has not made from the old folder, and deletes the rest with it."""
+    for path in [path for path in old.rglob("*") if not path.is_dir() or path.is_symlink()]:
+        place = target / path.relative_to(old)
+        if path.name not in _FILES and not os.path.lexists(place):
+            place.parent.mkdir(parents=True, exist_ok=True)
+            path.rename(place)
     shutil.rmtree(old, ignore_errors=True)
 
 

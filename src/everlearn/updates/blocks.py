@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from everlearn.data.control_tokens import deaf_copy, plain_ids
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import DataError, RunError
-from everlearn.files import disk_error, held, read_mapping, write_json
+from everlearn.files import disk_error, held, move_into, read_mapping, share_as, write_json
 from everlearn.updates.text import TextAccount, TextSource
 
 if TYPE_CHECKING:
@@ -153,9 +153,8 @@ def tokenise(
                 record = _write(source, heldout, tokenizer, partial, ratio, what, progress)
                 write_json(partial / RECORD, {"fingerprint": fingerprint, **record})
             (partial / ".lock").unlink(missing_ok=True)
-            if folder.exists():
-                shutil.rmtree(folder)
-            partial.rename(folder)
+            share_as(cache, partial)
+            move_into(partial, folder, last=RECORD)
         except OSError as error:
             raise disk_error(partial, error) from None
         finally:

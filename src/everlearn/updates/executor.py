@@ -8,7 +8,6 @@ counted as executed; it must agree with the plan.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -20,19 +19,21 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from everlearn.errors import RunError
-from everlearn.files import append_text, held, read_jsonl, write_error, write_jsonl, write_vouched
+from everlearn.files import append_text, held, read_jsonl, unfinished, write_error, write_jsonl, write_vouched
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
 from everlearn.run_folder import UPDATE, refuse_other, unmade_if_refused
 from everlearn.seeds import derive
 from everlearn.shares import share_of
 from everlearn.training.checkpoint import (
+    is_state,
     load_moments,
     load_tensors,
     moments_of,
     named_tensors,
     read_record,
     recover_folder,
+    remove_state,
     replace_folder,
     save_state,
 )
@@ -137,7 +138,7 @@ class _Run:
         store, prepared = self.store, self.prepared
         store.remove_partial()
         if not (store.path / "tokenizer").exists():
-            partial = store.path / ".tokenizer"
+            partial = unfinished(store.path / "tokenizer")
             save_tokenizer(prepared.tokenizer, partial)
             partial.rename(store.path / "tokenizer")
         width, most = self.recipe.training.block_tokens, self.recipe.quality.heldout_blocks
@@ -160,10 +161,10 @@ class _Run:
         releasing = {segment.id for segment in self.segments if segment.releases}
         for segment in reversed(self.segments):
             parent = segment.parent
-            if parent is None or store.is_complete(segment.id) or store.checkpoint(segment.id).exists():
+            if parent is None or store.is_complete(segment.id) or is_state(store.checkpoint(segment.id)):
                 continue
             needs_state = segment.optimizer == "inherit" or parent not in releasing
-            if needs_state and store.is_complete(parent) and not store.state(parent).exists():
+            if needs_state and store.is_complete(parent) and not is_state(store.state(parent)):
                 self.progress.say(f"the state at the end of {parent} is gone: {parent} is trained again")
                 store.manifest["segments"][parent]["status"] = "running"
         self.processes.wait()
@@ -220,7 +221,7 @@ class _Run:
         store = self.store
         newest = store.checkpoint(segment.id)
         done = 0
-        if newest.exists():
+        if is_state(newest):
             record = read_record(newest)
             belongs = (segment.to_json(), self.prepared.tokenizer_fingerprint)
             if (record.get("segment"), record.get("tokenizer")) != belongs:
@@ -245,7 +246,7 @@ class _Run:
                 fill(named_tensors(training.model)[name], tensor)
             return
         state = self.store.state(segment.parent)
-        if state.exists():
+        if is_state(state):
             read_record(state)
             load_tensors(state / "model.safetensors", named_tensors(training.model))
             if segment.optimizer == "inherit":
@@ -294,7 +295,7 @@ class _Run:
         if not self.processes.is_first:
             return
         target = self.store.release(self._id(segment))
-        partial = target.with_name(f".{target.name}.{os.getpid()}")
+        partial = unfinished(target)
         try:
             with without_bars():
                 model.save_pretrained(str(partial), state_dict=tensors)
@@ -326,11 +327,11 @@ class _Run:
     def _prune(self) -> None:
         for segment in self.segments:
             if self.store.is_complete(segment.id):
-                shutil.rmtree(self.store.checkpoint(segment.id), ignore_errors=True)
+                remove_state(self.store.checkpoint(segment.id))
         needed = self._needed_states(set())
-        for state in (self.store.path / "states").glob("*"):
-            if state.name not in needed:
-                shutil.rmtree(state)
+        for name in self.store.manifest.get("segments", {}):
+            if name not in needed:
+                remove_state(self.store.state(name))
 
     def _needed_states(self, finishing: set[str]) -> dict[str, set[str]]:
         """Segments whose state a segment to come starts from, and whether its moments are inherited or not.

@@ -15,8 +15,6 @@ segment still to come may start from (the main path's newest branch point or end
 
 from __future__ import annotations
 
-import re
-import shutil
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,7 +30,6 @@ from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, kind_of
 from everlearn.updates.config import UpdateRecipe
 
 _REMEDY = "delete this file and give the recipe to 'everlearn update' again"
-_PARTIAL = re.compile(r"\..+\.\d+|\.tokenizer")  # as they are named with the number of the process
 _OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
 
 
@@ -92,10 +89,6 @@ class UpdateFolder:
     def remove_partial(self) -> None:
         """Deletes what a killed process had begun to write; call it with the folder locked."""
         remove_unfinished(self.path)
-        for place in (*(self.path / "segments").glob("*"), self.path / "releases", self.path):
-            for found in place.glob(".*"):
-                if found.is_dir() and _PARTIAL.fullmatch(found.name):
-                    shutil.rmtree(found, ignore_errors=True)
 
 
 def is_update(folder: Path) -> bool:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.evaluation.bootstrap import percentile_interval, resampled_means
+from everlearn.files import unfinished
 from everlearn.models.batching import tokens_at_once
 from everlearn.updates.blocks import Blocks
 
@@ -34,7 +35,7 @@ def keep_heldout(blocks: Blocks, most: int, path: Path) -> None:
         return
     chosen = np.unique(np.linspace(0, len(blocks) - 1, min(most, len(blocks))).round().astype(int))
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}")
+    partial = unfinished(path)
     with partial.open("wb") as file:
         np.save(file, blocks.read(chosen.tolist()).astype(np.int32), allow_pickle=False)
     partial.replace(path)

@@ -8,14 +8,17 @@ from typing import Any
 
 from everlearn.errors import RunError
 from everlearn.files import read_jsonl, read_text, read_vouched, write_text
+from everlearn.report.forms import Form, in_form
 from everlearn.report.html import document
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, count, duration
+from everlearn.report.parsing import form_of
 from everlearn.report.provenance import facts
 from everlearn.report.tables import scrolling_table
 from everlearn.training.schedules import Schedule
 from everlearn.updates.account import account_section
 from everlearn.updates.figures import perplexity_matrix, quality_against_cost, rates_figure
+from everlearn.updates.forms import ComparisonForm, LedgerForm, PlanForm, QualityForm, read_checked
 from everlearn.updates.last_release import last_releases
 
 NAMES = {"ptfs": "Pre-training from scratch", "cpt": "Continual pre-training", "path_switching": "Path switching"}
@@ -28,9 +31,11 @@ def write_report(folder: Path) -> Path:
         RunError: it is neither, or a file in it is corrupt.
     """
     if (folder / "comparison.json").exists():
-        title, lead, sections = _comparison(folder)
+        with form_of(folder / "comparison.json"):
+            title, lead, sections = _comparison(folder)
     elif (folder / "plan.json").exists():
-        title, lead, sections = _run(folder)
+        with form_of(folder / "plan.json"):
+            title, lead, sections = _run(folder)
     else:
         raise RunError(f"{folder} is no run folder of version updates: give the folder of a run or comparison.")
     path = folder / "report.html"
@@ -62,14 +67,14 @@ def _signed(percent: float) -> str:
 
 
 def _run(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
-    plan = read_vouched(folder / "plan.json")
+    plan = read_checked(folder / "plan.json", PlanForm)
     manifest = read_vouched(folder / "manifest.json")
     names = [version["id"] for version in plan["versions"]]
     segments = _named(plan["segments"], names)
     paradigm = NAMES[plan["paradigm"]]
     title = f"{paradigm}: {len(names)} versions of one model"
-    quality = _optional(folder / "quality.json")
-    ledger = _optional(folder / "ledger.json")
+    quality = _optional(folder / "quality.json", QualityForm)
+    ledger = _optional(folder / "ledger.json", LedgerForm)
     lead = "Unfinished: this page shows what is there so far."
     if ledger:
         done = ledger["executed"]
@@ -100,6 +105,7 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
     comparison = read_vouched(folder / "comparison.json")
     if comparison.get("status") != "complete":
         raise RunError(f"{folder} is not finished: go on with 'everlearn resume {folder}', then ask for its report.")
+    in_form(folder / "comparison.json", comparison, ComparisonForm)
     arms = comparison["arms"]
     first: dict[str, Path] = {}
     for run in comparison["runs"]:
@@ -112,10 +118,10 @@ def _comparison(folder: Path) -> tuple[str, str, list[tuple[str, Html | None]]]:
     )
     rates = []
     for label, path in first.items():
-        plan = read_vouched(path / "plan.json")
+        plan = read_checked(path / "plan.json", PlanForm)
         segments = _named(plan["segments"], [version["id"] for version in plan["versions"]])
         rates.append(rates_figure(f"{label}: executed rates", segments, _executed(path, segments)))
-    matrices = [(label, read_vouched(path / "quality.json")) for label, path in first.items()]
+    matrices = [(label, read_checked(path / "quality.json", QualityForm)) for label, path in first.items()]
     seeds = comparison["seeds"]
     note = el("p", f"Shown: seed {seeds[0]}.", class_="soft") if len(seeds) > 1 else None
     manifest = read_vouched(next(iter(first.values())) / "manifest.json")
@@ -277,5 +283,5 @@ def _named(segments: Sequence[Mapping[str, Any]], names: Sequence[str]) -> list[
     ]
 
 
-def _optional(path: Path) -> dict[str, Any] | None:
-    return read_vouched(path) if path.exists() else None
+def _optional(path: Path, kind: type[Form]) -> dict[str, Any] | None:
+    return read_checked(path, kind) if path.exists() else None

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RecipeError, nearest
-from everlearn.files import disk_error
+from everlearn.files import disk_error, move_into, share_as
 from everlearn.models.descriptions import check_tokenizer_files
 from everlearn.models.faults import told
 from everlearn.models.json_files import check_numbers
@@ -192,8 +192,8 @@ def _trained(first: TextSource, size: int, cache: Path) -> PreTrainedTokenizerBa
         partial = folder.with_name(f".{fingerprint}.{os.getpid()}")
         try:
             save_tokenizer(made, partial)
-            shutil.rmtree(folder, ignore_errors=True)
-            partial.rename(folder)
+            share_as(cache, partial)
+            move_into(partial, folder, last="tokenizer.json")
         except OSError as error:
             raise disk_error(folder, error) from None
         finally:
