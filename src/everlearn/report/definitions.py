@@ -141,5 +141,10 @@ def written(meaning: Meaning, value: float | None) -> str:
 
 
 def metric_title(name: str) -> str:
-    """A task metric's name for reading."""
+    """A task metric's name for reading, with its form where it has several."""
     return TASK_METRICS.get(name, name.replace("_", " "))
+
+
+def metric_word(name: str) -> str:
+    """The name without its form."""
+    return metric_title(name).split(" (")[0]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from everlearn.report.definitions import RIGHT_OR_WRONG, metric_title
+from everlearn.report.definitions import RIGHT_OR_WRONG, metric_word
 from everlearn.report.markup import Html, el, name_of, shown
 from everlearn.report.numbers import count, in_words, plural
 from everlearn.report.parsing import Row, form_of, number, rows_of
@@ -118,7 +118,7 @@ def _is_right(row: Row, metric: str) -> bool:
 
 def _key(study: Study) -> list[Html | str]:
     graded = sorted(
-        {metric_title(study.metric_of(task)) for task in study.tasks if study.metric_of(task) not in RIGHT_OR_WRONG}
+        {metric_word(study.metric_of(task)) for task in study.tasks if study.metric_of(task) not in RIGHT_OR_WRONG}
     )
     words: list[Html | str] = []
     for kind, title, meaning in KINDS:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, metric_title, written
+from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, metric_title, metric_word, written
 from everlearn.report.headline import best_of, unfinished
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
@@ -87,7 +87,7 @@ def _matrix(method: MethodRuns, study: Study) -> SideBySide:
     for task in study.tasks:
         learnt = [bool(stage) and task in method.first.stages[stage - 1].tasks for stage in stages]
         values = [method.score(stage, task).value for stage in stages]
-        metric = "" if study.shared_metric else metric_title(study.metric_of(task)).split(" (")[0]
+        metric = "" if study.shared_metric else metric_word(study.metric_of(task))
         head = _plain(task).append(f"\n{visible(metric)}" if metric else "", style="dim")
         columns.append(Column(head, [_cell(*pair) for pair in zip(values, learnt, strict=True)]))
     return SideBySide(_plain("after"), names, columns)
