@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.cli.main import main
 from everlearn.errors import RunError
 from everlearn.files import append_text, write_json, write_text
 from everlearn.run_folder import (
@@ -22,6 +23,7 @@ from everlearn.run_folder import (
     refuse_links,
     refuse_other,
 )
+from everlearn.runs.store import RunStore
 
 FILES: dict[str, dict[str, object]] = {
     RUN: {"manifest.json": {"kind": "run", "method": {}}},
@@ -148,3 +150,27 @@ def test_json_nested_without_end_is_one_sentence(tmp_path: Path) -> None:
         write_text(tmp_path / "manifest.json", text)
         with pytest.raises(RunError, match=r"manifest\.json is corrupt"):
             kind_of(tmp_path)
+
+
+def test_the_cache_beside_runs_may_be_no_link_but_a_named_one_may(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "runs").mkdir()
+    link = tmp_path / "runs" / ".cache"
+    link.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(RunError, match=rf"{link} is a link.*--cache-dir {tmp_path / 'elsewhere'}"):
+        RunStore(tmp_path / "runs" / "x", link)
+    assert not list((tmp_path / "elsewhere").iterdir())
+    named = tmp_path / "scratch"
+    named.symlink_to(tmp_path / "elsewhere")
+    RunStore(tmp_path / "runs" / "x", named)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "recipe.txt", "recipe"])
+def test_no_file_but_a_recipe_is_overwritten_by_force(
+    tmp_path: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_text(tmp_path / "train.jsonl", '{"input": "a", "output": "b"}\n' * 30)
+    write_text(tmp_path / name, before := (tmp_path / "train.jsonl").read_text())
+    assert main(["init", str(tmp_path), "--out", str(tmp_path / name), "--force"]) == 2
+    assert f"{name} is no recipe" in capsys.readouterr().err
+    assert (tmp_path / name).read_text() == before

@@ -206,3 +206,12 @@ def test_any_change_of_a_comparison_is_shown_or_refused_in_one_sentence(tmp_path
         if place != "sum: gone":
             with pytest.raises(RunError, match=f"{name} is corrupt"):
                 read_study(folder)
+
+
+def test_a_page_that_is_no_report_of_everlearns_stays(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["report", str(run)]) == 0
+    assert main(["report", str(run)]) == 0  # over an earlier one
+    (run / "report.html").write_text("<p>mine</p>")
+    assert main(["report", str(run)]) == 2
+    assert "report.html is no report of everlearn's: move it" in capsys.readouterr().err
+    assert (run / "report.html").read_text() == "<p>mine</p>"

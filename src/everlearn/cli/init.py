@@ -26,6 +26,8 @@ def run(args: argparse.Namespace) -> int:
     out = Path(args.out) if args.out else folder / "recipe.yaml"
     if out.exists() and not args.force:
         raise DataError(f"{out} exists already: choose another --out, or overwrite it with --force.")
+    if out.exists() and out.suffix not in (".yaml", ".yml"):
+        raise DataError(f"{out} is no recipe, which --force would overwrite: choose another --out.")
     for line in left_out_of(write_recipe(folder, out)):
         tell(f"Left out {line}")
     tell(f"Wrote {out}. Read it, set model.base, then: everlearn run {shlex.quote(str(out))}")

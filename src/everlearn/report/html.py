@@ -11,7 +11,8 @@ from __future__ import annotations
 from importlib import resources
 from pathlib import Path
 
-from everlearn.files import write_text
+from everlearn.errors import RunError
+from everlearn.files import read_text, write_text
 from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
 from everlearn.report.data import data
@@ -25,6 +26,8 @@ from everlearn.report.rehearsal import rehearsal
 from everlearn.report.study import Study, read_study
 from everlearn.report.tiles import legend, tiles
 
+_GENERATOR = '<meta name="generator" content="everlearn">'
+_HEAD_CHARACTERS = 4096
 POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NAVIGATION = {
     "comparison": "Comparison",
@@ -49,8 +52,19 @@ def write_report(folder: Path) -> Path:
     Raises:
         RunError: the folder is no run folder, or a file in it is corrupt.
     """
+    return write_page(folder, page(read_study(folder)))
+
+
+def write_page(folder: Path, text: str) -> Path:
+    """Writes `report.html`, over an earlier report but over no other page.
+
+    Raises:
+        RunError: somebody else's page stands there, or it cannot be written.
+    """
     path = folder / "report.html"
-    write_text(path, page(read_study(folder)))
+    if path.exists() and _GENERATOR not in read_text(path)[:_HEAD_CHARACTERS]:
+        raise RunError(f"{path} is no report of everlearn's: move it, then ask for the report again.")
+    write_text(path, text)
     return path
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.errors import RunError
-from everlearn.files import read_jsonl, read_text, read_vouched, write_text
+from everlearn.files import read_jsonl, read_text, read_vouched
 from everlearn.report.forms import Form, in_form
-from everlearn.report.html import document
+from everlearn.report.html import document, write_page
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import NONE, count, duration
 from everlearn.report.parsing import form_of
@@ -38,9 +38,7 @@ def write_report(folder: Path) -> Path:
             title, lead, sections = _run(folder)
     else:
         raise RunError(f"{folder} is no run folder of version updates: give the folder of a run or comparison.")
-    path = folder / "report.html"
-    write_text(path, _page(folder.name, title, lead, sections))
-    return path
+    return write_page(folder, _page(folder.name, title, lead, sections))
 
 
 def verdict(comparison: Mapping[str, Any]) -> str:
