@@ -177,15 +177,9 @@ def test_links_to_nothing_pipes_and_folders_are_said_and_nothing_waits(tiny: Pat
             assert {"link": "is a link to", "pipe": "is a named pipe", "folder": "has no"}[kind] in refusal(folder)
 
 
-def test_a_name_too_long_or_with_a_zero_byte_and_a_closed_folder_are_one_sentence(
-    tiny: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name, words in (
-        ("/" + "m" * 5000, "longer than the system allows"),
-        ("/m\0", "not a name that a file can have"),
-    ):
-        with pytest.raises(ModelError, match=words):
-            find_base(ModelConfig(base=name))
+def test_a_name_too_long_and_a_closed_folder_are_one_sentence(tiny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="longer than the system allows"):
+        find_base(ModelConfig(base="/" + "m" * 5000))
 
     def closed(*_: object) -> None:
         raise PermissionError(13, "Permission denied")

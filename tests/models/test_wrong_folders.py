@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from everlearn.errors import ModelError
 from everlearn.models.loading import check_model, load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.models.wrong_folders import Fault, faults_of, spoil
-from tests.tiny_models import TARGETS, save_tiny_model
+from tests.tiny_models import TARGETS, save_tiny_model, save_with_eyes
 
 EVERY = 17
 """One of so many faults is tried; the numbers have no common divisor with the count of values."""
@@ -104,6 +105,8 @@ def test_no_wrong_value_ends_in_a_traceback(folder: Path, tmp_path: Path) -> Non
         ("pad_token_id", 10**6),
         ("pad_token_id", -2),
         ("num_labels", 10**9),
+        ("sliding_window", 0),
+        ("text_config", {"model_type": []}),
     ],
 )
 def test_a_wrong_value_of_the_configuration_is_told_with_its_key(
@@ -111,7 +114,13 @@ def test_a_wrong_value_of_the_configuration_is_told_with_its_key(
 ) -> None:
     base = save_tiny_model(tmp_path / "base")
     told = refusal(spoil(base, Fault("config.json", (key,), value), tmp_path / "spoilt"))
-    others = ("config.json and the weights", "the weights in", "takes at least", "its embeddings only 20")
+    others = (
+        "config.json and the weights",
+        "config.json describes",
+        "the weights in",
+        "takes at least",
+        "its embeddings only 20",
+    )
     if not (key in ("hidden_size", "vocab_size", "num_hidden_layers") and any(words in told for words in others)):
         assert key in told  # else which of both is wrong, nobody knows
         assert "config.json" in told
@@ -122,6 +131,17 @@ def test_a_key_at_fault_is_found_where_the_error_does_not_name_it(tmp_path: Path
     base = save_tiny_model(tmp_path / "base")
     told = refusal(spoil(base, Fault("config.json", ("hidden_act",), "nonesuch"), tmp_path / "spoilt"))
     assert "config.json: hidden_act cannot be 'nonesuch' (KeyError 'nonesuch'): mend it." in told
+
+
+@pytest.mark.parametrize(("key", "words"), [("hidden_size", "the shape (116, 0)"), ("text_config", "describes")])
+def test_sizes_that_the_weights_cannot_have_are_told_before_memory_is_taken(
+    tmp_path: Path, key: str, words: str
+) -> None:
+    base = save_with_eyes(tmp_path / "eyes") if key == "text_config" else save_tiny_model(tmp_path / "tiny")
+    value = {} if key == "text_config" else 0
+    spoilt = spoil(base, Fault("config.json", (key,), value), tmp_path / "spoilt")
+    with pytest.raises(ModelError, match=re.escape(words)):
+        check_model(ModelConfig(base=str(spoilt), device="cpu"))
 
 
 def test_no_pad_token_may_be_written_as_minus_one(tmp_path: Path) -> None:

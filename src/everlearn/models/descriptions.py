@@ -111,8 +111,10 @@ def _wrong(source: BaseSource, file: str, key: str, value: object, right: str) -
 
 def _check_texts(source: BaseSource, tree: dict[str, Any]) -> None:
     """Refuses other things where names belong: Transformers looks past some and guesses."""
-    if not isinstance(kind := tree.get("model_type"), str):
-        raise _wrong(source, _CONFIG, "model_type", kind, "the name of an architecture")
+    inner = tree.get("text_config")
+    for place, part in (("", tree), ("text_config.", inner if isinstance(inner, dict) else {"model_type": ""})):
+        if not isinstance(kind := part.get("model_type", "" if place else None), str):
+            raise _wrong(source, _CONFIG, f"{place}model_type", kind, "the name of an architecture")
     for key in ("dtype", "torch_dtype"):
         if not isinstance(value := tree.get(key), str | None):
             raise _wrong(source, _CONFIG, key, value, "the name of a number format")

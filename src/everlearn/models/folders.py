@@ -10,6 +10,7 @@ a gigabyte takes about a second.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from functools import lru_cache
 from pathlib import Path
@@ -174,9 +175,7 @@ def _hashable(values: dict[str, object]) -> bool:
     return all(isinstance(value, str) for value in values.values())
 
 
-def check_tensors(
-    folder: Path, names: list[str], label: str, remedy: str = "download or save the model again"
-) -> None:
+def check_tensors(folder: Path, names: list[str], label: str, remedy: str = "download or save the model again") -> int:
     """Reads the headers of safetensors files.
 
     Args:
@@ -185,11 +184,15 @@ def check_tensors(
         label: How a sentence about it begins.
         remedy: What to do where one is damaged.
 
+    Returns:
+        How many numbers they hold.
+
     Raises:
         ModelError: one is no safetensors file, is cut short, or is a link that leads out of the folder.
     """
     from safetensors import safe_open
 
+    count = 0
     for file in (folder / each for each in names):
         if not is_regular(file, ModelError):
             raise ModelError(f"{label}: {file.name} is not there: complete the folder.")
@@ -202,7 +205,8 @@ def check_tensors(
             told(f"{label}: {file.name} is no readable safetensors file", remedy),
             safe_open(str(file), framework="pt") as tensors,
         ):
-            tensors.keys()
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in list(tensors.keys()))
+    return count
 
 
 def _is_of_the_hub_cache(target: Path) -> bool:

@@ -85,6 +85,8 @@ def _number_fault(key: str, value: object) -> str | None:
         return f"is {value}, which is no finite number"
     if _RATES.search(key) and not 0 <= value < 1:
         return f"is {value}, not a rate of at least 0 and less than 1"
+    if key.endswith("sliding_window") and value < 1:
+        return f"is {value}, and a window has at least 1 token"
     if _SMALL.search(key) and not 0 <= value <= _MOST_EPSILON:
         return f"is {value}, not a small number of at least 0"
     most = MOST_LAYERS if _LAYERS.search(key) else _MOST_PARTS if _PARTS.search(key) else 1 << 63

@@ -34,7 +34,7 @@ from everlearn.models.formats import has_native_bfloat16
 from everlearn.models.json_files import read_object
 from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.padding import check_padding
-from everlearn.models.sources import BaseSource, base_fingerprint, check_source, find_base
+from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
 from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, shown
 from everlearn.recipe import ModelConfig
@@ -56,6 +56,10 @@ __all__ = [
     "save_checkpoint",
     "without_bars",
 ]
+
+
+_MOST_TIMES = 2
+"""So many times the stored weights a model may have; it is told as missing tensors where it has a few more."""
 
 
 @dataclass(frozen=True)
@@ -117,11 +121,32 @@ def check_model(config: ModelConfig, *, trains: bool = False) -> ModelConfig:
                 f"own ({'no DynamicCache' if has_cache else 'no past_key_values'}), which generation here does not "
                 "know: choose a model with attention."
             )
+        _check_sizes(source, model)
         _check_room(source.label, model.num_parameters(), config, device, trains=trains)
         lora = with_targets(config.lora, model if config.tuning == "lora" else None)
         if config.tuning == "lora":
             adapters.attach_adapter(model, lora, seed=0)
     return config.model_copy(update={"lora": lora})
+
+
+def _check_sizes(source: BaseSource, model: PreTrainedModel) -> None:
+    """Refuses sizes that the weights cannot have, before as much memory is taken.
+
+    Raises:
+        ModelError: a layer of no width, or far more weights than the files hold.
+    """
+    for path, weight in model.named_parameters():
+        if not weight.numel():
+            raise ModelError(
+                f"{source.label}: config.json gives the tensor {path} the shape {tuple(weight.shape)}: mend the size "
+                "that is 0."
+            )
+    described = model.num_parameters()
+    if source.stored is not None and described > _MOST_TIMES * source.stored:
+        raise ModelError(
+            f"{source.label}: config.json describes {described:,} weights, and the files hold {source.stored:,}: they "
+            "do not belong together; mend the sizes, or download the model again."
+        )
 
 
 def _check_room(name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool) -> None:
@@ -189,8 +214,7 @@ def load_model(
         fingerprint = fingerprint_of(base_hash, content_hash(inner))
     weights = source
     if inner is not None and config.tuning == "full":
-        weights = BaseSource(inner, str(inner), key="checkpoint")
-        check_source(weights)
+        weights = checked_source(BaseSource(inner, str(inner), key="checkpoint"))
     plain = _read_weights(weights, read_config(weights), _dtype(config, device))
     with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
         plain = plain.to(device)

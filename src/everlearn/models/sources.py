@@ -12,7 +12,7 @@ The identity of a base is the commit of a hub model, and for a folder a hash of 
 from __future__ import annotations
 
 import errno
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
@@ -37,12 +37,14 @@ class BaseSource:
         name: As the recipe gives it, for messages.
         commit: Of a hub model; None for a folder.
         key: What of a recipe names it.
+        stored: Numbers that its weights hold, where they are at hand.
     """
 
     folder: Path
     name: str
     commit: str | None = None
     key: str = "model.base"
+    stored: int | None = None
 
     @property
     def label(self) -> str:
@@ -73,20 +75,19 @@ def find_base(config: ModelConfig, *, weights: bool = True) -> BaseSource:
         )
     else:
         return _from_hub(config, weights=weights)
-    check_source(source)
-    return source
+    return checked_source(source)
 
 
-def check_source(source: BaseSource) -> None:
-    """Refuses a model folder whose files are not what their names say.
+def checked_source(source: BaseSource) -> BaseSource:
+    """Refuses a model folder whose files are not what their names say; the same with what the weights hold.
 
     Raises:
         ModelError: says which file, and what to do.
     """
     loadable_files(source.folder, source.label)
     _check_files(source)
-    present = present_in(source.folder)
-    check_tensors(source.folder, _weight_names(source, present), source.label)
+    names = _weight_names(source, present_in(source.folder))
+    return replace(source, stored=check_tensors(source.folder, names, source.label))
 
 
 def base_fingerprint(config: ModelConfig) -> str:
