@@ -36,7 +36,7 @@ from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
 from everlearn.models.targets import with_targets
-from everlearn.ordinary_files import is_folder, shown
+from everlearn.ordinary_files import is_folder, is_regular, shown
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
@@ -236,7 +236,7 @@ def load_model(
 def _weights_in(checkpoint: Path, config: ModelConfig) -> Path:
     """The inner folder of a checkpoint, which is the checkpoint itself for a run's final model."""
     name, settings = ("adapter", "adapter_config.json") if config.tuning == "lora" else ("model", "config.json")
-    return checkpoint if (checkpoint / settings).is_file() else checkpoint / name
+    return checkpoint if is_regular(checkpoint / settings, ModelError) else checkpoint / name
 
 
 @contextmanager
