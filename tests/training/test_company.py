@@ -56,15 +56,18 @@ def together(model, rows, most_tokens) -> tuple[torch.Tensor, torch.Tensor, list
 def test_loss_and_gradient_of_a_batch_are_the_sums_over_its_rows_alone(name):
     model, rows = make_odd(name), rows_of(*LENGTHS)
     loss, grads = alone(model, rows)
-    found, found_grads, parts = together(model, rows, 100)
+    found, found_grads, parts = together(model, rows, 4096)
     torch.testing.assert_close(found, loss, rtol=1e-5, atol=0)
     assert (found_grads - grads).norm() <= 1e-5 * grads.norm()
     counted = [row for part in parts for row in (part.rows if isinstance(part, Packing) else part)]
     assert sorted(counted, key=hash) == sorted(rows, key=hash)
 
 
-def test_rows_before_the_switch_stay_packed():
-    _, _, parts = together(make_odd("phi3"), rows_of(*LENGTHS), 4096)
+def test_rows_before_the_switch_stay_packed_in_parts_that_fit():
+    model, rows = make_odd("phi3"), rows_of(*LENGTHS)
+    found, _, parts = together(model, rows, 60)
+    assert len(parts) > 4
+    torch.testing.assert_close(found, alone(model, rows)[0], rtol=1e-5, atol=0)
     packed = [part for part in parts if isinstance(part, Packing)]
     assert sum(len(part.rows) for part in packed) == sum(length <= SWITCH for length in LENGTHS)
 
