@@ -119,7 +119,7 @@ def microtask_accuracy(
     assert items, "there is at least one micro-task"
     prompts = _prompts(tokenizer, items)
     sampling = Sampling(max_new_tokens=_answer_room(tokenizer, items), stop=("\n\n",))
-    completions = generator.generate(prompts, sampling, Counted(tick).call() if tick else None)
+    completions = generator.generate(prompts, sampling, Counted(tick, len(prompts)).call() if tick else None)
     scores: dict[str, list[float]] = {}
     for item, (completion,) in zip(items, completions, strict=True):
         right = completion.text.strip() == item["answer"].strip()

@@ -16,10 +16,12 @@ class Counted:
 
     Args:
         tick: Of the step.
+        total: Prompts in all, where the step was opened without.
     """
 
-    def __init__(self, tick: Tick) -> None:
+    def __init__(self, tick: Tick, total: int | None = None) -> None:
         self._tick = tick
+        self._total = total
         self._tokens = 0
         self._began: float | None = None
 
@@ -33,13 +35,13 @@ class Counted:
         if self._began is None:
             self._began = time.monotonic()
             if done:
-                self._tick(done, resumed=True)
+                self._tick(done, self._total, resumed=True)
         began = self._began
 
         def report(finished: int, total: int, tokens: int) -> None:
             self._tokens = before + tokens
             rate = self._tokens / max(time.monotonic() - began, 1e-9)
             note = f"{self._tokens:,} tokens written, {rate:,.{0 if rate >= 10 else 1}f}/s"
-            self._tick(done + finished, note=note)
+            self._tick(done + finished, self._total, note=note)
 
         return report
