@@ -94,7 +94,7 @@ def _mend(folder: Path, *, agreed: bool) -> int:
     if not (agreed or _agrees(f"Delete the files listed of {count} artifacts? [y/N] ")):
         tell("Nothing was deleted. With --yes it is, without a question.")
         return 2
-    tell(f"{len(remove(found.damages))} corrupt artifacts deleted; 'everlearn resume' makes them again.")
+    tell(f"{len(remove(found.damages))} of them deleted; 'everlearn resume' makes them again.")
     return 0
 
 
