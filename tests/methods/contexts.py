@@ -12,8 +12,8 @@ from torch.nn import Module
 
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.prompts import VanillaTemplate
-from everlearn.methods.base import Method, Stage, StageContext
-from everlearn.models.loading import LoadedModel, load_model
+from everlearn.methods.base import Facts, Method, Stage, StageContext
+from everlearn.models.loading import LoadedModel, load_model, load_tokenizer
 from everlearn.models.parameters import tuned_parameters
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
@@ -38,6 +38,12 @@ def number_stream(rows: int = 40, *, labels: bool = False) -> TaskStream:
 def tiny_config(folder: Path, tuning: str = "lora") -> ModelConfig:
     """LoRA of rank 2, or full tuning, of the tiny model."""
     return ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2), device="cpu")  # type: ignore[arg-type]
+
+
+def facts_of(stream: TaskStream, *, context_length: int = 1024) -> Facts:
+    """What is known of a run over the stream with the embedded base."""
+    model = ModelConfig(base="embedded", device="cpu")
+    return Facts(stream, load_tokenizer(model), context_length, model, TrainingConfig())
 
 
 class Bench:

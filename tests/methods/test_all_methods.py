@@ -9,7 +9,7 @@ import pytest
 from everlearn.errors import RecipeError
 from everlearn.methods.base import Method, MethodOptions
 from everlearn.methods.registry import make_method, method_class, method_names
-from tests.methods.contexts import Bench, equal_tensors, number_stream, penalty_of, stored_and_loaded
+from tests.methods.contexts import Bench, equal_tensors, facts_of, number_stream, penalty_of, stored_and_loaded
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
@@ -56,8 +56,7 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
     stream = number_stream(rows=200)
     bench = Bench(tmp_path, tiny_model)
     method = make_method(name, {})
-    method.check(stream)
-    method.check_prompts(stream, bench.base.tokenizer, bench.base.context_length)
+    method.check(facts_of(stream))
     stages = method.stages(stream)
     assert [task.name for stage in stages for task in stage.tasks] == stream.names
     assert [stage.is_last for stage in stages] == [False] * (len(stages) - 1) + [True]

@@ -13,7 +13,7 @@ import pytest
 import everlearn.models.embeddings as embeddings
 from everlearn.errors import MissingExtraError, RecipeError
 from everlearn.methods.registry import make_method
-from tests.methods.contexts import Bench, number_stream
+from tests.methods.contexts import Bench, facts_of, number_stream
 
 STREAM = number_stream()
 
@@ -81,16 +81,16 @@ def test_another_row_option_or_base_selects_again(tmp_path: Path, tiny_model: Pa
 def test_more_clusters_than_rows_to_take_are_refused() -> None:
     method = make_method("kmeans_rehearsal", {"ratio": 0.09})
     with pytest.raises(RecipeError, match=r"20 clusters, but only 4 of the 40 rows of task first.*lower clusters"):
-        method.check(STREAM)
+        method.check(facts_of(STREAM))
 
 
 def test_the_last_task_is_not_rehearsed_and_may_have_fewer_rows() -> None:
     last = replace(STREAM.tasks[2], train=STREAM.tasks[2].train[:5])
-    make_method("kmeans_rehearsal", {"ratio": 0.5}).check(replace(STREAM, tasks=(*STREAM.tasks[:2], last)))
+    make_method("kmeans_rehearsal", {"ratio": 0.5}).check(facts_of(replace(STREAM, tasks=(*STREAM.tasks[:2], last))))
 
 
 def test_an_absent_embedding_package_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
     method = make_method("kmeans_rehearsal", {"embedding": "some/model", "clusters": 2})
     with pytest.raises(MissingExtraError):
-        method.check(STREAM)
+        method.check(facts_of(STREAM))

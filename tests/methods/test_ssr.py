@@ -14,7 +14,7 @@ from everlearn.methods.base import Method
 from everlearn.methods.registry import make_method
 from everlearn.recipe import TrainingConfig
 from everlearn.synthesis import continuations, pipeline
-from tests.methods.contexts import Bench, number_stream, stored_and_loaded
+from tests.methods.contexts import Bench, facts_of, number_stream, stored_and_loaded
 
 STREAM = number_stream(labels=True)
 FEW = {"clusters": 3, "ratio": 0.25}
@@ -131,13 +131,12 @@ def test_what_cannot_work_is_refused_before_training(
     stream: TaskStream, options: dict[str, object], message: str
 ) -> None:
     with pytest.raises((DataError, RecipeError), match=message):
-        make_method("ssr", options).check(stream)
+        make_method("ssr", options).check(facts_of(stream))
 
 
-def test_the_last_task_needs_no_demonstrations(tmp_path: Path, tiny_model: Path) -> None:
+def test_the_last_task_needs_no_demonstrations() -> None:
     stream = replace(STREAM, tasks=(*STREAM.tasks[:2], replace(STREAM.tasks[2], demonstrations=())))
-    make_method("ssr", {}).check(stream)
-    make_method("ssr", {}).check_prompts(stream, Bench(tmp_path, tiny_model).base.tokenizer, 1024)
+    make_method("ssr", {}).check(facts_of(stream))
 
 
 def test_options_that_exclude_each_other_are_refused_by_the_methods_name() -> None:
@@ -146,26 +145,25 @@ def test_options_that_exclude_each_other_are_refused_by_the_methods_name() -> No
 
 
 def test_random_selection_asks_for_no_clusters() -> None:
-    make_method("ssr", {"preset": "faithful", "selection": "random"}).check(STREAM)
+    make_method("ssr", {"preset": "faithful", "selection": "random"}).check(facts_of(STREAM))
 
 
-def test_prompts_longer_than_the_context_are_refused_before_training(tmp_path: Path, tiny_model: Path) -> None:
-    tokenizer = Bench(tmp_path, tiny_model).base.tokenizer
-    make_method("ssr", {}).check_prompts(STREAM, tokenizer, 1024)
-    with pytest.raises(DataError, match=r"task first: even the shortest synthesis prompt .* context of 40"):
-        make_method("ssr", {}).check_prompts(STREAM, tokenizer, 40)
+def test_prompts_longer_than_the_context_are_refused_before_training() -> None:
+    make_method("ssr", {}).check(facts_of(STREAM))
+    with pytest.raises(DataError, match=r"task first: even the shortest synthesis prompt .* context of 9"):
+        make_method("ssr", {}).check(facts_of(STREAM, context_length=9))
 
 
 def test_prompts_are_checked_in_the_layout_in_which_they_will_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     checked = []
     monkeypatch.setattr(continuations, "check_room", lambda name, pool, layout, *_: checked.append((name, layout)))
     for layout in ("auto", "alpaca"):
-        make_method("ssr", {"layout": layout}).check_prompts(STREAM, None, 1024)  # type: ignore[arg-type]
+        make_method("ssr", {"layout": layout}).check(facts_of(STREAM))
     assert checked == [(task, layout) for layout in ("superni", "alpaca") for task in ("first", "second")]
 
 
 def test_an_absent_embedding_package_is_refused_only_where_it_is_needed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embeddings, "find_spec", lambda name: None)
-    make_method("ssr", {"embedding": "some/model", "selection": "random"}).check(STREAM)
+    make_method("ssr", {"embedding": "some/model", "selection": "random"}).check(facts_of(STREAM))
     with pytest.raises(MissingExtraError):
-        make_method("ssr", {"embedding": "some/model"}).check(STREAM)
+        make_method("ssr", {"embedding": "some/model"}).check(facts_of(STREAM))

@@ -97,7 +97,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         return RunResult(folder, {}, metrics)
 
     stream = SimpleNamespace(notes=["3 rows are set aside"], accounts=())
-    prepared = SimpleNamespace(stream=stream, tokenizer=None, context_length=9)
+    prepared = SimpleNamespace(stream=stream, facts=None)
     monkeypatch.setattr(module, "execute", execute)
 
     def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:

@@ -27,12 +27,26 @@ if TYPE_CHECKING:
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Progress
-    from everlearn.recipe import TrainingConfig
+    from everlearn.recipe import ModelConfig, TrainingConfig
     from everlearn.training.influence import Influence
 
 StartFrom = Literal["previous", "base"]
 BASE_STAGE = "00-base"
 """Folder name, among the stages, of what is measured before any training."""
+
+
+Trait = Literal[
+    "averages weights",
+    "changes parts",
+    "penalty",
+    "projects gradients",
+    "rehearses",
+    "starts from the base",
+    "synthesizes",
+    "trains once",
+    "weighs own rows",
+]
+"""What a method is, as far as another may not bear it: `everlearn.methods.stack` refuses pairs of them."""
 
 
 class MethodOptions(Section):
@@ -94,6 +108,25 @@ class StepRunner(Protocol):
 
 
 @dataclass(frozen=True)
+class Facts:
+    """What a method may look at before anything is trained.
+
+    Attributes:
+        stream: The tasks, their rows as they will be trained on.
+        tokenizer: The model's.
+        context_length: Tokens that the model takes.
+        model: How the model is loaded and tuned.
+        training: How the stages are trained.
+    """
+
+    stream: TaskStream
+    tokenizer: PreTrainedTokenizerBase
+    context_length: int
+    model: ModelConfig
+    training: TrainingConfig
+
+
+@dataclass(frozen=True)
 class StageContext:
     """What a hook may use: the stage, the models, the tools of the lower floors, and storage.
 
@@ -141,6 +174,8 @@ class Method:
     version: ClassVar[int] = 1
     """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    traits: ClassVar[frozenset[Trait]] = frozenset()
+    """What it is, for those that cannot be stacked with it."""
 
     def __init__(self, options: MethodOptions) -> None:
         self.options = options
@@ -151,11 +186,8 @@ class Method:
         """Splits the stream into stages. Default: one stage a task."""
         return one_stage_per_task(stream.tasks)
 
-    def check(self, stream: TaskStream) -> None:
+    def check(self, facts: Facts) -> None:
         """Refuses (UserError) what cannot work, before any training."""
-
-    def check_prompts(self, stream: TaskStream, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
-        """Refuses (UserError) prompts of the method's own that the model cannot take, before any training."""
 
     def try_base(self, context: StageContext) -> None:
         """Refuses (UserError) what the base model turns out not to be able to do for a stage.

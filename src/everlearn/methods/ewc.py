@@ -41,6 +41,7 @@ class EWC(Method):
 
     Options = EWCOptions
     options: EWCOptions
+    traits = frozenset({"penalty"})
 
     def __init__(self, options: EWCOptions) -> None:
         super().__init__(options)

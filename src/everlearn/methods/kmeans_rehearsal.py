@@ -14,11 +14,11 @@ from typing import Annotated
 
 from pydantic import Field
 
-from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.data.instance import Instance, Task, fingerprint_of
 from everlearn.data.mixture import Mixture, shuffled
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, write_jsonl
-from everlearn.methods.base import Method, MethodOptions, StageContext, StepRunner
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, StepRunner
 from everlearn.methods.registry import register
 from everlearn.shares import share_of
 
@@ -40,8 +40,9 @@ class KMeansRehearsal(Method):
 
     Options = KMeansRehearsalOptions
     options: KMeansRehearsalOptions
+    traits = frozenset({"rehearses"})
 
-    def check(self, stream: TaskStream) -> None:
+    def check(self, facts: Facts) -> None:
         """Refuses more clusters than rows to take, and an embedding that is not installed.
 
         Raises:
@@ -52,7 +53,7 @@ class KMeansRehearsal(Method):
             from everlearn.models.embeddings import check_sentence_model
 
             check_sentence_model(self.options.embedding)
-        for task in stream.tasks[:-1]:
+        for task in facts.stream.tasks[:-1]:
             wanted = rows_to_take(task, self.options.ratio)
             if wanted < self.options.clusters:
                 raise RecipeError(

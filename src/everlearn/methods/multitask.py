@@ -14,6 +14,8 @@ from everlearn.methods.registry import register
 class Multitask(Method):
     """Merges the stream into one stage."""
 
+    traits = frozenset({"trains once"})
+
     def stages(self, stream: TaskStream) -> list[Stage]:
         """One stage with all tasks."""
         return [Stage(index=1, tasks=stream.tasks, seen=(), is_last=True)]

@@ -38,6 +38,7 @@ class RandomRehearsal(Method):
 
     Options = RandomRehearsalOptions
     options: RandomRehearsalOptions
+    traits = frozenset({"rehearses"})
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """A sample of each earlier task, in order of arrival."""

@@ -14,6 +14,8 @@ from everlearn.methods.registry import register
 class SingleTask(Method):
     """Starts every stage afresh."""
 
+    traits = frozenset({"starts from the base"})
+
     def start_from(self, stage: Stage) -> StartFrom:
         """The base model."""
         return "base"

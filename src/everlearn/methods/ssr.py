@@ -20,17 +20,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from everlearn.data.instance import Instance, TaskStream
+from everlearn.data.instance import Instance
 from everlearn.data.mixture import Mixture, shuffled
 from everlearn.errors import RecipeError
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.synthesis.demonstrations import check_demonstrations, layout_of
 from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
 
 if TYPE_CHECKING:
     import numpy as np
-    from transformers import PreTrainedTokenizerBase
 
     from everlearn.synthesis.pipeline import Tools
 
@@ -45,24 +44,28 @@ class SSR(Method):
 
     Options = SSROptions
     options: SSROptions
+    traits = frozenset({"rehearses", "synthesizes"})
 
     def __init__(self, options: SSROptions) -> None:
         super().__init__(options)
         self._sets: dict[str, list[Instance]] = {}
 
-    def check(self, stream: TaskStream) -> None:
-        """Refuses demonstrations that cannot be used, clusters without rows, and an embedding not installed.
+    def check(self, facts: Facts) -> None:
+        """Refuses demonstrations of no use or that no prompt can hold, clusters without rows, a missing embedding.
 
         Raises:
-            UserError: names the task and the option.
+            UserError: names the task, the option or the lengths, and the remedy.
         """
+        from everlearn.synthesis.continuations import check_room
+
         options = self.options
         if options.embedding != "model" and options.selection != "random":
             from everlearn.models.embeddings import check_sentence_model
 
             check_sentence_model(options.embedding)
-        for task in stream.tasks[:-1]:
-            check_demonstrations(task.name, task.demonstrations, options.demonstrations, options.layout)
+        for task in facts.stream.tasks[:-1]:
+            pool = task.demonstrations
+            check_demonstrations(task.name, pool, options.demonstrations, options.layout)
             settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
             if settings.is_clustered and settings.clusters > settings.count:
                 raise RecipeError(
@@ -70,20 +73,8 @@ class SSR(Method):
                     f"for task {task.name} ({options.ratio:g} of its {len(task.train)} rows): lower clusters, raise "
                     "ratio, or use preset: improved."
                 )
-
-    def check_prompts(self, stream: TaskStream, tokenizer: PreTrainedTokenizerBase, context_length: int) -> None:
-        """Refuses demonstrations of which no prompt fits into the model's context.
-
-        Raises:
-            DataError: names the task, the lengths and the remedy.
-        """
-        from everlearn.synthesis.continuations import check_room
-
-        for task in stream.tasks[:-1]:
-            pool, options = task.demonstrations, self.options
             layout = layout_of(pool) if options.layout == "auto" else options.layout
-            settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
-            check_room(task.name, pool, layout, settings, tokenizer, context_length)
+            check_room(task.name, pool, layout, settings, facts.tokenizer, facts.context_length)
 
     def try_base(self, context: StageContext) -> None:
         """Lets the base model write its first continuations, before hours of training.

@@ -104,9 +104,7 @@ def compare(
             write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
         sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
         for other in methods[1:]:
-            made = make_method(other.name, other.options)
-            made.check(sound.stream)
-            made.check_prompts(sound.stream, sound.tokenizer, sound.context_length)
+            make_method(other.name, other.options).check(sound.facts)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
     recipe = recipe.model_copy(update={"model": sound.model})

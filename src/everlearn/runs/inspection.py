@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from everlearn.data.account import TaskAccount
 from everlearn.data.seen import as_seen
 from everlearn.errors import UserError
+from everlearn.methods.base import Facts
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress, Tick
 from everlearn.recipe import Recipe
@@ -126,8 +127,7 @@ def inspect_data(
             check_measurement(recipe, stream, template, tokenizer, context)
             for task in stream:
                 check_rows(task.train, template, tokenizer, recipe.training, context)
-            method.check(stream)
-            method.check_prompts(stream, tokenizer, context)
+            method.check(Facts(stream, tokenizer, context, recipe.model, recipe.training))
     except UserError as fault:
         refused = refused or fault
     accounts = {account.task: account for account in stream.accounts}

@@ -17,7 +17,7 @@ from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
-from everlearn.methods.base import BASE_STAGE, Artifact, Method, Stage, StageContext
+from everlearn.methods.base import BASE_STAGE, Artifact, Facts, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
@@ -29,8 +29,6 @@ from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from everlearn.data.mixture import Mixture
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
@@ -65,8 +63,7 @@ class Prepared:
     stream: TaskStream
     template: PromptTemplate
     base_fingerprint: str
-    tokenizer: PreTrainedTokenizerBase
-    context_length: int
+    facts: Facts
 
 
 def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False) -> Prepared:
@@ -104,9 +101,9 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         for task in stream:
             template.check(task.train)
             check_rows(task.train, template, tokenizer, recipe.training, context)
-    method.check(stream)
-    method.check_prompts(stream, tokenizer, context)
-    return Prepared(model, method, stream, template, loading.base_fingerprint(recipe.model), tokenizer, context)
+    facts = Facts(stream, tokenizer, context, model, recipe.training)
+    method.check(facts)
+    return Prepared(model, method, stream, template, loading.base_fingerprint(recipe.model), facts)
 
 
 def execute(
@@ -250,8 +247,7 @@ class _Run:
         self.stream = prepared.stream
         self.accounts = {account.task: account for account in prepared.stream.accounts}
         self.template = prepared.template
-        self.tokenizer = prepared.tokenizer
-        self.tokenizer = prepared.tokenizer
+        self.tokenizer = prepared.facts.tokenizer
         self.base_fingerprint = prepared.base_fingerprint
         self.store = store
         self.label = label
