@@ -126,12 +126,12 @@ def execute(
     with unmade_if_refused(folder):
         claim(folder, recipe)
         prepared = prepare(recipe, folder, trains=True)
+        store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
     recipe = recipe.model_copy(update={"model": prepared.model})
     claim(folder, recipe)
-    store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
