@@ -92,7 +92,7 @@ def refined_step(job: Job, selected: StepResult, place: str = ALL) -> StepResult
         "count": settings.count if settings.is_improved else None,
         "labels": [list(labels), shares],
     }
-    return tools.step(f"{place}/refined", inputs, make)
+    return tools.step(f"{place}/refined", inputs, make, version=2 if settings.is_improved else 1)
 
 
 def _answering(job: Job, loaded: LoadedModel) -> Answering:

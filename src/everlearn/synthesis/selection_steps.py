@@ -92,7 +92,7 @@ def selected_step(
         "is_improved": settings.is_improved,
         "kept": [settings.count, shares] if shares is not None else None,
     }
-    return job.tools.step("synthesis/selected", inputs, make)
+    return job.tools.step("synthesis/selected", inputs, make, version=2 if settings.is_improved else 1)
 
 
 def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: StepResult | None) -> list[Chosen]:
