@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -125,9 +126,9 @@ def read(path: Path, fault: type[UserError] = RecipeError, most: int = MOST_BYTE
     return parse(read_text(path, fault, most), str(path))
 
 
-def dump(tree: object) -> str:
-    """YAML of plain values, in their order."""
-    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True))
+def dump(tree: object, **style: Any) -> str:
+    """YAML of plain values, in their order; `style` as PyYAML takes it."""
+    return str(yaml.dump(tree, Dumper=_Dumper, sort_keys=False, allow_unicode=True, **style))
 
 
 def _check_node(node: yaml.Node) -> None:

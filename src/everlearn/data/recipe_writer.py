@@ -18,6 +18,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from everlearn import recipe_file
 from everlearn.data.column_names import guess_columns
 from everlearn.data.formats import unread_columns
 from everlearn.data.shapes import detect_shape
@@ -247,7 +248,5 @@ def _summary(section: type[BaseModel]) -> str:
 
 def _yaml(value: object) -> str:
     """A value in YAML's one-line style."""
-    import yaml
-
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=10_000)
+    text = recipe_file.dump(value, default_flow_style=True, width=10_000)
     return text.removesuffix("\n").removesuffix("\n...")

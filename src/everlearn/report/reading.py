@@ -15,6 +15,7 @@ from everlearn.artifacts import RECORD, is_plain, read_record
 from everlearn.errors import RunError
 from everlearn.files import read_vouched, sha256_of
 from everlearn.methods.base import BASE_STAGE
+from everlearn.recipe import read_stored
 from everlearn.report.forms import EstimateForm, ManifestForm, MatrixForm, in_form, read_form
 from everlearn.report.parsing import form_of, items, mapping, number, optional, stands
 
@@ -227,12 +228,9 @@ def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:
 
 def _confidence(path: Path) -> float | None:
     """Level of the run's intervals; None where the recipe is absent or unreadable (it is shown as text)."""
-    import yaml
-
     try:
-        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return float(recipe["evaluation"]["confidence"])
-    except (OSError, ValueError, TypeError, KeyError, yaml.YAMLError):
+        return float(read_stored(path, "")["evaluation"]["confidence"])
+    except (RunError, ValueError, TypeError, KeyError):
         return None
 
 
