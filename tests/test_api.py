@@ -111,3 +111,14 @@ def test_what_the_command_inspect_shows_is_known_in_python_too() -> None:
     assert [task.account.task for task in found.tasks][:2] == ["sentiment", "ruvian"]
     assert sum(found.tasks[0].labels.values()) == 300
     assert found.refusal is None
+
+
+def test_the_stream_of_a_recipe_is_that_of_its_file(tmp_path: Path) -> None:
+    write_jsonl(tmp_path / "a.jsonl", (row.to_json() for row in rows("a", 30)))
+    path = tmp_path / "recipe.yaml"
+    path.write_text("seed: 3\nstream: {tasks: [{name: one, train: a.jsonl, demonstrations: 2}]}\n")
+    stream = everlearn.load_stream(path, evaluation_limit=2)
+    assert (stream.names, len(stream["one"].evaluation)) == (["one"], 2)
+    entries = [{"name": "one", "train": str(tmp_path / "a.jsonl"), "demonstrations": 2}]
+    assert stream["one"].evaluation == everlearn.load_stream(entries, seed=3, evaluation_limit=2)["one"].evaluation
+    assert stream["one"].train != everlearn.load_stream(str(path), seed=4)["one"].train

@@ -168,6 +168,27 @@ def test_seeds_are_a_list_or_numbers_apart_by_commas(tmp_path: Path, value: str)
     assert load_recipe(tmp_path / "r.yaml", {"synthesize.tasks": "qa, sa"}).synthesize.tasks == ["qa", "sa"]
 
 
+def test_a_path_of_the_command_line_is_relative_to_the_working_directory_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here, there = tmp_path / "here", tmp_path / "there"
+    for place in (here / "base", here / "only-here", there / "base", there / "only-there"):
+        place.mkdir(parents=True)
+    path = there / "r.yaml"
+    path.write_text("model: {base: base}\nmethod: {name: ssr, embedding: ./base}\n")
+    monkeypatch.chdir(here)
+    assert load_recipe(path).model.base == str(there / "base")
+    assert load_recipe(path).method.options["embedding"] == str(there / "./base")
+    assert load_recipe(path, {"model.base": "base"}).model.base == str(here / "base")
+    assert load_recipe(path, {"method.embedding": "./base"}).method.options["embedding"] == str(here / "./base")
+    assert load_recipe(path, {"model.base": "only-there"}).model.base == "only-there"
+    assert load_recipe("embedded", {"model.base": "base"}).model.base == str(here / "base")
+    tasks = [{"name": "t", "train": "base"}]
+    assert load_recipe(path, {"stream.tasks": tasks}).stream.tasks[0].train == str(here / "base")  # type: ignore[union-attr]
+    path.write_text("model: {base: only-here}\n")
+    assert load_recipe(path).model.base == str(here / "only-here")
+
+
 def test_a_checkpoint_of_the_command_line_is_relative_to_the_working_directory(tmp_path: Path) -> None:
     (tmp_path / "r.yaml").write_text("evaluate: {checkpoint: stage}\n")
     (tmp_path / "stage").mkdir()
