@@ -15,6 +15,7 @@ from everlearn.data.prompts import VanillaTemplate
 from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.models.loading import LoadedModel, load_model, load_tokenizer
 from everlearn.models.parameters import tuned_parameters
+from everlearn.models.state import ModelState
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
 from everlearn.training.influence import Training
@@ -74,10 +75,12 @@ class Bench:
             steps_of=self._steps,
             progress=LineProgress(),
             latest=lambda: self.latest,
-            latest_fingerprint=f"latest-{stage.index}",
+            state=ModelState(f"latest-{stage.index}"),
             base=lambda: self.base,
             base_fingerprint="base",
             generator_for=lambda loaded: self.writer if loaded is self.base else self.answerer,
+            phase_of=lambda index, name: ModelState(f"phase-{index}-{name}"),
+            steps=7,
         )
 
     def _steps(self, index: int) -> FolderSteps:

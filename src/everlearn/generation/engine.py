@@ -7,7 +7,7 @@ where each is computed as it would be alone (`models/sides.py`, `plain_state.py`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from everlearn.generation.rows import Row
 from everlearn.generation.shared_cache import attending
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
+from everlearn.models.adapters import inner_model
 from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
 from everlearn.models.sides import Sides
 
@@ -73,7 +74,7 @@ class TransformersGenerator:
         self._max_batch_tokens = max_batch_tokens
         self.shares_prefixes: bool | None = None
         self._bears_padding = True
-        self._sides = Sides(_inner(model))
+        self._sides = Sides(inner_model(model))
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
         self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
 
@@ -93,7 +94,7 @@ class TransformersGenerator:
         collector = _Collector(stopper, copies, first, progress)
         with torch.inference_mode(), _evaluating(self._model):
             while distinct:
-                cached = self._max_batch_tokens or cached_tokens(_inner(self._model))
+                cached = self._max_batch_tokens or cached_tokens(inner_model(self._model))
                 has_room = True
                 try:
                     self._complete(distinct, copies, cached, sampling, stopper, collector)
@@ -116,7 +117,7 @@ class TransformersGenerator:
         collector: _Collector,
     ) -> None:
         """Completes distinct prompts with at most so many tokens cached at a time."""
-        inner = _inner(self._model)
+        inner = inner_model(self._model)
         if self.shares_prefixes is None:
             self.shares_prefixes = SharedState.fits(inner)
             self._bears_padding = self.shares_prefixes or bears_padding(inner)
@@ -269,12 +270,6 @@ def _first_of_equals(prompts: list[Prompt]) -> list[int]:
     """For each prompt the index of the first with the same tokens."""
     seen: dict[tuple[int, ...], int] = {}
     return [seen.setdefault(tuple(prompt.token_ids), prompt.index) for prompt in prompts]
-
-
-def _inner(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The Transformers model within, adapters in place: one wrapper less on every step."""
-    base: Callable[[], PreTrainedModel] | None = getattr(model, "get_base_model", None)
-    return base() if base is not None else model
 
 
 @contextmanager

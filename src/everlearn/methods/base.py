@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.mixture import Mixture
+from everlearn.models.state import ModelState
 from everlearn.recipe import Section
 
 if TYPE_CHECKING:
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
     from everlearn.progress import Progress
     from everlearn.recipe import ModelConfig, TrainingConfig
     from everlearn.training.influence import Influence
+    from everlearn.training.phase import Phase
 
-StartFrom = Literal["previous", "base"]
 BASE_STAGE = "00-base"
 """Folder name, among the stages, of what is measured before any training."""
 
@@ -140,10 +141,13 @@ class StageContext:
         progress: Where to show what goes on.
         latest: The model at hand: before training the one that it starts from; in `after_stage`, the one that it
             has made.
-        latest_fingerprint: Identifies that model's weights.
+        state: That model by reference.
         base: The base model theta(0), loaded on first call (adapter switched off where that is the same).
         base_fingerprint: Identifies the base model's weights.
         generator_for: A generation engine over a loaded model.
+        phase_of: What a phase of an earlier stage has made, by the stage's 1-based index and the phase's name (None:
+            the phase that is released).
+        steps: Optimizer steps of the stage by the recipe's `training`; known from `phases` on.
     """
 
     stage: Stage
@@ -154,10 +158,17 @@ class StageContext:
     steps_of: Callable[[int], StepRunner]
     progress: Progress
     latest: Callable[[], LoadedModel]
-    latest_fingerprint: str
+    state: ModelState
     base: Callable[[], LoadedModel]
     base_fingerprint: str
     generator_for: Callable[[LoadedModel], Generator]
+    phase_of: Callable[[int, str | None], ModelState]
+    steps: int = 0
+
+    @property
+    def latest_fingerprint(self) -> str:
+        """Identifies the weights of the model at hand."""
+        return self.state.fingerprint
 
     def random_seed(self, purpose: str) -> int:
         """A seed of its own for each purpose at each stage, derived from the run's seed."""
@@ -198,16 +209,18 @@ class Method:
 
     # Before a stage.
 
-    def start_from(self, stage: Stage) -> StartFrom:
-        """Which weights the stage starts from. Default: the previous stage's."""
-        return "previous"
-
     def rehearsal(self, context: StageContext) -> Mixture:
         """What to mix with the stage's own rows; rows of the earliest task first."""
         return Mixture()
 
+    def phases(self, context: StageContext) -> Sequence[Phase]:
+        """In which phases the stage is trained. Default: one, which carries on what the stage before has released."""
+        from everlearn.training.phase import Phase
+
+        return [Phase()]
+
     def influences(self, context: StageContext) -> Sequence[Influence]:
-        """What acts while the stage trains; made before the model is loaded, from options and state alone.
+        """What acts while a phase trains; made for it, before the model is loaded, from options and state alone.
 
         Without any, the trained model is shared with every other run that has the same rows and settings.
         """
@@ -217,6 +230,13 @@ class Method:
 
     def after_stage(self, context: StageContext) -> None:
         """Consolidates: importance weights, new rehearsal rows."""
+
+    def released(self, context: StageContext) -> ModelState | None:
+        """Another model than the trained one, to be measured, handed back, and the next stage's start: a merge.
+
+        It is made in a step, like every artifact. Default: nothing, the trained model is released.
+        """
+        return None
 
     # State that survives a kill.
 

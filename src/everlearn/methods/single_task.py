@@ -6,8 +6,12 @@ Shows what every task can reach without the others; its first stage is the first
 
 from __future__ import annotations
 
-from everlearn.methods.base import Method, Stage, StartFrom
+from collections.abc import Sequence
+
+from everlearn.methods.base import Method, StageContext
 from everlearn.methods.registry import register
+from everlearn.models.state import ModelState, Tuning
+from everlearn.training.phase import Phase
 
 
 @register
@@ -16,6 +20,6 @@ class SingleTask(Method):
 
     traits = frozenset({"starts from the base"})
 
-    def start_from(self, stage: Stage) -> StartFrom:
-        """The base model."""
-        return "base"
+    def phases(self, context: StageContext) -> Sequence[Phase]:
+        """One, from the base model."""
+        return [Phase(tuning=Tuning(ModelState(context.base_fingerprint)))]

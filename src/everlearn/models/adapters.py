@@ -9,7 +9,7 @@ when others are found.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from everlearn.errors import ModelError
 from everlearn.models.faults import told
 from everlearn.models.folders import check_tensors
 from everlearn.models.json_files import read_object
+from everlearn.models.state import MOVING
 from everlearn.models.targets import check_rank, check_targets, linear_modules, peft_targets, with_targets
 from everlearn.ordinary_files import is_regular, shown
 
@@ -78,8 +79,16 @@ def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, rev
             return get_peft_model(model, settings)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> PeftModel:
-    """Puts a stored adapter on the model.
+def load_adapter(
+    model: PreTrainedModel | PeftModel, folder: Path, *, trainable: bool = False, name: str = MOVING
+) -> PeftModel:
+    """Puts a stored adapter on the model, beside those that it has.
+
+    Args:
+        model: Gets the adapter in place.
+        folder: Of the adapter.
+        trainable: Whether it is to be trained.
+        name: How it is called within the model.
 
     Raises:
         ModelError: the folder holds no adapter, or one that does not fit this model.
@@ -101,7 +110,33 @@ def load_adapter(model: PreTrainedModel, folder: Path, *, trainable: bool) -> Pe
     remedy = "use the base that it was trained on, or delete it and run 'everlearn resume'"
     with told(f"{what} does not fit this base model or is damaged", remedy), _without_future_warnings():
         device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
-        return PeftModel.from_pretrained(model, str(folder), is_trainable=trainable, torch_device=device)
+        settings = {"adapter_name": name, "is_trainable": trainable, "torch_device": device}
+        if not isinstance(model, PeftModel):
+            return PeftModel.from_pretrained(model, str(folder), **settings)
+        model.load_adapter(str(folder), **settings)
+        return model
+
+
+def activate(model: PeftModel, active: Sequence[str], moving: Collection[str]) -> None:
+    """Sums these adapters, and lets these of them be trained (PEFT alone would train whatever is active)."""
+    with _without_future_warnings():
+        model.base_model.set_adapter(list(active))
+    for path, parameter in model.named_parameters():
+        parameter.requires_grad_(any(f".{name}." in f"{path}." for name in moving))
+
+
+@contextmanager
+def part_view(model: PeftModel, names: Sequence[str]) -> Iterator[None]:
+    """The model with these adapters alone within the block, such as a shadow; afterwards it is as it was."""
+    active = model.base_model.active_adapters
+    moving = {path for path, parameter in model.named_parameters() if parameter.requires_grad}
+    try:
+        activate(model, names, ())
+        yield
+    finally:
+        activate(model, active, ())
+        for path, parameter in model.named_parameters():
+            parameter.requires_grad_(path in moving)
 
 
 def _check_settings(folder: Path, what: str) -> None:
@@ -139,11 +174,59 @@ def _is_default(key: str, value: object) -> bool:
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
-    """Writes weights and settings, the same bytes in every process."""
+    """Writes weights and settings of the adapter that is carried on, the same bytes in every process."""
     for settings in model.peft_config.values():
         if isinstance(settings.target_modules, set):  # PEFT would write it in the order of its hashes
             settings.target_modules = sorted(settings.target_modules)
-    model.save_pretrained(str(folder), save_embedding_layers=False)
+    model.save_pretrained(str(folder), selected_adapters=[MOVING], save_embedding_layers=False)
+
+
+def save_concatenated(model: PeftModel, names: Sequence[str], folder: Path) -> None:
+    """Writes the sum of adapters as one: the ranks and alphas add up, so that A and B stay as they are.
+
+    (PEFT's own `cat` multiplies the scale into A.) It is called as a single adapter is, and everything loads it.
+    """
+    import copy
+
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    kept = [get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False) for name in names]
+    settings = [model.peft_config[name] for name in names]
+    assert len({one.lora_alpha / one.r for one in settings}) == 1, "adapters of a run have one scale"
+    assert len({tuple(sorted(tensors)) for tensors in kept}) == 1, "adapters of a run sit on the same layers"
+    joined = {
+        path: torch.cat([tensors[path] for tensors in kept], dim=0 if "lora_A" in path else 1).contiguous()
+        for path in kept[0]
+    }
+    save_file(joined, folder / "adapter_model.safetensors", metadata={"format": "pt"})
+    whole = copy.copy(settings[0])
+    whole.r, whole.lora_alpha = sum(one.r for one in settings), sum(one.lora_alpha for one in settings)
+    whole.target_modules = sorted(whole.target_modules)  # PEFT would write a set in the order of its hashes
+    whole.inference_mode = True
+    whole.save_pretrained(str(folder))
+
+
+def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+    """The Transformers model, its adapter layers within it.
+
+    Raises:
+        ModelError: a part of the model does not sit in its layers, so that whoever computes with the inner model
+            would leave it out.
+    """
+    from peft import PeftModel
+
+    if not isinstance(model, PeftModel):
+        return model
+    outside = [name for name, settings in model.peft_config.items() if settings.is_prompt_learning]
+    if outside:
+        kind = model.peft_config[outside[0]].peft_type.value
+        raise ModelError(
+            f"the part {outside[0]!r} of this model stands before its prompts ({kind}), where training and generation "
+            "here would not see it: use adapters in its layers (LoRA)."
+        )
+    return model.get_base_model()
 
 
 @contextmanager

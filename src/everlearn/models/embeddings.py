@@ -177,10 +177,11 @@ def _check_sentence_folder(folder: Path, name: str) -> None:
 
 def _decoder(loaded: LoadedModel) -> Module:
     """The model without its output head."""
-    from peft import PeftModel
     from transformers import PreTrainedModel
 
-    model = loaded.model.get_base_model() if isinstance(loaded.model, PeftModel) else loaded.model
+    from everlearn.models.adapters import inner_model
+
+    model = inner_model(loaded.model)
     decoder: Module = model.get_decoder()
     if isinstance(decoder, PreTrainedModel) and decoder is not model:
         return decoder

@@ -10,7 +10,7 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,6 +35,7 @@ from everlearn.models.json_files import read_object
 from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
+from everlearn.models.state import MOVING, Part, Tuning
 from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, is_regular, shown
 from everlearn.recipe import ModelConfig
@@ -185,7 +186,13 @@ def context_length(config: ModelConfig) -> int:
 
 
 def load_model(
-    config: ModelConfig, *, checkpoint: Path | None = None, trainable: bool = False, seed: int = 0
+    config: ModelConfig,
+    *,
+    checkpoint: Path | None = None,
+    trainable: bool = False,
+    seed: int = 0,
+    beside: Sequence[Part] = (),
+    moving: Sequence[str] = (MOVING,),
 ) -> LoadedModel:
     """Loads the base model, or the model that a stage has left.
 
@@ -194,6 +201,8 @@ def load_model(
         checkpoint: Folder with a stage's `adapter/` or `model/`, or that inner folder; None: the base alone.
         trainable: Prepares training: the adapter trainable (a fresh one where there is none), or all weights.
         seed: Of a fresh adapter's first matrices.
+        beside: Further adapters of the model, frozen unless they move.
+        moving: Names of the adapters that are to be trained.
 
     Raises:
         ModelError: as `check_model`, files that are damaged or do not fit together, or a model whose answers depend
@@ -227,10 +236,37 @@ def load_model(
         model = adapters.load_adapter(model, inner, trainable=trainable)
     elif config.tuning == "lora" and trainable:
         model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit)
+    if beside:
+        model, fingerprint = _with_parts(model, fingerprint, config, beside, moving if trainable else ())
     context = context_of(read_config(source))
     _check_answers(model.eval(), source.label if inner is None else str(inner))
     check_padding(plain, source.label)
     return LoadedModel(model, tokenizer, fingerprint, base_hash, context, device)
+
+
+def _with_parts(
+    model: PreTrainedModel | PeftModel,
+    fingerprint: str,
+    config: ModelConfig,
+    parts: Sequence[Part],
+    moving: Sequence[str],
+) -> tuple[PeftModel, str]:
+    """The model with further adapters on it, and its fingerprint.
+
+    Raises:
+        ModelError: one is no adapter, or does not fit.
+    """
+    from peft import PeftModel
+
+    active = [MOVING] if isinstance(model, PeftModel) else []
+    for part in parts:
+        assert part.kind == "adapter", "all weights leave room for no part beside them"
+        inner = _weights_in(part.folder, config)
+        model = adapters.load_adapter(model, inner, name=part.name)
+        fingerprint = fingerprint_of(fingerprint, part.name, part.is_active, content_hash(inner))
+        active += [part.name] if part.is_active else []
+    adapters.activate(model, active, moving)
+    return model, fingerprint
 
 
 def _weights_in(checkpoint: Path, config: ModelConfig) -> Path:
@@ -252,8 +288,13 @@ def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
         yield replace(loaded, fingerprint=loaded.base_fingerprint)
 
 
-def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
+def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None = None) -> None:
     """Writes `folder/adapter` or `folder/model`, with the tokenizer, loadable by PEFT or Transformers as they are.
+
+    Args:
+        loaded: The model.
+        folder: Where to.
+        tuning: Says how several adapters become one.
 
     Raises:
         RunError: the disk is full or the folder cannot be written to.
@@ -265,7 +306,12 @@ def save_checkpoint(loaded: LoadedModel, folder: Path) -> None:
     try:
         target.mkdir(parents=True, exist_ok=True)
         if isinstance(loaded.model, PeftModel):
-            adapters.save_adapter(loaded.model, target)
+            active = list(loaded.model.base_model.active_adapters)
+            if tuning is not None and tuning.after == "concatenate" and len(active) > 1:
+                adapters.save_concatenated(loaded.model, active, target)
+            else:
+                assert active == [MOVING], "one adapter is kept, so no other computes along"
+                adapters.save_adapter(loaded.model, target)
         else:
             with without_bars():
                 loaded.model.save_pretrained(str(target))

@@ -12,7 +12,8 @@ def tuned_parameters(model: Module) -> dict[str, Parameter]:
     """Name to parameter of what training changes, whether or not it is set to be trained just now.
 
     Args:
-        model: A Transformers model, or one with PEFT adapters; then only the active adapters' parameters count.
+        model: A Transformers model, or one with PEFT adapters; then only the active adapters' parameters count, and
+            of several that compute together, while some are being trained, only theirs.
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
@@ -27,4 +28,5 @@ def tuned_parameters(model: Module) -> dict[str, Parameter]:
     if not prefixes:
         return named
     within = {name for prefix in prefixes for name in (prefix, f"{prefix}.weight", f"{prefix}.bias") if name in named}
-    return {name: parameter for name, parameter in named.items() if name in within}
+    moving = {name for name in within if named[name].requires_grad}
+    return {name: parameter for name, parameter in named.items() if name in (moving or within)}

@@ -17,8 +17,9 @@ from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
-from everlearn.methods.base import BASE_STAGE, Artifact, Facts, Method, Stage, StageContext
+from everlearn.methods.base import BASE_STAGE, Facts, Method, Stage, StageContext
 from everlearn.methods.registry import make_method
+from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
 from everlearn.recipe_paths import found_path, located, portable
@@ -27,12 +28,14 @@ from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
+from everlearn.training.phase import TRAINING
 
 if TYPE_CHECKING:
     from everlearn.data.mixture import Mixture
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
     from everlearn.training.influence import Influence
+    from everlearn.training.phase import Phase
 
 
 @dataclass(frozen=True)
@@ -254,6 +257,9 @@ class _Run:
         self.progress = progress
         self.models = ModelsAtHand(recipe.model)
         self.stages = self.method.stages(self.stream)
+        self.base = ModelState(prepared.base_fingerprint)
+        self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
+        self._phases: dict[tuple[int, str | None], ModelState] = {}
         self._state = ""  # hash of what the method has kept after the last stage
         self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress)
 
@@ -261,22 +267,18 @@ class _Run:
         """All stages, then the final model and the report."""
         store, progress = self.store, self.progress
         self.try_base()
-        self.measurement.stage(BASE_STAGE, 0, self.models.latest, self.base_fingerprint, self.stream.tasks)
-        fingerprint = self.base_fingerprint
-        checkpoint: Path | None = None
-        trained: Artifact | None = None
+        released = self.base
+        self.measurement.stage(BASE_STAGE, 0, self.models.latest, released.fingerprint, self.stream.tasks)
         for stage in self.stages:
-            if self.method.start_from(stage) == "base":
-                fingerprint, checkpoint = self.base_fingerprint, None
-            trained = self._train(stage, checkpoint, fingerprint)
-            fingerprint, checkpoint = trained.fingerprint, trained.path
-            self._consolidate(stage, fingerprint)
+            trained = self._train(stage, released)
+            self._consolidate(stage, trained)
+            released = self.method.released(self._context(stage, trained)) or trained
+            self._point_to(released)
             shown = self.stream.tasks if self.recipe.evaluation.unseen_tasks else (*stage.seen, *stage.tasks)
-            self.measurement.stage(stage.name, stage.index, self.models.latest, fingerprint, shown)
+            self.measurement.stage(stage.name, stage.index, self.models.latest, released.fingerprint, shown)
             progress.say(self.measurement.line(stage))
-        assert trained is not None, "a stream has at least one task"
         matrix, metrics = self.measurement.finish()
-        self._publish(trained, matrix)
+        self._publish(released, matrix)
         store.update_manifest(status="complete")
         store.tidy()
         return RunResult(store.folder, matrix, metrics)
@@ -285,22 +287,50 @@ class _Run:
         """Lets the method see what the base model can do for each stage, before anything is trained."""
         self.store.update_manifest(kind=RUN, **self._describe(), status="running")
         for stage in self.stages:
-            self.method.try_base(self._context(stage, self.base_fingerprint))
+            self.method.try_base(self._context(stage, self.base))
 
-    def _train(self, stage: Stage, checkpoint: Path | None, start_fingerprint: str) -> Artifact:
-        self.models.point_to(checkpoint)
-        context = self._context(stage, start_fingerprint)
+    def _train(self, stage: Stage, start: ModelState) -> ModelState:
+        """Trains the phases of a stage; returns what the released one has made."""
+        from everlearn.training.answers import order_of
+        from everlearn.training.phase import check_phases
+
+        self._point_to(start)
+        context = self._context(stage, start)
         mixture = self._rehearsed(stage, context)
-        rehearsed = mixture.rows
         write_jsonl(
-            self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in rehearsed)
+            self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in mixture.rows)
         )
+        shuffled = sum(len(group.rows) for group in mixture.groups if group.per_step is None)
+        config = self.recipe.training
+        sizes = {"batch_size": config.batch_size, "epochs": config.epochs}
+        steps = len(order_of(len(stage.rows) + shuffled, mixture, **sizes, seed=0))  # type: ignore[arg-type]
+        context = replace(context, steps=steps)
+        phases = self.method.phases(context)
+        check_phases(phases)
+        for phase in phases:
+            what = f"training {stage.name}" + (f" ({phase.name})" if len(phases) > 1 else "")
+            tuning = phase.tuning or Tuning(start)
+            if phase.parent:
+                tuning = replace(tuning, start=self._phases[stage.index, phase.parent])
+            state = self._train_phase(stage, phase, tuning, context, mixture, what)
+            self._phases[stage.index, phase.name] = state
+            if phase.is_released:
+                self._phases[stage.index, None] = state
+        self._point_to(self._phases[stage.index, None])
+        return self._phases[stage.index, None]
+
+    def _train_phase(
+        self, stage: Stage, phase: Phase, tuning: Tuning, context: StageContext, mixture: Mixture, what: str
+    ) -> ModelState:
         influences = self.method.influences(context)
         seed = derive(self.recipe.seed, f"stage-{stage.index}", "training")
+        config = self.recipe.training
+        if phase.changes:
+            config = type(config).model_validate({**config.model_dump(), **phase.changes})
         inputs = {
-            "start": start_fingerprint,
-            "rows": rows_fingerprint([*stage.rows, *rehearsed]),
-            "training": self.recipe.training.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
+            "start": tuning.start.fingerprint,
+            "rows": rows_fingerprint([*stage.rows, *mixture.rows]),
+            "training": config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
             "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
             "template": self.template.name,
             "seed": seed,
@@ -308,32 +338,52 @@ class _Run:
         }
         if (described := mixture.describe()) is not None:
             inputs["mixture"] = described
+        if (described := phase.describe(tuning)) is not None:
+            inputs["phase"] = described
+        checkpoint, beside = tuning.start.folder, tuning.start.beside
 
         def make(folder: Path) -> None:
             from everlearn.models import loading
             from everlearn.training.stage import train_stage
 
             self.models.release()
-            loaded = loading.load_model(self.recipe.model, checkpoint=checkpoint, trainable=True, seed=seed)
+            loaded = loading.load_model(
+                self.recipe.model,
+                checkpoint=checkpoint,
+                trainable=True,
+                seed=seed,
+                beside=beside,
+                moving=list(tuning.moves),
+            )
             train_stage(
                 loaded,
                 stage.rows,
-                self.recipe.training,
+                config,
                 self.template,
                 seed=seed,
                 folder=folder,
                 progress=self.progress,
-                what=f"training {stage.name}",
+                what=what,
                 mixture=mixture,
                 influences=influences,
+                phase=phase,
+                tuning=tuning,
             )
-            loading.save_checkpoint(loaded, folder)
+            loading.save_checkpoint(loaded, folder, tuning=tuning)
             in_memory.append(loaded)
 
         in_memory: list[LoadedModel] = []
-        artifact = self.store.steps_below(stage.name)("training", inputs, make)
-        self.models.point_to(artifact.path, in_memory[0] if in_memory else None)
-        return artifact
+        name = TRAINING if phase.is_released else phase.name
+        place = f"stages/{stage.name}/{name}"
+        artifact = self.store.step(place, TRAINING, inputs, make)
+        state = ModelState(artifact.fingerprint, (Part(artifact.path, self._kind),))
+        if in_memory and not beside:  # else it was saved in another form
+            self.models.point_to(artifact.path, in_memory[0])
+        return state
+
+    def _point_to(self, state: ModelState) -> None:
+        """Makes a state the model at hand."""
+        self.models.point_to(state.folder, beside=state.beside)
 
     def _rehearsed(self, stage: Stage, context: StageContext) -> Mixture:
         """What the method rehearses; what becomes of rows that are too long is told in the manifest."""
@@ -359,7 +409,7 @@ class _Run:
         acting = [[type(influence).__name__, dict(influence.inputs())] for influence in influences]
         return [method.name, method.version, method.options.model_dump(mode="json"), self._state, acting]
 
-    def _consolidate(self, stage: Stage, fingerprint: str) -> None:
+    def _consolidate(self, stage: Stage, trained: ModelState) -> None:
         """Calls `after_stage` once; a resumed run gets the stored state back instead."""
         if type(self.method).after_stage is Method.after_stage:
             return
@@ -368,12 +418,12 @@ class _Run:
         def make(folder: Path) -> None:
             from safetensors.numpy import save_file
 
-            self.method.after_stage(self._context(stage, fingerprint))
+            self.method.after_stage(self._context(stage, trained))
             save_file(dict(self.method.state_tensors()), folder / "state.safetensors")
             write_json(folder / "state.json", self.method.state_json())
 
         inputs = {
-            "model": fingerprint,
+            "model": trained.fingerprint,
             "method": [self.method.name, self.method.options.model_dump(mode="json")],
             "version": self.method.version,
             "tasks": [task.fingerprint() for task in (*stage.seen, *stage.tasks)],
@@ -388,12 +438,14 @@ class _Run:
         assert isinstance(values, dict), "a method's JSON state is a mapping"
         self.method.load_state(load_file(artifact.path / "state.safetensors"), values)
 
-    def _publish(self, trained: Artifact, matrix: Mapping[str, object]) -> None:
+    def _publish(self, released: ModelState, matrix: Mapping[str, object]) -> None:
         """The final model as a folder of its own that Transformers or PEFT load as it is."""
         from everlearn.runs.publish import publish
 
+        assert released.folder is not None, "what is released has a part that is carried on"
+        assert not released.beside, "what is released is the base with one part"
         publish(
-            trained.path,
+            released.folder,
             self.store.folder / "model",
             self.store.folder / ".partial" / "handed-back",
             self.recipe,
@@ -404,7 +456,7 @@ class _Run:
             matrix,
         )
 
-    def _context(self, stage: Stage, latest_fingerprint: str) -> StageContext:
+    def _context(self, stage: Stage, state: ModelState) -> StageContext:
         from everlearn.runs.models_at_hand import generator_for
 
         names = {other.index: other.name for other in self.stages}
@@ -417,10 +469,11 @@ class _Run:
             steps_of=lambda index: self.store.steps_below(names[index]),
             progress=self.progress,
             latest=self.models.latest,
-            latest_fingerprint=latest_fingerprint,
+            state=state,
             base=self.models.base,
             base_fingerprint=self.base_fingerprint,
             generator_for=generator_for,
+            phase_of=lambda index, name: self._phases[index, name],
         )
 
     def _targets(self) -> str | None:
@@ -454,7 +507,6 @@ class _Run:
                     "index": stage.index,
                     "name": stage.name,
                     "tasks": [task.name for task in stage.tasks],
-                    "start": self.method.start_from(stage),
                 }
                 for stage in self.stages
             ],

@@ -21,6 +21,7 @@ from everlearn.recipe import ModelConfig
 if TYPE_CHECKING:
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
+    from everlearn.models.state import Part
 
 
 LARGE = 1 << 26
@@ -38,21 +39,25 @@ class ModelsAtHand:
     def __init__(self, config: ModelConfig) -> None:
         self.config = config
         self._checkpoint: Path | None = None
+        self._beside: tuple[Part, ...] = ()
         self._latest: LoadedModel | None = None
         self._base: LoadedModel | None = None
         self._base_view = ExitStack()
 
-    def point_to(self, checkpoint: Path | None, loaded: LoadedModel | None = None) -> None:
+    def point_to(
+        self, checkpoint: Path | None, loaded: LoadedModel | None = None, *, beside: tuple[Part, ...] = ()
+    ) -> None:
         """Names the checkpoint folder that `latest` means from now on (None: the base).
 
         Args:
             checkpoint: Artifact folder of a finished training step.
             loaded: Its model, when it is in memory already.
+            beside: Further parts of the model.
         """
         self._base_view.close()
-        if loaded is None and checkpoint == self._checkpoint:
+        if loaded is None and (checkpoint, beside) == (self._checkpoint, self._beside):
             return
-        self._checkpoint = checkpoint
+        self._checkpoint, self._beside = checkpoint, beside
         self._hold(loaded, self._base)
 
     def release(self) -> None:
@@ -63,19 +68,22 @@ class ModelsAtHand:
     def latest(self) -> LoadedModel:
         """The model of the latest checkpoint."""
         self._base_view.close()
-        if self._checkpoint is None:
+        if self._is_base():
             return self._plain_base()
         if self._latest is None:
             if self.config.tuning == "lora" or _weight_bytes(self._base) >= LARGE:
                 self._hold(None, None)  # an adapter's model to come holds the base
-            self._latest = loading.load_model(self.config, checkpoint=self._checkpoint)
+            self._latest = loading.load_model(self.config, checkpoint=self._checkpoint, beside=self._beside)
         return self._latest
 
     def base(self) -> LoadedModel:
         """The base model theta(0)."""
-        if self.config.tuning == "lora" and self._checkpoint is not None:
+        if self.config.tuning == "lora" and not self._is_base():
             return self._base_view.enter_context(loading.base_of(self.latest()))
         return self._plain_base()
+
+    def _is_base(self) -> bool:
+        return self._checkpoint is None and not self._beside
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
         """Keeps these and frees what was before: a Trainer's cycles hold models and optimizers until collected."""

@@ -21,6 +21,7 @@ from torch.nn.functional import cross_entropy
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
+from everlearn.models.adapters import inner_model
 from everlearn.models.batching import by_length
 from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
@@ -54,13 +55,6 @@ _PROBE_TOKENS = 24
 MOST_LOGITS = 1 << 28
 """Most logits of a padded batch: 0.5 GiB in bfloat16, and as much again for their gradient. The 32,768 tokens that a
 GPU takes otherwise would have 16 GiB of them with Gemma's vocabulary of 256,000. A single row may have more."""
-
-
-def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
-    """The Transformers model, its adapter layers within it."""
-    from peft import PeftModel
-
-    return model.get_base_model() if isinstance(model, PeftModel) else model
 
 
 class AnswerLoss:

@@ -44,6 +44,13 @@ class Batch:
     units: tuple[int, ...]
 
 
+def order_of(rows: int, mixture: Mixture, *, batch_size: int, epochs: float, seed: int) -> Batches:
+    """The order of a stage's shuffled rows, its own and those shuffled among them; as long as the stage has steps."""
+    within = sum(group.per_step or 0 for group in mixture.groups if group.is_within)
+    assert within < batch_size, "the stage's own rows have places in a batch"
+    return Batches(rows, batch_size=batch_size - within, epochs=epochs, seed=seed)
+
+
 class Answers:
     """Batches of rows and their loss.
 
@@ -57,6 +64,7 @@ class Answers:
         seed: Of the order.
         processes: This process among all.
         influences: Whose terms are added.
+        steps: From which step of the order to which (not included); None: all.
     """
 
     def __init__(
@@ -71,13 +79,14 @@ class Answers:
         seed: int,
         processes: Processes,
         influences: Sequence[Influence] = (),
+        steps: tuple[int, int] | None = None,
     ) -> None:
         self._loss, self._shuffled, self._processes = loss, shuffled, processes
         self._readers = [influence for influence in influences if influence.reads]
         apart = [group for group in mixture.groups if group.per_step is not None]
-        within = sum(group.per_step or 0 for group in apart if group.is_within)
-        assert within < batch_size, "the stage's own rows have places in a batch"
-        self.order = Batches(len(shuffled), batch_size=batch_size - within, epochs=epochs, seed=seed)
+        self.order = order_of(len(shuffled), mixture, batch_size=batch_size, epochs=epochs, seed=seed)
+        self.first, self._end = steps or (0, len(self.order))
+        assert self._end <= len(self.order), "a phase ends within its stage"
         self._drawn = [
             (rows, group.drawn(self.order, seed) if group.drawn else Passes(group, len(self.order), seed))
             for group, rows in zip(apart, groups, strict=True)
@@ -87,10 +96,15 @@ class Answers:
             self._shares = {OWN: mixture.own or (1.0, "tokens")}
             self._shares |= {group.name: (group.weight, group.mean) for group in mixture.groups}
 
+    def __len__(self) -> int:
+        """Optimizer steps of the phase."""
+        return self._end - self.first
+
     def rows_of(self, step: int) -> list[EncodedRow]:
-        """All rows of a step."""
-        rows = [self._shuffled[at] for at in self.order[step]]
-        return rows + [group[at] for group, drawn in self._drawn for at in drawn[step]]
+        """All rows of a step of the phase."""
+        at = self.first + step
+        rows = [self._shuffled[place] for place in self.order[at]]
+        return rows + [group[place] for group, drawn in self._drawn for place in drawn[at]]
 
     def read(self, step: int) -> Batch:
         """This process's share of a step: every n-th row, the longest first, so that shares have like lengths."""

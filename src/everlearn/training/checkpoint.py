@@ -26,6 +26,7 @@ from torch import Tensor, nn
 from everlearn.artifacts import remove_files
 from everlearn.errors import RunError
 from everlearn.files import read_mapping, sums_of, unfinished, write_error, write_json
+from everlearn.models.state import MOMENTS
 from everlearn.training.influence import Influence
 from everlearn.training.processes import Processes, fill, whole
 
@@ -98,6 +99,19 @@ def moments_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
     }
 
 
+def save_moments(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+    """Writes the moments into a file of an artifact, for a phase that goes on with them.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _save({name: value.contiguous() for name, value in moments_of(model, optimizers).items()}, path)
+    except (OSError, SafetensorError) as error:
+        raise write_error(path, error) from None
+
+
 def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fills tensors from a safetensors file of a state or of a release.
 
@@ -117,7 +131,7 @@ def load_moments(folder: Path, model: nn.Module, optimizers: Sequence[torch.opti
     Raises:
         RunError: the file is damaged or of another model.
     """
-    path = folder / "optimizer.safetensors"
+    path = folder / MOMENTS
     if not path.exists():
         return
     stored: dict[str, dict[str, Tensor]] = {}

@@ -22,11 +22,13 @@ from everlearn.data.instance import fingerprint_of
 from everlearn.data.mixture import Mixture
 from everlearn.errors import UserError
 from everlearn.files import write_json, write_jsonl
+from everlearn.models.adapters import inner_model
 from everlearn.models.batching import ran_out_of_memory
+from everlearn.models.state import MOMENTS, Tuning
 from everlearn.recipe import NOT_OF_A_STEP
 from everlearn.seeds import derive
 from everlearn.shares import share_of
-from everlearn.training.answer_loss import AnswerLoss, inner_model
+from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.answers import Answers
 from everlearn.training.checkpoint import (
     FORM,
@@ -39,10 +41,12 @@ from everlearn.training.checkpoint import (
     moving_tensors,
     newest_partial,
     partial_folder,
+    save_moments,
     save_state,
 )
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
 from everlearn.training.influence import Influence, Training
+from everlearn.training.phase import Phase
 from everlearn.training.precision import autocast_format
 from everlearn.training.processes import Processes
 from everlearn.training.rows import EncodedRow, encode_rows
@@ -78,8 +82,10 @@ def train_stage(
     what: str,
     mixture: Mixture | None = None,
     influences: Sequence[Influence] = (),
+    phase: Phase | None = None,
+    tuning: Tuning | None = None,
 ) -> dict[str, object]:
-    """Trains the model in place on the rows.
+    """Trains the model in place on the rows, in one phase.
 
     Args:
         loaded: Loaded with `trainable=True`.
@@ -93,6 +99,8 @@ def train_stage(
         what: Name of the step, for the display and for trackers.
         mixture: What is rehearsed.
         influences: What methods add.
+        phase: Which steps at which rate, and whose moments; None: all steps as `config` has it.
+        tuning: What the phase starts from and which parts move.
 
     Returns:
         The summary: steps, rows, tokens, seconds and more.
@@ -103,7 +111,7 @@ def train_stage(
     """
     if int(os.environ.get("WORLD_SIZE", "1")) > 1:
         raise UserError("training runs in one process: start everlearn without torchrun or accelerate launch.")
-    mixture = mixture or Mixture()
+    mixture, phase = mixture or Mixture(), phase or Phase()
 
     def encoded(instances: Sequence[Instance], **group: str) -> list[EncodedRow]:
         return encode_rows(instances, template, loaded.tokenizer, config, loaded.context_length, **group)
@@ -128,6 +136,7 @@ def train_stage(
         seed=seed,
         processes=processes,
         influences=influences,
+        steps=phase.steps,
     )
     everything = [*shuffled, *(row for of_group in apart for row in of_group)]
     key = fingerprint_of(
@@ -137,18 +146,19 @@ def train_stage(
         config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
         mixture.describe(),
         [[type(influence).__name__, dict(influence.inputs())] for influence in influences],
+        *([described] if tuning and (described := phase.describe(tuning)) else []),
     )
     with (
         _state_kept(loaded, recompute=config.gradient_checkpointing),
         loss.packed_where_equal(everything) as is_packed,
-        progress.step(what, len(objective.order)) as tick,
+        progress.step(what, len(objective)) as tick,
         tracking(config.report_to, folder, what) as track,
     ):
         course = _Course(loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track)
-        course.run(everything, processes, influences)
+        course.run(everything, processes, influences, phase, tuning)
     last = course.history[-1]
     summary: dict[str, object] = {
-        "steps": len(objective.order),
+        "steps": len(objective),
         "rows": len(everything),
         "tokens": course.tokens,
         "answer_tokens": course.answers,
@@ -187,9 +197,16 @@ class _Course:
         self.tokens = self.answers = self.done = 0
         self._seconds_before, self._tokens_before = 0.0, 0
 
-    def run(self, rows: Sequence[EncodedRow], processes: Processes, influences: Sequence[Influence]) -> None:
+    def run(
+        self,
+        rows: Sequence[EncodedRow],
+        processes: Processes,
+        influences: Sequence[Influence],
+        phase: Phase,
+        tuning: Tuning | None,
+    ) -> None:
         """Trains from the last checkpoint, or from the start, to the end."""
-        model, config, steps = self.loaded.model, self.config, len(self.objective.order)
+        model, config, steps = self.loaded.model, self.config, len(self.objective)
         model.train()
         for influence in influences:
             moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -204,15 +221,21 @@ class _Course:
                     lambda some: self.objective.gradients_of(some, self.most_tokens),
                 )
             )
-        optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay)
+        parts = tuning.moves if tuning else None
+        optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay, parts=parts)
+        if phase.moments == "inherit":
+            start = tuning.start.folder if tuning else None
+            assert start is not None, "moments are inherited from a phase"
+            assert (start / MOMENTS).exists(), "moments are inherited from a phase that has kept them"
+            load_moments(start, model, [optimizer])
         self._go_on(optimizer, influences)
         look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
         pace = Pace(
             steps=steps,
             peak=config.learning_rate,
-            schedule=schedule_of(config, steps),
+            schedule=phase.schedule or schedule_of(config, steps),
             max_grad_norm=config.max_grad_norm,
-            seed_of=lambda step: derive(self.seed, "step", step),
+            seed_of=lambda step: derive(self.seed, "step", self.objective.first + step),
             most_tokens=self.most_tokens,
             look_every=look_every,
             checkpoint_every=config.checkpoint_every,
@@ -238,6 +261,8 @@ class _Course:
             device = self.loaded.device
             raise UserError(f"training ran out of memory on {device} in the optimizer: {_REMEDY}.") from None
         self.most_tokens = engine.most_tokens
+        if phase.keeps_moments:
+            save_moments(self.folder / MOMENTS, model, [optimizer])
 
     def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence]) -> None:
         """Takes the newest checkpoint back, if there is one."""
@@ -251,7 +276,7 @@ class _Course:
         self.done, self.history, self.most_tokens = record["step"], record["history"], record["most_tokens"]
         self.tokens, self.answers = record["tokens"], record["answers"]
         self._seconds_before, self._tokens_before = self.history[-1]["seconds"], self.tokens
-        self.tick(self.done, len(self.objective.order), resumed=True)
+        self.tick(self.done, len(self.objective), resumed=True)
 
     def _standing(self, finished: int) -> dict[str, Any]:
         return {
@@ -268,7 +293,7 @@ class _Course:
         Raises:
             UserError: a loss is no number.
         """
-        steps = len(self.objective.order)
+        steps = len(self.objective)
         for row in rows:
             batch = self.objective.rows_of(int(row["step"]))
             self.tokens += sum(len(one.ids) for one in batch)

@@ -1,0 +1,95 @@
+"""A model by reference: a base and its parts, each a folder, and how they are tuned. Nothing is loaded until opened.
+
+The base is that of the recipe. A part is an adapter, or whole weights that stand in place of the base's. A part is
+active (it computes along) or a shadow (loaded for another view of the model alone, see `shadow_view`). How a
+part is called within the model is its name: the one that tuning moves as a rule is `MOVING`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Literal
+
+MOVING = "default"
+"""Name of the part that is carried on from stage to stage: PEFT's own for an adapter that has none."""
+MOMENTS = "optimizer.safetensors"
+"""Beside a part: the optimizer's moments, where a phase has kept them."""
+
+Kind = Literal["adapter", "model"]
+After = Literal["keep", "concatenate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A part of a model.
+
+    Attributes:
+        folder: Holds `adapter/` or `model/`, as the kind says, or is that inner folder.
+        kind: A low-rank adapter, or all weights.
+        name: Unique within its model; letters, digits and `_`.
+        is_active: Whether it computes along; else a shadow.
+    """
+
+    folder: Path
+    kind: Kind
+    name: str = MOVING
+    is_active: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class ModelState:
+    """A model by reference.
+
+    Attributes:
+        fingerprint: Hash of all that the model depends on.
+        parts: What there is beside the base; none: the base itself.
+    """
+
+    fingerprint: str
+    parts: tuple[Part, ...] = ()
+
+    @property
+    def folder(self) -> Path | None:
+        """Where the part that is carried on stands; None: there is none."""
+        return next((part.folder for part in self.parts if part.name == MOVING), None)
+
+    @property
+    def beside(self) -> tuple[Part, ...]:
+        """The other parts."""
+        return tuple(part for part in self.parts if part.name != MOVING)
+
+    def as_part(self, name: str, *, is_active: bool = True) -> tuple[Part, ...]:
+        """The part that is carried on under another name, for a model of several parts; nothing of a base."""
+        carried = [part for part in self.parts if part.name == MOVING]
+        return tuple(replace(part, name=name, is_active=is_active) for part in carried)
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What a phase starts from, which parts move, and what becomes of them.
+
+    Attributes:
+        start: Any model state: an earlier stage's, the base, a merge. Its parts are carried along frozen unless they
+            move.
+        moves: Part to the factor of its learning rate; a part that the start does not have is new, of the shape that
+            the recipe gives to adapters.
+        after: `keep` saves the part that moves, which must be the only one that is active; `concatenate` saves all
+            active adapters as one, which computes their sum.
+    """
+
+    start: ModelState
+    moves: Mapping[str, float] = field(default_factory=lambda: {MOVING: 1.0})
+    after: After = "keep"
+
+    def describe(self) -> dict[str, object] | None:
+        """What the trained weights depend on beyond the start's fingerprint, as JSON; None where that is all."""
+        if (
+            dict(self.moves) == {MOVING: 1.0}
+            and self.after == "keep"
+            and {MOVING} >= {p.name for p in self.start.parts}
+        ):
+            return None
+        parts = [[part.name, part.kind, part.is_active] for part in self.start.parts]
+        return {"parts": parts, "moves": dict(self.moves), "after": self.after}
