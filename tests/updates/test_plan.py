@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from everlearn.updates.plan import VersionPlan, branch_length, lineage, trajectory
+from everlearn.training.schedules import branch_length
+from everlearn.updates.plan import VersionPlan, lineage, trajectory
 from everlearn.updates.rates import Rates
 
 KEYS = ("id", "kind", "parent", "from", "to", "steps", "lr", "releases")

@@ -18,6 +18,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from fractions import Fraction
 
 PLATEAUS = (0.316, 0.1)
 """Factors of multi-step after 80 % and 90 % of the run (square root of 0.1, rounded, and 0.1)."""
@@ -86,6 +87,12 @@ def branch_linear(step: float, *, length: int, floor: float = 0.0) -> float:
 def branch_multistep(step: float, *, length: int) -> float:
     """The two decayed plateaus of `multistep`, half of the branch each."""
     return PLATEAUS[0] if step < -(-length // 2) else PLATEAUS[1]
+
+
+def branch_length(fraction: Fraction | float | str, steps: int) -> int:
+    """max(1, floor(fraction * steps + 1/2)), computed exactly; a float is taken as the decimal that it prints as."""
+    exact = fraction if isinstance(fraction, Fraction) else Fraction(str(fraction))
+    return max(1, math.floor(exact * steps + Fraction(1, 2)))
 
 
 FACTORS: dict[str, tuple[Callable[..., float], tuple[str, ...]]] = {

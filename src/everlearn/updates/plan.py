@@ -12,14 +12,13 @@ lazy main path is what the paper's 58 % at four versions means (it is the only o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.training.schedules import Schedule
+from everlearn.training.schedules import Schedule, branch_length
 from everlearn.updates.rates import Rates
 
 Paradigm = Literal["ptfs", "cpt", "path_switching"]
@@ -262,12 +261,6 @@ class VersionPlan:
                     "schedule.warm_up_steps or path.branch_fraction, or give more data."
                 )
         return found
-
-
-def branch_length(fraction: Fraction | float | str, steps: int) -> int:
-    """max(1, floor(fraction * steps + 1/2)), computed exactly; a float is taken as the decimal that it prints as."""
-    exact = fraction if isinstance(fraction, Fraction) else Fraction(str(fraction))
-    return max(1, math.floor(exact * steps + Fraction(1, 2)))
 
 
 def lineage(segments: Sequence[Segment], version: int) -> list[Segment]:
