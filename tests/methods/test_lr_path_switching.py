@@ -25,7 +25,7 @@ PLAIN = {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2}
 
 def plan(bench: Bench, index: int, steps: int, training: dict | None = None, *, count: int = 3, **options: object):
     """The phases of a stage of so many stages."""
-    method = make_method("path_switching", options)
+    method = make_method("lr_path_switching", options)
     stage = replace(method.stages(number_stream())[0], index=index, is_last=index == count)
     context = replace(bench.context(stage), steps=steps)
     context = replace(context, training=context.training.model_copy(update=training or {}))
@@ -118,7 +118,7 @@ def test_a_branch_inside_the_warm_up_and_a_rate_that_does_not_decay_are_refused(
         plan(bench, 1, 10, {"warmup_ratio": 0.5})
     with pytest.raises(RecipeError, match=r"training\.scheduler is constant"):
         execute(
-            tiny_recipe(tmp_path, tiny_model, method="path_switching", training={**PLAIN, "scheduler": "constant"})
+            tiny_recipe(tmp_path, tiny_model, method="lr_path_switching", training={**PLAIN, "scheduler": "constant"})
         )
 
 
@@ -128,7 +128,7 @@ def test_the_main_path_goes_through_all_stages_as_one_training_and_a_resumed_run
 ) -> None:
     import everlearn.training.stage as trainer
 
-    recipe = tiny_recipe(tmp_path, tiny_model, method="path_switching", training=PLAIN)
+    recipe = tiny_recipe(tmp_path, tiny_model, method="lr_path_switching", training=PLAIN)
     model = recipe.model.model_copy(update={"tuning": tuning})
     evaluation = recipe.evaluation.model_copy(update={"general": False, "unseen_tasks": False})
     recipe = recipe.model_copy(update={"model": model, "evaluation": evaluation})
