@@ -50,7 +50,7 @@ def run(
     recipe: Recipe | str | Path | None = None,
     *,
     stream: TaskStream | None = None,
-    method: str | dict[str, Any] | None = None,
+    method: str | dict[str, Any] | Sequence[str | dict[str, Any]] | None = None,
     progress: Progress | None = None,
     **sections: Any,
 ) -> RunResult:
@@ -59,7 +59,7 @@ def run(
     Args:
         recipe: A recipe, a YAML file, or nothing for the embedded default.
         stream: Tasks made in Python; they are written into the run folder, so that it can be resumed.
-        method: A method's name, or a mapping with its name and options.
+        method: A method's name, or a mapping with its name and options; of several that are stacked a list.
         progress: Where to show what goes on; nothing for silence.
         sections: Recipe keys to set, such as `name="mine"`, `training={"epochs": 5}`.
 
@@ -74,7 +74,7 @@ def run(
     base = _recipe(recipe or EMBEDDED)
     tree = base.model_dump(mode="json")
     if method is not None:
-        tree["method"] = method
+        tree["method"] = method if isinstance(method, str | dict) else list(method)
     for key, value in sections.items():
         tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
     wanted = anchored(make_recipe(tree), None)
@@ -96,7 +96,7 @@ def run(
 
 def compare(
     recipe: Recipe | str | Path,
-    methods: Sequence[str | dict[str, Any]],
+    methods: Sequence[str | dict[str, Any] | list[str | dict[str, Any]]],
     *,
     seeds: Sequence[int] | None = None,
     progress: Progress | None = None,

@@ -18,6 +18,7 @@ from everlearn import recipe_file
 from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.ordinary_files import stat_of
+from everlearn.recipe_method import JOIN, one_form, renamed
 from everlearn.recipe_paths import Folder, Source, Word, anchored
 
 EMBEDDED = "embedded"
@@ -35,8 +36,8 @@ _LONGEST_NAME = 100  # letters: files are called so with something before and be
 
 
 def _fit_for_a_folder(name: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
-        raise ValueError("a folder is called so: use letters, digits, '.', '_' and '-', the first a letter or digit")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
+        raise ValueError("a folder is called so: use letters, digits and any of . _ + -, the first a letter or digit")
     if len(name) > _LONGEST_NAME:
         raise ValueError(f"a folder is called so: use at most {_LONGEST_NAME} letters, not {len(name):,}")
     return name
@@ -149,7 +150,7 @@ class TaskConfig(Section):
     """One task of the stream, read from files or from a Hugging Face dataset."""
 
     name: Name
-    """Unique within the stream; letters, digits, `.`, `_` and `-`."""
+    """Unique within the stream; letters, digits, `.`, `_`, `+` and `-`."""
     train: Source
     """File, folder or `hub-name[:config][@split]` with the training rows."""
     evaluation: Source | None = None
@@ -269,7 +270,7 @@ class EvaluateConfig(Section):
 
 
 class MethodConfig(Section):
-    """The method and its own options, which its file validates."""
+    """The method and its own options, which its file validates; of several that are stacked by their names."""
 
     model_config = ConfigDict(extra="allow")
 
@@ -277,13 +278,18 @@ class MethodConfig(Section):
 
     @property
     def options(self) -> dict[str, Any]:
-        """All keys but the name."""
+        """All keys but the name; of a stack the options of each method by its name."""
         return dict(self.model_extra or {})
+
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """The options of each method by its name, in order; of a method that stands alone its own."""
+        return self.options if JOIN in self.name else {self.name: self.options}
 
     @model_validator(mode="before")
     @classmethod
-    def _accept_a_bare_name(cls, value: object) -> object:
-        return {"name": value} if isinstance(value, str) else value
+    def _in_one_form(cls, value: object) -> object:
+        return one_form(value)
 
 
 class Recipe(Section):
@@ -389,25 +395,29 @@ def quickstart_path() -> Path:
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:
     """Sets a dotted key (`training.epochs`) of an unchecked recipe, making sections as needed.
 
-    Another `method.name` drops the options of the method that was there: they are that method's own.
+    Another `method.name` drops the options of methods that are no longer there: they are those methods' own.
 
     Raises:
         RecipeError: a part of the key is no section, or keys of a section would be dropped.
     """
-    if key == "method" and isinstance(value, str):
-        key = "method.name"
+    if key.split(".")[0] == "method":
+        there = tree.get("method", {})
+        try:
+            if key in ("method", "method.name") and isinstance(value, str | list):
+                is_named = not isinstance(there, dict) or "name" in there
+                tree["method"] = renamed(there if is_named else {"name": MethodConfig().name, **there}, value)
+                return
+            tree["method"] = one_form(there)
+        except ValueError as error:
+            raise RecipeError(f"cannot set {key!r}: {error}.") from None
     *parents, last = key.split(".")
     if len(parents) > _MOST_PARENTS:
         raise RecipeError(f"cannot set {key!r}: no section of a recipe is as deep.")
     for name in parents:
         inner = tree.setdefault(name, {})
-        if isinstance(inner, str) and name == "method":
-            inner = tree[name] = {"name": inner}
         if not isinstance(inner, dict):
             raise RecipeError(f"cannot set {key!r}: {name!r} is not a section of the recipe.")
         tree = inner
-    if key == "method.name" and tree.get(last, MethodConfig().name) != value:
-        tree.clear()
     there = tree.get(last)
     dropped = (
         [name for name in there if name not in value] if isinstance(there, dict) and isinstance(value, dict) else []

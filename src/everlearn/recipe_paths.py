@@ -84,9 +84,15 @@ def with_paths(section: SectionKind, change: Callable[[str, str], str], at: str 
         elif isinstance(value, str) and any(isinstance(mark, _Read) for mark in marks) and Word(value) not in marks:
             changes[name] = change(key, value)
     for name, value in (section.model_extra or {}).items():
-        if isinstance(value, str) and "/" in value:
-            changes[name] = change(f"{at}.{name}", value)
+        if isinstance(value, dict):
+            changes[name] = {key: _option(change, f"{at}.{name}.{key}", of_it) for key, of_it in value.items()}
+        else:
+            changes[name] = _option(change, f"{at}.{name}", value)
     return section.model_copy(update=changes)
+
+
+def _option(change: Callable[[str, str], str], key: str, value: object) -> object:
+    return change(key, value) if isinstance(value, str) and "/" in value else value
 
 
 def _marks(annotation: object) -> list[object]:

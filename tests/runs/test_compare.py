@@ -202,3 +202,19 @@ def test_methods_of_the_command_line_take_their_options_from_the_recipe() -> Non
 def test_a_method_that_stands_twice_is_refused() -> None:
     with pytest.raises(RecipeError, match="method 'l2' stands twice"):
         labels_of([MethodConfig(name="l2"), MethodConfig(name="l2")])
+
+
+def test_a_stack_of_the_command_line_takes_the_options_of_its_methods_from_the_recipe() -> None:
+    recipe = make_recipe(
+        {"method": {"name": "ssr", "ratio": 0.3}, "compare": [["ewc", {"name": "l2", "strength": 2}]]}
+    )
+    found = parse_methods("ssr+l2, l2,ewc+l2,ssr + l2:l2.strength=3;ssr.refine=false", recipe)
+    assert [method.model_dump() for method in found] == [
+        {"name": "ssr+l2", "ssr": {"ratio": 0.3}, "l2": {"strength": 2}},
+        {"name": "l2", "strength": 2},
+        {"name": "ewc+l2", "ewc": {}, "l2": {"strength": 2}},
+        {"name": "ssr+l2", "ssr": {"ratio": 0.3, "refine": False}, "l2": {"strength": 3}},
+    ]
+    assert labels_of(found) == ["ssr+l2 l2.strength=2", "l2", "ewc+l2", "ssr+l2 ssr.refine=False l2.strength=3"]
+    with pytest.raises(RecipeError, match="say whose option strength is"):
+        parse_methods("ssr+l2:strength=3", recipe)

@@ -15,8 +15,8 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     parser.add_argument(
         "--methods",
         metavar="LIST",
-        help="such as sequential,random_rehearsal:ratio=0.01,ssr (options after a colon, apart by ';'); "
-        "nothing: the recipe's 'compare'",
+        help="such as sequential,random_rehearsal:ratio=0.01,ssr+l2:l2.strength=1 (options after a "
+        "colon, apart by ';'); nothing: the recipe's 'compare'",
     )
     add_display(parser)
 

@@ -20,7 +20,7 @@ FLAGS = {
     "--cache-dir": ("cache_dir", "artifacts shared by runs"),
     "--model": ("model.base", "Hugging Face name, local folder, or 'embedded'"),
     "--tuning": ("model.tuning", "lora or full"),
-    "--method": ("method.name", "the anti-forgetting method"),
+    "--method": ("method.name", "the anti-forgetting method, or several as one, such as ssr+l2"),
     "--epochs": ("training.epochs", "passes over each stage's rows"),
     "--batch-size": ("training.batch_size", "rows per optimizer step"),
     "--learning-rate": ("training.learning_rate", "peak learning rate"),

@@ -188,7 +188,7 @@ def _render(name: str, tasks: list[TaskConfig], left_out: Mapping[str, str], fol
         elif isinstance(default, Section):
             lines += [*_comment(_summary(type(default)), ""), f"{key}:", *_section(default, "  ")]
         elif key == "method":
-            about = f"The method; its own options go below its name. Default: {default.name}."
+            about = f"The method; its own options go below its name. Several as one: a list. Default: {default.name}."
             lines += [*_comment(about, ""), "method:", f"  name: {default.name}"]
         elif key == "name":
             lines += _key(key, name, info.description, default, "")

@@ -42,7 +42,7 @@ Trait = Literal[
     "penalty",
     "projects gradients",
     "rehearses",
-    "starts from the base",
+    "starts elsewhere",
     "synthesizes",
     "trains once",
     "weighs own rows",
@@ -180,7 +180,7 @@ class StageContext:
 class Method:
     """Base class; every hook's default does nothing."""
 
-    name: ClassVar[str] = ""
+    name: str = ""
     """Set by `register`."""
     version: ClassVar[int] = 1
     """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
@@ -190,6 +190,19 @@ class Method:
 
     def __init__(self, options: MethodOptions) -> None:
         self.options = options
+
+    def overrides(self, hook: str) -> bool:
+        """Whether a hook does more than the default."""
+        return getattr(type(self), hook) is not getattr(Method, hook)
+
+    def described(self) -> dict[str, object]:
+        """The options as JSON, for the manifest and for fingerprints."""
+        return self.options.model_dump(mode="json")
+
+    @property
+    def versions(self) -> object:
+        """The version as JSON, for fingerprints."""
+        return self.version
 
     # Once per run.
 

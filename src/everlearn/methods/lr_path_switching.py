@@ -55,6 +55,7 @@ class PathSwitching(Method):
 
     Options = PathSwitchingOptions
     options: PathSwitchingOptions
+    traits = frozenset({"starts elsewhere"})
 
     def check(self, facts: Facts) -> None:
         """Refuses a schedule that does not decay.

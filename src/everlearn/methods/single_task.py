@@ -18,7 +18,7 @@ from everlearn.training.phase import Phase
 class SingleTask(Method):
     """Starts every stage afresh."""
 
-    traits = frozenset({"starts from the base"})
+    traits = frozenset({"starts elsewhere"})
 
     def phases(self, context: StageContext) -> Sequence[Phase]:
         """One, from the base model."""

@@ -6,6 +6,7 @@ A single run is a study of one method and one seed. Numbers over seeds are plain
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,10 +37,8 @@ class MethodRuns:
     @property
     def title(self) -> str:
         """The label for reading: underscores are spaces, short names (ssr, l2) are capitals."""
-        words = self.label.replace("_", " ").split(" ")
-        return " ".join(
-            "-".join(part.upper() if len(part) <= 3 else part for part in word.split("-")) for word in words
-        )
+        parts = re.split("([ +-])", self.label.replace("_", " "))
+        return "".join(part.upper() if len(part) <= 3 else part for part in parts)
 
     @property
     def first(self) -> Run:

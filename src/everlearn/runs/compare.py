@@ -8,43 +8,53 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
 from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_vouched, write_vouched
-from everlearn.methods.registry import make_method
+from everlearn.methods.stack import assemble
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe
+from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe, set_dotted
 from everlearn.recipe_file import parse
+from everlearn.recipe_method import JOIN, names_in
 from everlearn.recipe_paths import found_path, kept_path, located, portable
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets, try_base
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
-    """Methods from the command line: `sequential,ssr,ssr:preset=faithful,random_rehearsal:ratio=0.01`.
+    """Methods from the command line: `sequential,ssr,ssr:preset=faithful,ssr+l2:l2.strength=0.01`.
 
-    A bare name takes its options from the recipe (`compare`, then `method`) where they name that method.
+    A name takes the options that are not given from the recipe (`compare`, then `method`) where it names that method
+    or stack; the methods of a stack that it does not name take theirs alike, one by one.
 
     Raises:
         RecipeError: an option without `=`.
     """
-    known = {method.name: method for method in [recipe.method, *reversed(recipe.compare)]}
+    listed = [*recipe.compare, recipe.method]
+    known: dict[str, dict[str, Any]] = {}
+    for method in [*listed, *(MethodConfig(name=part, **own) for one in listed for part, own in one.parts.items())]:
+        known.setdefault(method.name, method.options)
     chosen = []
     for item in text.split(","):
         name, _, options = item.strip().partition(":")
-        values: dict[str, Any] = dict(known[name].options) if name in known else {}
-        given: dict[str, object] = {}
+        names = names_in(name)
+        name = JOIN.join(names)
+        parts = {part: known.get(part, {}) for part in names} if len(names) > 1 else {}
+        tree: dict[str, Any] = {"name": name, **deepcopy(known.get(name, parts))}
+        given: set[str] = set()
         for option in filter(None, options.split(";")):
             key, equals, value = option.partition("=")
             if not equals:
                 raise RecipeError(f"--methods {item!r}: write options as name:key=value;key=value.")
             if key in given or key == "name":
                 raise RecipeError(f"--methods {item!r}: give each option once, and the name before the colon.")
-            given[key] = parse(value, f"--methods {item!r}: {value!r}")
-        chosen.append(checked(MethodConfig, {**values, **given, "name": name}, where=f"--methods {item!r}"))
+            given.add(key)
+            set_dotted(tree, key, parse(value, f"--methods {item!r}: {value!r}"))
+        chosen.append(checked(MethodConfig, tree, where=f"--methods {item!r}"))
     return chosen
 
 
@@ -52,17 +62,24 @@ def labels_of(methods: Sequence[MethodConfig]) -> list[str]:
     """A short distinct label for each method: its name, with the options that tell it from its namesakes."""
     labels = []
     for method in methods:
-        namesakes = [other for other in methods if other.name == method.name]
+        namesakes = [_by_key(other) for other in methods if other.name == method.name]
         differing = [
             f"{key}={value}"
-            for key, value in method.options.items()
-            if any(other.options.get(key) != value for other in namesakes)
+            for key, value in _by_key(method).items()
+            if any(other.get(key) != value for other in namesakes)
         ]
         labels.append(" ".join([method.name, *differing]))
     for label in labels:
         if labels.count(label) > 1:
             raise RecipeError(f"method {label!r} stands twice in the comparison: give its options different values.")
     return labels
+
+
+def _by_key(method: MethodConfig) -> dict[str, object]:
+    """The options, of a stack with the name of the method before each."""
+    if JOIN not in method.name:
+        return method.options
+    return {f"{part}.{key}": value for part, options in method.parts.items() for key, value in options.items()}
 
 
 def compare(
@@ -104,7 +121,7 @@ def compare(
             write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
         sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
         for other in methods[1:]:
-            make_method(other.name, other.options).check(sound.facts)
+            assemble(other).check(sound.facts)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
     recipe = recipe.model_copy(update={"model": sound.model})
@@ -143,7 +160,7 @@ def _runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[in
     runs = []
     for seed in seeds:
         for label, method in zip(labels_of(methods), methods, strict=True):
-            name = f"{''.join(c if c.isalnum() or c in '._-' else '-' for c in label)}-s{seed}"
+            name = f"{''.join(c if c.isalnum() or c in '._+-' else '-' for c in label)}-s{seed}"
             own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
             runs.append(recipe.model_copy(update=own))
     if double := first_double(one.name for one in runs):

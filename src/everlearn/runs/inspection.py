@@ -15,7 +15,7 @@ from everlearn.data.account import TaskAccount
 from everlearn.data.seen import as_seen
 from everlearn.errors import UserError
 from everlearn.methods.base import Facts
-from everlearn.methods.registry import make_method
+from everlearn.methods.stack import assemble
 from everlearn.progress import LineProgress, Progress, Tick
 from everlearn.recipe import Recipe
 
@@ -115,7 +115,7 @@ def inspect_data(
     from everlearn.runs.measure import check_measurement
     from everlearn.training.rows import check_rows
 
-    method = make_method(recipe.method.name, recipe.method.options)
+    method = assemble(recipe.method)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = get_template(recipe.model.template, tokenizer)
     context = loading.context_length(recipe.model)

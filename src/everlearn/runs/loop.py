@@ -18,7 +18,7 @@ from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Facts, Method, Stage, StageContext
-from everlearn.methods.registry import make_method
+from everlearn.methods.stack import assemble
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
@@ -84,7 +84,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.data.stream import load_stream
     from everlearn.models import loading
 
-    method = make_method(recipe.method.name, recipe.method.options)
+    method = assemble(recipe.method)
     model = loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = get_template(recipe.model.template, tokenizer)
@@ -151,7 +151,7 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
     Raises:
         UserError: what it does is of no use to the method.
     """
-    if type(make_method(recipe.method.name, recipe.method.options)).try_base is Method.try_base:
+    if not assemble(recipe.method).overrides("try_base"):
         return
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
@@ -407,11 +407,11 @@ class _Run:
             return None
         method = self.method
         acting = [[type(influence).__name__, dict(influence.inputs())] for influence in influences]
-        return [method.name, method.version, method.options.model_dump(mode="json"), self._state, acting]
+        return [method.name, method.versions, method.described(), self._state, acting]
 
     def _consolidate(self, stage: Stage, trained: ModelState) -> None:
         """Calls `after_stage` once; a resumed run gets the stored state back instead."""
-        if type(self.method).after_stage is Method.after_stage:
+        if not self.method.overrides("after_stage"):
             return
         place = f"stages/{stage.name}/state"
 
@@ -424,8 +424,8 @@ class _Run:
 
         inputs = {
             "model": trained.fingerprint,
-            "method": [self.method.name, self.method.options.model_dump(mode="json")],
-            "version": self.method.version,
+            "method": [self.method.name, self.method.described()],
+            "version": self.method.versions,
             "tasks": [task.fingerprint() for task in (*stage.seen, *stage.tasks)],
             "seed": self.recipe.seed,
             "stage": [stage.index, stage.is_last],
@@ -490,7 +490,7 @@ class _Run:
             "everlearn": versions()["everlearn"],
             "versions": versions(),
             "machine": machine(),
-            "method": {"name": self.method.name, "options": self.method.options.model_dump(mode="json")},
+            "method": {"name": self.method.name, "options": self.method.described()},
             "label": self.label,
             "seed": self.recipe.seed,
             "model": {

@@ -89,7 +89,7 @@ def _front(recipe: Recipe, handed: Handed) -> str:
     front: dict[str, object] = {
         "library_name": "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
-        "tags": ["everlearn", "continual-learning", recipe.method.name],
+        "tags": ["everlearn", "continual-learning", *recipe.method.parts],
     }
     if handed.revision:
         front |= {"base_model": handed.base, "base_model_relation": "adapter" if is_adapter else "finetune"}

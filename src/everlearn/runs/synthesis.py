@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import held, write_jsonl
+from everlearn.methods.stack import parts_of
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import SYNTHESIS, refuse_other
@@ -44,8 +45,9 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
     for name in wanted.tasks:
         if name not in prepared.stream.names:
             raise RecipeError(unknown("task", name, prepared.stream.names))
-    options = prepared.method.options
-    if not isinstance(options, SynthesisOptions):
+    known = (part.options for part in parts_of(prepared.method))
+    options = next((options for options in known if isinstance(options, SynthesisOptions)), None)
+    if options is None:
         raise RecipeError(f"method {recipe.method.name} synthesizes nothing: use --method ssr.")
     store = RunStore(out, cache_folder(recipe.runs_dir, recipe.cache_dir))
     models = ModelsAtHand(recipe.model)

@@ -1,0 +1,174 @@
+"""Several methods as one: each does its part of every stage.
+
+A hook either *adds* (all methods are asked, in their order, and what they give is joined) or is *exclusive* (one
+method may override it). No hook replaces what another method has made, so methods need not know of each other. What
+makes no sense together all the same is refused by what the methods are (`Method.traits`): in one sentence, before
+anything is loaded.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import combinations
+from typing import TYPE_CHECKING
+
+from everlearn.checking import first_double
+from everlearn.data.mixture import Mixture
+from everlearn.errors import RecipeError
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
+from everlearn.methods.registry import make_method
+from everlearn.recipe_method import JOIN
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from everlearn.recipe import MethodConfig
+    from everlearn.training.influence import Influence
+
+ADDS = ("check", "try_base", "rehearsal", "influences", "after_stage", "state_tensors", "state_json", "load_state")
+"""Hooks that all methods of a stack are asked at."""
+EXCLUSIVE = {
+    "stages": "how the tasks are split into stages",
+    "phases": "in which phases and from which weights a stage is trained",
+    "released": "which model a stage hands on",
+}
+"""Hooks that one method of a stack may override, and what such a method decides."""
+REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
+    ("penalty", "projects gradients", "the penalty of {0} would undo what {1} has made of the gradient before"),
+    ("projects gradients", "projects gradients", "{1} would change the gradient that {0} has just made harmless"),
+    ("changes parts", "penalty", "{0} trains other weights in every stage, so {1} has none of the last to hold"),
+    ("changes parts", "averages weights", "{0} trains other weights in every stage, which {1} cannot average"),
+    ("changes parts", "changes parts", "each says which weights a stage trains"),
+    ("averages weights", "averages weights", "each would hand on an average of its own"),
+    ("weighs own rows", "weighs own rows", "each sets the weight of a stage's own rows"),
+    ("synthesizes", "synthesizes", "each would write its synthetic rows where the other does"),
+    ("trains once", "penalty", "{0} trains all tasks in one stage, so {1} has no earlier weights to hold"),
+    ("trains once", "rehearses", "{0} trains all tasks in one stage, so {1} has no earlier task to rehearse"),
+    ("trains once", "projects gradients", "{0} trains all tasks in one stage, so {1} has no earlier task to protect"),
+    ("starts elsewhere", "penalty", "{0} starts a stage from other weights than those that {1} would hold"),
+)
+"""Traits that two methods of a stack may not have, the first one the one and the other the other, and why."""
+
+
+def assemble(config: MethodConfig) -> Method:
+    """Builds the method of a recipe, or a stack of those that it names.
+
+    Raises:
+        RecipeError: an unknown method or option, a value out of range, or methods that cannot be stacked.
+    """
+    parts = [make_method(name, options) for name, options in config.parts.items()]
+    if len(parts) == 1:
+        return parts[0]
+    _refuse_unfit(parts)
+    return Stack(parts)
+
+
+def parts_of(method: Method) -> tuple[Method, ...]:
+    """The methods of a stack; of one method itself."""
+    return method.parts if isinstance(method, Stack) else (method,)
+
+
+def _refuse_unfit(parts: Sequence[Method]) -> None:
+    """Refuses methods that cannot be stacked.
+
+    Raises:
+        RecipeError: names them and says why.
+    """
+    for part in parts:
+        if not any(part.overrides(hook) for hook in (*ADDS, *EXCLUSIVE)):
+            raise RecipeError(f"method {part.name} adds nothing to others: leave it out of the stack.")
+    for one, other in combinations(parts, 2):
+        if why := next(_against(one, other), None):
+            raise RecipeError(
+                f"methods {one.name} and {other.name} cannot be stacked ({why}): take one of them, or compare them "
+                f"(everlearn compare --methods {one.name},{other.name})."
+            )
+
+
+def _against(one: Method, other: Method) -> Iterator[str]:
+    """Why two methods cannot be stacked."""
+    for hook, what in EXCLUSIVE.items():
+        if one.overrides(hook) and other.overrides(hook):
+            yield f"each decides {what}"
+    for first, second, why in REFUSED:
+        for a, b in ((one, other), (other, one)):
+            if first in a.traits and second in b.traits:
+                yield why.format(a.name, b.name)
+
+
+class Stack(Method):
+    """Several methods as one method.
+
+    Args:
+        parts: At least two that go together, in their order.
+    """
+
+    def __init__(self, parts: Sequence[Method]) -> None:
+        super().__init__(MethodOptions())
+        self.parts = tuple(parts)
+        self.name = JOIN.join(part.name for part in parts)
+        for hook in EXCLUSIVE:
+            for part in parts:
+                if part.overrides(hook):
+                    setattr(self, hook, getattr(part, hook))
+
+    def overrides(self, hook: str) -> bool:
+        """Whether a method of the stack does."""
+        return any(part.overrides(hook) for part in self.parts)
+
+    def described(self) -> dict[str, object]:
+        """The options of each method by its name."""
+        return {part.name: part.described() for part in self.parts}
+
+    @property
+    def versions(self) -> object:
+        """The version of each method by its name."""
+        return {part.name: part.versions for part in self.parts}
+
+    def check(self, facts: Facts) -> None:
+        """Asks each."""
+        for part in self.parts:
+            part.check(facts)
+
+    def try_base(self, context: StageContext) -> None:
+        """Asks each."""
+        for part in self.parts:
+            part.try_base(context)
+
+    def rehearsal(self, context: StageContext) -> Mixture:
+        """The groups of each, in order."""
+        mixtures = [part.rehearsal(context) for part in self.parts]
+        groups = [group for mixture in mixtures for group in mixture.groups]
+        own = [mixture.own for mixture in mixtures if mixture.own is not None]
+        assert first_double(group.name for group in groups) is None, "a method's groups have names of its own"
+        assert len(own) < 2, "a method that weighs the stage's own rows has the trait that says so"
+        return Mixture(tuple(groups), own[0] if own else None)
+
+    def influences(self, context: StageContext) -> Sequence[Influence]:
+        """Those of each, in order."""
+        return [influence for part in self.parts for influence in part.influences(context)]
+
+    def after_stage(self, context: StageContext) -> None:
+        """Asks each, in order."""
+        for part in self.parts:
+            part.after_stage(context)
+
+    def state_tensors(self) -> dict[str, np.ndarray]:
+        """Those of each, below its name."""
+        return {f"{part.name}/{key}": value for part in self.parts for key, value in part.state_tensors().items()}
+
+    def state_json(self) -> dict[str, object]:
+        """That of each, by its name."""
+        return {part.name: part.state_json() for part in self.parts}
+
+    def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
+        """Gives each what it gave."""
+        for part in self.parts:
+            own = {
+                key.removeprefix(f"{part.name}/"): value
+                for key, value in tensors.items()
+                if key.startswith(f"{part.name}/")
+            }
+            kept = values[part.name]
+            assert isinstance(kept, Mapping), "a method's JSON state is a mapping"
+            part.load_state(own, kept)
