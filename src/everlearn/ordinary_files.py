@@ -155,7 +155,11 @@ def _sentence(path: str | Path, error: OSError | ValueError) -> str:
         return f"{name!r} is not a name that a file can have: mend it."
     if isinstance(error, FileNotFoundError):
         link = os.readlink(path) if os.path.islink(path) else ""
-        return f"{name} is a link to {shown(link)}, which is not there." if link else f"there is no {name}."
+        return (
+            f"{name} is a link to {shown(link)}, which is not there."
+            if link
+            else f"there is no {name}: mend the path."
+        )
     remedies = {
         errno.ENAMETOOLONG: "the name is longer than the system allows: mend it",
         errno.ELOOP: "links lead in a circle: mend them",

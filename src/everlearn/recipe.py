@@ -70,6 +70,12 @@ def _distinct(values: list[object]) -> list[object]:
     return values
 
 
+def _none_blank(labels: list[str]) -> list[str]:
+    if not all(label.strip() for label in labels):
+        raise ValueError("a label is empty, which no answer can be: take it out")
+    return labels
+
+
 def _joined_in_input_only(columns: dict[str, str | list[str]]) -> dict[str, str | list[str]]:
     double = next((key for key, names in columns.items() if key != "input" and isinstance(names, list)), None)
     if double is not None:
@@ -175,7 +181,7 @@ class TaskConfig(Section):
     """Main metric. `auto`: accuracy for tasks with a closed label set, else ROUGE-L: `rouge_l_unicode` (words by
     Unicode's rules) where most letters of the answers are neither Latin nor Chinese, else `rouge_l` (published for all
     tasks: tokens of jieba, to which other letters are tokens of their own)."""
-    labels: list[str] = []
+    labels: Annotated[list[str], AfterValidator(_distinct), AfterValidator(_none_blank)] = []
     """The closed set of answers. Nothing means: found from the training rows when their outputs are short and each is
     given three times on average; of more than 20, at most a quarter once. White space, capitals (unless the metric
     minds them) and letters that cannot be seen make no other label."""

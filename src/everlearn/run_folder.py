@@ -15,6 +15,7 @@ from pathlib import Path
 from everlearn import recipe_file
 from everlearn.errors import RunError, UserError
 from everlearn.files import make_folder, read_json
+from everlearn.ordinary_files import stat_of
 
 RUN = "run"
 COMPARISON = "comparison"
@@ -121,8 +122,9 @@ def refuse_links(folder: Path) -> None:
     """Refuses a run folder that is a link, or in which one stands where everlearn reads, writes or deletes.
 
     Raises:
-        RunError: names the link.
+        RunError: names the link; or the system cannot look there.
     """
+    stat_of(folder, RunError)
     if folder.is_symlink():
         raise RunError(f"{folder} is a link, which everlearn does not follow: give the folder {os.readlink(folder)}.")
     link = next(_links_in(folder), None) if folder.is_dir() else None

@@ -59,3 +59,14 @@ def _places(value: Any, at: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     for key in keys:
         yield (*at, key)
         yield from _places(value[key], (*at, key))
+
+
+def means(given: Any, made: Any) -> bool:
+    """Whether what was made of a value holds all of it, and as what it was: numbers as numbers, truth as truth."""
+    if isinstance(given, bool) or isinstance(made, bool):
+        return given is made
+    if isinstance(given, dict) and isinstance(made, dict):
+        return all(key in made and means(value, made[key]) for key, value in given.items())
+    if isinstance(given, list) and isinstance(made, list):
+        return len(given) == len(made) and all(map(means, given, made))
+    return bool(given == made)

@@ -12,7 +12,7 @@ import pytest
 from everlearn.errors import ModelError
 from everlearn.models.loading import check_model, load_model
 from everlearn.recipe import LoraConfig, ModelConfig
-from tests.models.wrong_folders import Fault, faults_of, spoil
+from tests.malformed.model_folders import Fault, faults_of, spoil
 from tests.tiny_models import TARGETS, save_tiny_model, save_with_eyes
 
 EVERY = 17

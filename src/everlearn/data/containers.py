@@ -13,6 +13,7 @@ import io
 import json
 from pathlib import PurePath
 
+from everlearn.checking import first_double
 from everlearn.data.account import listed
 from everlearn.data.bad_rows import BadRow
 from everlearn.data.parquet import read_parquet
@@ -94,8 +95,7 @@ def _without_double_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
     """An object; of two values under one key, JSON readers would silently keep the last."""
     value = dict(pairs)
     if len(value) < len(pairs):
-        keys = [key for key, _ in pairs]
-        double = next(key for key in keys if keys.count(key) > 1)
+        double = first_double(key for key, _ in pairs)
         raise ValueError(f"the key {double!r} stands twice in one object")
     return value
 

@@ -120,6 +120,8 @@ def as_text(value: object, what: str) -> str:
         return ""
     if isinstance(value, _TIMES):
         return value.isoformat()
+    if value in (float("inf"), float("-inf")):  # JSON has no such number: it was `Infinity`, or one like 1e999
+        raise RowFault(f"{what!r} is a number too large to be read: put it in quotes")
     if isinstance(value, _PLAIN):
         return str(value)
     raise RowFault(f"{what!r} is {kind_of(value)}, not text")

@@ -75,6 +75,11 @@ def find_base(config: ModelConfig, *, weights: bool = True) -> BaseSource:
         )
     else:
         return _from_hub(config, weights=weights)
+    if config.revision is not None:
+        raise ModelError(
+            f"model.revision {config.revision!r} chooses among the versions of a model on the Hugging Face hub, and "
+            f"{source.label} is none of them: leave model.revision out."
+        )
     return checked_source(source)
 
 
