@@ -61,7 +61,7 @@ def test_of_several_adapters_that_compute_only_those_that_are_to_move_can(tiny_m
     free = {name for name, weight in model.named_parameters() if weight.requires_grad}
     assert free == set(tuned_parameters(model))
     assert {".default." in name for name in free} == {True}
-    assert model.base_model.active_adapters == [MOVING, "past"]
+    assert model.base_model.active_adapters == ["past", MOVING]
     with adapter_off(model):
         assert torch.equal(logits_of(model), logits(loading.load_model(config_of(tiny_model))))
     assert {name for name, weight in model.named_parameters() if weight.requires_grad} == free
@@ -105,7 +105,7 @@ def test_adapters_saved_as_one_compute_the_same_in_plain_peft_and_keep_their_mat
     for name, whole in again.model.named_parameters():
         if "lora_" in name:
             other = name.replace(".default.", ".past.")
-            assert torch.equal(whole, torch.cat([parts[name], parts[other]], dim=0 if "lora_A" in name else 1))
+            assert torch.equal(whole, torch.cat([parts[other], parts[name]], dim=0 if "lora_A" in name else 1))
 
 
 def test_several_adapters_are_never_saved_as_if_there_were_one(tiny_model, first, tmp_path) -> None:

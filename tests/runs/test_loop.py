@@ -51,11 +51,11 @@ def write_tasks(folder: Path) -> list[dict[str, object]]:
     return entries
 
 
-def tiny_recipe(folder: Path, model: Path, **sections: object) -> Recipe:
+def tiny_recipe(folder: Path, base: Path, **sections: object) -> Recipe:
     tree: dict[str, object] = {
         "name": "tiny",
         "runs_dir": str(folder / "runs"),
-        "model": {"base": str(model), "lora": {"rank": 4}},
+        "model": {"base": str(base), "lora": {"rank": 4}},
         "stream": {"tasks": write_tasks(folder / "data")},
         "method": "sequential",
         "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2},

@@ -8,8 +8,9 @@ when others are found.
 
 from __future__ import annotations
 
+import math
 import warnings
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,6 +25,7 @@ from everlearn.ordinary_files import is_regular, shown
 
 if TYPE_CHECKING:
     from peft import PeftModel
+    from torch import Tensor
     from transformers import PreTrainedModel
 
     from everlearn.recipe import LoraConfig
@@ -188,24 +190,41 @@ def save_concatenated(model: PeftModel, names: Sequence[str], folder: Path) -> N
     """
     import copy
 
-    import torch
     from peft import get_peft_model_state_dict
     from safetensors.torch import save_file
 
     kept = [get_peft_model_state_dict(model, adapter_name=name, save_embedding_layers=False) for name in names]
     settings = [model.peft_config[name] for name in names]
-    assert len({one.lora_alpha / one.r for one in settings}) == 1, "adapters of a run have one scale"
-    assert len({tuple(sorted(tensors)) for tensors in kept}) == 1, "adapters of a run sit on the same layers"
-    joined = {
-        path: torch.cat([tensors[path] for tensors in kept], dim=0 if "lora_A" in path else 1).contiguous()
-        for path in kept[0]
-    }
-    save_file(joined, folder / "adapter_model.safetensors", metadata={"format": "pt"})
     whole = copy.copy(settings[0])
-    whole.r, whole.lora_alpha = sum(one.r for one in settings), sum(one.lora_alpha for one in settings)
+    scale = whole.lora_alpha / whole.r
+    assert all(math.isclose(one.lora_alpha / one.r, scale) for one in settings), "adapters of a run have one scale"
+    whole.r = sum(one.r for one in settings)
+    alpha = scale * whole.r
+    whole.lora_alpha = round(alpha) if math.isclose(alpha, round(alpha)) else alpha
     whole.target_modules = sorted(whole.target_modules)  # PEFT would write a set in the order of its hashes
     whole.inference_mode = True
+    save_file(concatenated(kept), folder / "adapter_model.safetensors", metadata={"format": "pt"})
     whole.save_pretrained(str(folder))
+
+
+def concatenated(adapters: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """Rows of A and columns of B below and beside each other, by tensor name: the product is the sum of products."""
+    import torch
+
+    assert len({tuple(sorted(tensors)) for tensors in adapters}) == 1, "adapters of a run sit on the same layers"
+    return {
+        name: torch.cat([tensors[name] for tensors in adapters], dim=0 if ".lora_A." in name else 1).contiguous()
+        for name in adapters[0]
+    }
+
+
+def shapes_of(checkpoint: Path) -> list[tuple[int, int]]:
+    """Rank and inputs of each layer's A in a stage's checkpoint, without reading the matrices."""
+    from safetensors import safe_open
+
+    with safe_open(str(checkpoint / "adapter" / "adapter_model.safetensors"), framework="pt") as tensors:
+        shapes = [tensors.get_slice(name).get_shape() for name in list(tensors.keys()) if ".lora_A." in name]
+    return [(rank, inputs) for rank, inputs in shapes]
 
 
 def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:

@@ -258,13 +258,13 @@ def _with_parts(
     """
     from peft import PeftModel
 
-    active = [MOVING] if isinstance(model, PeftModel) else []
+    carried = [MOVING] if isinstance(model, PeftModel) else []
+    active = [part.name for part in parts if part.is_active] + carried
     for part in parts:
         assert part.kind == "adapter", "all weights leave room for no part beside them"
         inner = _weights_in(part.folder, config)
         model = adapters.load_adapter(model, inner, name=part.name)
         fingerprint = fingerprint_of(fingerprint, part.name, part.is_active, content_hash(inner))
-        active += [part.name] if part.is_active else []
     adapters.activate(model, active, moving)
     return model, fingerprint
 
