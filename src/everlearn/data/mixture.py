@@ -6,7 +6,7 @@ further groups that is the mean over the answer tokens of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -30,7 +30,8 @@ class Group:
     Attributes:
         name: A name of the method's own, so that stacked methods do not meet; influences find their rows by it.
         rows: In order.
-        per_step: None: shuffled among the stage's own rows (as SSR was published); else so many in every step.
+        per_step: None: shuffled among the stage's own rows (as SSR was published); else so many in every step, or
+            fewer where `drawn` gives fewer; 0: no step trains on them, influences alone look at them.
         is_within: Whether those take places of the batch, or come on top of it.
         drawn: Which rows of the group each step gets, planned before training from order and seed, so that there is
             nothing to resume; None: passes over the rows, each shuffled. Only with `per_step`.
@@ -60,6 +61,11 @@ class Mixture:
     own: tuple[float, Mean] | None = None
 
     @property
+    def rehearsed(self) -> list[Instance]:
+        """The rows that steps train on, in order."""
+        return [row for group in self.groups if group.per_step != 0 for row in group.rows]
+
+    @property
     def rows(self) -> list[Instance]:
         """The rows of all groups, in order."""
         return [row for group in self.groups for row in group.rows]
@@ -81,3 +87,13 @@ class Mixture:
 def shuffled(name: str, rows: Sequence[Instance]) -> Mixture:
     """Rows that are shuffled among the stage's own, as if they were such."""
     return Mixture((Group(name, tuple(rows)),)) if rows else Mixture()
+
+
+def beside(name: str, rows: Mapping[str, Sequence[Instance]]) -> Mixture:
+    """Rows that no step trains on, for influences to look at: a group `NAME/KEY` for each key."""
+    groups = [Group(f"{name}/{key}", tuple(of), per_step=0, is_within=False, drawn=_none) for key, of in rows.items()]
+    return Mixture(tuple(groups))
+
+
+def _none(order: Sequence[Sequence[int]], seed: int) -> Sequence[Sequence[int]]:
+    return [()] * len(order)

@@ -13,11 +13,13 @@ Classes count only for tasks with labels whose rows stand in one block a class.
 
 from __future__ import annotations
 
+import random
 from collections.abc import Sequence
 from itertools import groupby
 
 from everlearn.data.instance import Instance, Task
 from everlearn.errors import DataError
+from everlearn.seeds import derive
 from everlearn.shares import share_of
 
 TAIL_RATIO = 0.01  # the published 1 % sample is the only one cut from the end
@@ -42,6 +44,23 @@ def published_sample(task: Task, ratio: float, *, rows_in_all: int | None = None
     count = max(1, round(share_of(ratio, rows_in_all or len(task.train))))
     cut = last_rows if ratio <= TAIL_RATIO else first_rows
     return cut(task.train, count, task.labels)
+
+
+def drawn_rows(task: Task, count: int, seed: int, *purpose: str) -> list[Instance]:
+    """At most so many training rows of a task, drawn without replacement by seed, purpose and the task's name.
+
+    Args:
+        task: With its training rows.
+        count: How many to draw.
+        seed: Of the run.
+        purpose: Of the draw.
+
+    Returns:
+        The rows in the order of the data.
+    """
+    stream = random.Random(derive(seed, *purpose, task.name))
+    places = stream.sample(range(len(task.train)), min(count, len(task.train)))
+    return [task.train[at] for at in sorted(places)]
 
 
 def first_rows(rows: Sequence[Instance], count: int, labels: Sequence[str] = ()) -> tuple[Instance, ...]:

@@ -7,7 +7,6 @@ Samples are simply concatenated, the earliest task first.
 
 from __future__ import annotations
 
-import random
 from collections.abc import Sequence
 from typing import Annotated, Literal
 
@@ -15,10 +14,9 @@ from pydantic import Field
 
 from everlearn.data.instance import Instance, Task
 from everlearn.data.mixture import Mixture, shuffled
-from everlearn.data.samples import published_sample
+from everlearn.data.samples import drawn_rows, published_sample
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
-from everlearn.seeds import derive
 from everlearn.shares import share_of
 
 
@@ -62,6 +60,5 @@ def drawn_sample(task: Task, ratio: float, seed: int) -> list[Instance]:
     Returns:
         The rows in the order of the data.
     """
-    stream = random.Random(derive(seed, "random_rehearsal", task.name))
-    places = stream.sample(range(len(task.train)), max(1, round(share_of(ratio, len(task.train)))))
-    return [task.train[at] for at in sorted(places)]
+    count = max(1, round(share_of(ratio, len(task.train))))
+    return drawn_rows(task, count, seed, "random_rehearsal")

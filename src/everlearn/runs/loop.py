@@ -298,7 +298,8 @@ class _Run:
         context = self._context(stage, start)
         mixture = self._rehearsed(stage, context)
         write_jsonl(
-            self.store.folder / "stages" / stage.name / "rehearsal.jsonl", (row.to_json() for row in mixture.rows)
+            self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
+            (row.to_json() for row in mixture.rehearsed),
         )
         shuffled = sum(len(group.rows) for group in mixture.groups if group.per_step is None)
         config = self.recipe.training

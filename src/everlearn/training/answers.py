@@ -159,10 +159,13 @@ class Answers:
         return sum(lengths), max(lengths)
 
     def gradients_of(self, rows: Sequence[EncodedRow], most_tokens: int) -> dict[str, Tensor]:
-        """The gradient of the mean answer loss of rows by parameter name; the model's own stay as they are."""
+        """The gradient of the mean answer loss of rows by parameter name, float32; the model's own stay as they are.
+
+        The model is in training mode, so dropout acts: its masks follow from the stream of the step, after its passes.
+        """
         named = {name: weight for name, weight in self._loss.model.named_parameters() if weight.requires_grad}
         answers = sum(row.answer_count for row in rows)
-        total = {name: torch.zeros_like(weight) for name, weight in named.items()}
+        total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
         for part in self._loss.micro_batches(rows, most_tokens):
             found = torch.autograd.grad(self._loss(part) / answers, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, found, strict=True):

@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,8 @@ from everlearn.training.processes import Processes, without_exchange
 
 if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
+
+Result = TypeVar("Result")
 
 Row = dict[str, float]
 """One step of the history: `step` (finished before it), `loss`, `learning_rate`, `seconds` since training (re)began,
@@ -178,18 +180,36 @@ class Engine:
             except RuntimeError as error:
                 if not ran_out_of_memory(error) or self.processes.count > 1:
                     raise
-            self._halve(batch)  # outside the handler, which holds what was computed
+            self.model.zero_grad()  # outside the handler, which holds what was computed
+            self._halve(*self.objective.tokens(batch))
             parts = self.objective.parts(batch, self.most_tokens)
 
-    def _halve(self, batch: Any) -> None:
-        tokens, longest = self.objective.tokens(batch)
+    def within_memory(self, compute: Callable[[int], Result], tokens: int, longest: int) -> Result:
+        """What an influence asks for beside the passes of a step, with half the tokens at once until memory suffices.
+
+        Args:
+            compute: Given the most tokens to be computed at once.
+            tokens: Of all rows.
+            longest: Of the longest row.
+
+        Raises:
+            UserError: memory does not suffice for a single row.
+        """
+        while True:
+            try:
+                return compute(self.most_tokens)
+            except RuntimeError as error:
+                if not ran_out_of_memory(error):
+                    raise
+            self._halve(tokens, longest)
+
+    def _halve(self, tokens: int, longest: int) -> None:
         if self.most_tokens <= longest:
             raise UserError(
                 f"training ran out of memory on {self.processes.device} with one row of up to {longest} tokens at a "
                 f"time: {self.pace.remedy}."
             )
         self.most_tokens = max(longest, min(self.most_tokens, tokens) // 2)
-        self.model.zero_grad()
         release_device_memory()
 
     def _penalty(self, step: OptimizerStep) -> Tensor | None:

@@ -208,6 +208,13 @@ class _Course:
         """Trains from the last checkpoint, or from the start, to the end."""
         model, config, steps = self.loaded.model, self.config, len(self.objective)
         model.train()
+
+        def gradients_of(some: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
+            lengths = [len(row.ids) for row in some]
+            return engine.within_memory(
+                lambda most: self.objective.gradients_of(some, most), sum(lengths), max(lengths)
+            )
+
         for influence in influences:
             moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
             influence.begin(
@@ -218,7 +225,7 @@ class _Course:
                     self.loaded.device,
                     self.seed,
                     steps,
-                    lambda some: self.objective.gradients_of(some, self.most_tokens),
+                    gradients_of,
                 )
             )
         parts = tuning.moves if tuning else None
