@@ -22,6 +22,14 @@ def test_scores_have_one_decimal_and_a_true_minus(value: float | None, text: str
 
 
 @pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.0, "0"), (0.0123, "0.0123"), (-3.4e-7, "−3.4 × 10⁻⁷"), (12345, "1.23 × 10⁴"), (None, "–")],
+)
+def test_quantities_of_any_size_have_three_digits(value: float | None, text: str):
+    assert numbers.quantity(value).replace(numbers.THIN, " ") == text
+
+
+@pytest.mark.parametrize(
     ("value", "text"), [(1.24, "+1.2"), (-1.24, "−1.2"), (0.0, "0.0"), (0.04, "0.0"), (None, "–")]
 )
 def test_changes_show_their_sign(value: float | None, text: str):

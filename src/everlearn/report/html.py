@@ -2,8 +2,8 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-rehearsal, forgotten instances, what the data held, and last how it all came about. Parts whose files are absent are
-left out, so an unfinished run has a report too.
+rehearsal, what else acted while training, forgotten instances, what the data held, and last how it all came about.
+Parts whose files are absent are left out, so an unfinished run has a report too.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from everlearn.errors import RunError
 from everlearn.files import read_text, write_text
+from everlearn.report.acting import acting
 from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
 from everlearn.report.data import data
@@ -34,6 +35,7 @@ NAVIGATION = {
     "matrix": "Matrix",
     "curves": "Curves",
     "rehearsal": "Rehearsal",
+    "acting": "While training",
     "forgotten": "Forgotten",
     "data": "Data",
     "origin": "Recipe and times",
@@ -128,6 +130,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ),
         ("curves", "Learning and forgetting", curves(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
+        ("acting", "What acted while training", acting(study)),
         ("forgotten", "Once right, now wrong", forgotten(study)),
         ("data", "What the data held", data(study)),
         ("origin", "How it was made", provenance(study)),

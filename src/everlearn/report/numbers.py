@@ -8,8 +8,8 @@ import re
 THIN = "\u202f"
 NONE = "–"
 MINUS = "\u2212"
-_RAISED = str.maketrans("0123456789", "⁰¹²³⁴⁵⁶⁷⁸⁹")
-_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹", "0123456789")
+_RAISED = str.maketrans("0123456789-", "⁰¹²³⁴⁵⁶⁷⁸⁹⁻")
+_LOWERED = str.maketrans("⁰¹²³⁴⁵⁶⁷⁸⁹⁻", "0123456789-")
 _PLAIN = {ord(sign): plain for sign, plain in {MINUS: "-", NONE: "-", "×": "x", THIN: " ", "\u00a0": " "}.items()}
 _WORDS = "no one two three four five six seven eight nine ten eleven twelve".split()
 
@@ -22,7 +22,7 @@ def in_plain_signs(error: UnicodeError) -> tuple[str, int]:
     if not isinstance(error, UnicodeEncodeError):
         raise error
     text = error.object[error.start : error.end]
-    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹]+", lambda power: f"^{power[0].translate(_LOWERED)}", text).translate(_PLAIN)
+    text = re.sub("[⁰¹²³⁴⁵⁶⁷⁸⁹⁻]+", lambda power: f"^{power[0].translate(_LOWERED)}", text).translate(_PLAIN)
     return "".join(sign if sign.isascii() else "?" for sign in text), error.end
 
 
@@ -41,7 +41,19 @@ def power_of_ten(value: float) -> str:
     """The label of a logarithmic tick: `0.3`, `30`, `1 000`, `10⁵`."""
     if value < 99_999.5:
         return f"{value:g}" if value < 1 else count(round(value))
-    return f"10{str(round(math.log10(value))).translate(_RAISED)}"
+    return _power(round(math.log10(value)))
+
+
+def _power(exponent: int) -> str:
+    return f"10{str(exponent).translate(_RAISED)}"
+
+
+def quantity(value: float | None) -> str:
+    """Three significant digits of a number of any size: `0.012`, `3.4 × 10⁻⁷`."""
+    if value is None:
+        return NONE
+    digits, _, exponent = f"{value:.3g}".replace("-", MINUS).partition("e")
+    return f"{digits}{THIN}×{THIN}{_power(int(exponent.replace(MINUS, '-')))}" if exponent else digits
 
 
 def signed(value: float | None) -> str:
