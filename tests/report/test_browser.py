@@ -168,7 +168,7 @@ def test_paper_has_room_for_the_figures_of_many_tasks(browser: Browser, tmp_path
     names = [f"task{place:02d}" for place in range(25)]
     folder = run_folders.make_run(tmp_path / "many", finished=0)
     manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-    manifest["stages"] = [{"index": i, "name": f"{i:02d}", "tasks": [name]} for i, name in enumerate(names, 1)]
+    manifest["stages"] = [{"index": i, "name": name, "tasks": [name]} for i, name in enumerate(names, 1)]
     manifest["tasks"] = [{**manifest["tasks"][0], "name": name} for name in names]
     run_folders.write_json(folder / "manifest.json", manifest)
     full, ends = [100.0] * 25, [[95.0, 100.0]] * 25

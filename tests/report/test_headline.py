@@ -122,6 +122,7 @@ def test_nothing_lost_and_gains_are_said_too(single: Path, tmp_path: Path, chang
 
 
 def with_general(folder: Path, before: float, now: float) -> None:
+    run_folders.without_records(folder)
     for path in folder.rglob("general/scores.json"):
         value = before if "00-base" in path.parts else now
         path.write_text(json.dumps({"perplexity": {"value": value, "tokens": 9}}))

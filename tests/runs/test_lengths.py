@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.data.instance import SYNTHETIC, Instance, Task, TaskStream
+from everlearn.data.mixture import Mixture, shuffled
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError, RunError
 from everlearn.files import read_json, read_jsonl
@@ -118,7 +119,8 @@ def test_a_run_tells_what_becomes_of_written_rows_that_it_rehearses(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = [Instance("", "why " * count, "x", "colours", SYNTHETIC) for count in (2, 60)]
-    monkeypatch.setattr(Method, "rehearsal", lambda _, context: written if context.stage.seen else [])
+    rehearsed = shuffled("written", written)
+    monkeypatch.setattr(Method, "rehearsal", lambda _, context: rehearsed if context.stage.seen else Mixture())
     recipe = long_rows_recipe(tmp_path, tiny_model, "leave_out")
     lines: list[str] = []
     folder = execute(recipe, progress=LineProgress(lines.append)).folder

@@ -14,6 +14,7 @@ import yaml
 
 from everlearn.cli.main import main
 from everlearn.errors import RecipeError
+from everlearn.files import read_vouched, write_vouched
 from everlearn.progress import LineProgress
 from everlearn.updates.compare import compare
 from everlearn.updates.config import QualityConfig, load_update_recipe
@@ -83,12 +84,11 @@ def test_the_verdict_says_plainly_what_was_found(compared) -> None:
 
 def test_a_comparison_goes_on_from_its_folder(compared, capsys: pytest.CaptureFixture[str]) -> None:
     folder, found = compared
-    begun = json.loads((folder / "comparison.json").read_text())
-    (folder / "comparison.json").write_text(json.dumps({**begun, "status": "running"}))
+    write_vouched(folder / "comparison.json", {**read_vouched(folder / "comparison.json"), "status": "running"})
     assert main(["report", str(folder)]) == 2
     assert "is not finished: go on with 'everlearn resume" in capsys.readouterr().err
     assert main(["resume", str(folder), "--quiet"]) == 0
-    assert json.loads((folder / "comparison.json").read_text()) == json.loads(json.dumps(found))
+    assert read_vouched(folder / "comparison.json") == json.loads(json.dumps(found))
     assert main(["report", str(folder)]) == 0
 
 
@@ -160,9 +160,10 @@ def test_a_perplexity_of_any_size_fits_a_cell(value: float, text: str) -> None:
 def test_names_from_data_are_escaped(tmp_path: Path) -> None:
     execute(tiny_recipe(tmp_path, versions=1))
     folder = tmp_path / "runs" / "tiny"
-    for name in ("plan.json", "quality.json", "ledger.json", "manifest.json", "recipe.yaml"):
-        text = (folder / name).read_text()
-        (folder / name).write_text(text.replace('"v1"', '"<b>v1</b>"').replace("id: v1", "id: <b>v1</b>"))
+    (folder / "recipe.yaml").write_text((folder / "recipe.yaml").read_text().replace("id: v1", "id: <b>v1</b>"))
+    for name in ("plan.json", "quality.json", "ledger.json", "manifest.json"):
+        text = json.dumps(read_vouched(folder / name)).replace('"v1"', '"<b>v1</b>"')
+        write_vouched(folder / name, json.loads(text))
     assert "<b>v1</b>" not in write_report(folder).read_text()
 
 

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
 from everlearn.errors import RunError
+from everlearn.files import unfinished
 from everlearn.progress import LineProgress
 from everlearn.training import checkpoint
 from everlearn.training.processes import Processes
@@ -165,8 +166,8 @@ def test_states_that_nothing_starts_from_are_removed(tmp_path: Path) -> None:
 def test_what_a_killed_process_had_begun_to_write_is_removed(tmp_path: Path) -> None:
     execute(tiny_recipe(tmp_path))
     run = tmp_path / "runs" / "tiny"
-    for name in ("segments/b1/.checkpoint.123", "releases/.v1.45", ".tokenizer", "states/.m3a.6"):
-        (run / name).mkdir(parents=True)
+    for name in ("segments/b1/checkpoint", "releases/v1", "tokenizer", "states/m3a"):
+        unfinished(run / name).mkdir(parents=True)
     execute(tiny_recipe(tmp_path))
     assert not [path for path in run.rglob(".*") if path.is_dir()]
     assert sorted(path.name for path in (run / "releases").iterdir()) == ["v1", "v2", "v3"]
