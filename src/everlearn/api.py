@@ -74,7 +74,7 @@ def run(
     base = _recipe(recipe or EMBEDDED)
     tree = base.model_dump(mode="json")
     if method is not None:
-        tree["method"] = method if isinstance(method, str | dict) else list(method)
+        tree["method"] = method
     for key, value in sections.items():
         tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
     wanted = anchored(make_recipe(tree), None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import get_args
 
@@ -12,9 +13,9 @@ import pytest
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import Group, Mixture
 from everlearn.errors import RecipeError
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
-from everlearn.methods.registry import make_method
-from everlearn.methods.stack import ADDS, EXCLUSIVE, REFUSED, Stack, assemble, parts_of
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait, one_stage_per_task
+from everlearn.methods.registry import make_method, method_names
+from everlearn.methods.stack import ADDS, EXCLUSIVE, REFUSED, Stack, assemble, parts_of, refuse_unfit
 from everlearn.recipe import MethodConfig, make_recipe
 from everlearn.training.influence import Influence
 from everlearn.training.phase import Phase
@@ -145,6 +146,13 @@ def test_every_trait_stands_in_the_table() -> None:
         (("l2", "multitask"), "multitask trains all tasks in one stage, so l2 has no earlier weights"),
         (("ssr", "multitask"), "so ssr has no earlier task to rehearse"),
         (("single_task", "ewc"), "single_task starts a stage from other weights than those that ewc would hold"),
+        (("l2", {"name": "merging", "start": "base"}), "merging starts a stage from other weights than those that l2"),
+        (("l2", {"name": "merging", "use": "continue_from_merged"}), "merging starts a stage from other weights"),
+        (("multitask", "merging"), "so merging has nothing to average"),
+        (("agem", "l2"), "the penalty of l2 would undo what agem has made of the gradient"),
+        (("gem", "agem"), "agem would change the gradient that gem has just made harmless"),
+        (("olora", "l2"), "olora trains other weights in every stage, so l2 has none of the last to hold"),
+        (("merging", "olora"), "each decides in which phases"),
         (("single_task", "ssr", "lr_path_switching"), "each decides in which phases and from which weights"),
         (("ssr", "l3"), "unknown method 'l3': did you mean 'l2'"),
         (({"name": "l2", "strenght": 1}, "ssr"), "method l2: unknown key 'strenght' .did you mean 'strength'"),
@@ -156,9 +164,18 @@ def test_what_makes_no_stack_is_refused_by_name(names: tuple[object, ...], messa
 
 
 @pytest.mark.parametrize(
-    "names", [("l2", "ewc"), ("ssr", "l2"), ("ssr", "random_rehearsal", "kmeans_rehearsal", "ewc")]
+    "names",
+    [
+        ("l2", "ewc"),
+        ("ssr", "l2"),
+        ("ssr", "random_rehearsal", "kmeans_rehearsal", "ewc"),
+        ("merging", "l2"),
+        ("agem", "merging"),
+        ("olora", "ssr"),
+        ("lr_path_switching", "random_rehearsal"),
+    ],
 )
-def test_rehearsals_and_penalties_go_together(names: tuple[str, ...]) -> None:
+def test_what_does_not_disturb_each_other_goes_together(names: tuple[str, ...]) -> None:
     assert [part.name for part in parts_of(stacked(*names))] == list(names)
 
 
@@ -191,3 +208,26 @@ def test_the_parts_of_a_stack_act_as_they_do_alone(tmp_path: Path, tiny_model: P
     whole, one, other = (penalty.item() for penalty in found if penalty is not None)
     assert min(one, other) > 0
     assert whole == pytest.approx(one + other, rel=1e-6)
+
+
+def test_any_two_methods_go_together_or_are_refused(tmp_path: Path, tiny_model: Path) -> None:
+    bench, parts = Bench(tmp_path, tiny_model), []
+    for name in method_names():
+        few = {"ratio": 0.5} if name == "kmeans_rehearsal" else {"ratio": 0.1} if name == "ssr" else {}
+        parts.append(make_method(name, few))
+    one, two = one_stage_per_task(STREAM.tasks)[:2]
+    for part in parts:
+        part.after_stage(bench.context(one))
+    refused, stacked = [], 0
+    for pair in combinations(parts, 2):
+        try:
+            refuse_unfit(pair)
+        except RecipeError as error:
+            refused.append((pair, str(error)))
+            continue
+        stack, context, stacked = Stack(pair), bench.context(two), stacked + 1
+        groups = [group.name for part in pair for group in part.rehearsal(context).groups]
+        assert [group.name for group in stack.rehearsal(context).groups] == groups
+        assert len(stack.influences(context)) == sum(len(part.influences(context)) for part in pair)
+    assert all(" adds nothing " in said or all(part.name in said for part in pair) for pair, said in refused)
+    assert min(stacked, len(refused)) > len(parts)

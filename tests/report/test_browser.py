@@ -172,7 +172,8 @@ def test_paper_has_room_for_the_figures_of_many_tasks(browser: Browser, tmp_path
     manifest["tasks"] = [{**manifest["tasks"][0], "name": name} for name in names]
     run_folders.write_json(folder / "manifest.json", manifest)
     full, ends = [100.0] * 25, [[95.0, 100.0]] * 25
-    matrix = {"tasks": names, "stages": names, "base": full, "values": [full] * 25, "intervals": [ends] * 25}
+    stages = [stage["name"] for stage in manifest["stages"]]
+    matrix = {"tasks": names, "stages": stages, "base": full, "values": [full] * 25, "intervals": [ends] * 25}
     run_folders.write_json(folder / "matrix.json", matrix)
     with Visit(browser, write_report(folder), 688) as visit:
         visit.page.emulate_media(media="print")

@@ -185,8 +185,8 @@ class Method:
     version: ClassVar[int] = 1
     """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
-    traits: ClassVar[frozenset[Trait]] = frozenset()
-    """What it is, for those that cannot be stacked with it."""
+    traits: frozenset[Trait] = frozenset()
+    """What it is, for those that cannot be stacked with it; some options add to it."""
 
     def __init__(self, options: MethodOptions) -> None:
         self.options = options

@@ -29,7 +29,7 @@ from pydantic import Field, model_validator
 
 from everlearn.errors import RecipeError
 from everlearn.files import read_mapping
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
 from everlearn.methods.registry import register
 from everlearn.models.loading import save_checkpoint
 from everlearn.models.merges import How, Recipe, merge_adapters, merge_models
@@ -74,7 +74,12 @@ class Merging(Method):
 
     Options = MergingOptions
     options: MergingOptions
-    traits = frozenset({"averages weights"})
+    traits: frozenset[Trait] = frozenset({"averages weights"})
+
+    def __init__(self, options: MergingOptions) -> None:
+        super().__init__(options)
+        if options.start == "base" or options.use == "continue_from_merged":
+            self.traits |= {"starts elsewhere"}
 
     def check(self, facts: Facts) -> None:
         """Refuses a rank of whole models.

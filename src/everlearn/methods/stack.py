@@ -45,6 +45,7 @@ REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
     ("trains once", "penalty", "{0} trains all tasks in one stage, so {1} has no earlier weights to hold"),
     ("trains once", "rehearses", "{0} trains all tasks in one stage, so {1} has no earlier task to rehearse"),
     ("trains once", "projects gradients", "{0} trains all tasks in one stage, so {1} has no earlier task to protect"),
+    ("trains once", "averages weights", "{0} trains all tasks in one stage, so {1} has nothing to average"),
     ("starts elsewhere", "penalty", "{0} starts a stage from other weights than those that {1} would hold"),
 )
 """Traits that two methods of a stack may not have, the first one the one and the other the other, and why."""
@@ -59,7 +60,7 @@ def assemble(config: MethodConfig) -> Method:
     parts = [make_method(name, options) for name, options in config.parts.items()]
     if len(parts) == 1:
         return parts[0]
-    _refuse_unfit(parts)
+    refuse_unfit(parts)
     return Stack(parts)
 
 
@@ -68,7 +69,7 @@ def parts_of(method: Method) -> tuple[Method, ...]:
     return method.parts if isinstance(method, Stack) else (method,)
 
 
-def _refuse_unfit(parts: Sequence[Method]) -> None:
+def refuse_unfit(parts: Sequence[Method]) -> None:
     """Refuses methods that cannot be stacked.
 
     Raises:
