@@ -218,3 +218,9 @@ def test_the_quickstart_recipe_is_valid() -> None:
     recipe = load_recipe("embedded")
     assert recipe.model.base == "embedded"
     assert [method.name for method in recipe.compare] == ["sequential", "ssr"]
+
+
+def test_auto_is_the_published_template_for_the_embedded_base_alone() -> None:
+    assert make_recipe({}).model.template_name == "vanilla"
+    assert make_recipe({"model": {"base": "org/base"}}).model.template_name == "auto"
+    assert make_recipe({"model": {"template": "cue"}}).model.template_name == "cue"

@@ -146,10 +146,18 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights. `auto`: bfloat16 for the frozen weights under LoRA where the device multiplies it
     natively (newer GPUs and CPUs of servers), else float32."""
-    template: Literal["auto", "chat", "vanilla", "alpaca", "llama2"] = "auto"
-    """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `vanilla`."""
+    template: Literal["auto", "chat", "cue", "vanilla", "alpaca", "llama2"] = "auto"
+    """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `cue`: the query, a
+    blank line, `Answer:` and a line break (a base whose answers follow the query directly learns to answer nothing).
+    `vanilla`: the query alone, as published for base models, and what `auto` is for the embedded base; `alpaca` and
+    `llama2`: the published frames."""
     device: str = "auto"
     """`auto`: cuda, then mps, then cpu; or a torch device name."""
+
+    @property
+    def template_name(self) -> str:
+        """`template`, with what `auto` is for the embedded base: its published figures are of queries alone."""
+        return "vanilla" if self.template == "auto" and self.base == EMBEDDED else self.template
 
 
 class TaskConfig(Section):

@@ -182,7 +182,7 @@ def test_no_text_of_a_row_becomes_a_control_token_under_a_chat_template(tokenize
         assert written(text) == harmless, text
 
 
-@pytest.mark.parametrize("name", ["vanilla", "alpaca", "llama2"])
+@pytest.mark.parametrize("name", ["cue", "vanilla", "alpaca", "llama2"])
 def test_no_text_of_a_row_becomes_a_control_token_under_a_text_template(tokenizer, name):
     tokenizer.chat_template = CUTS_THOUGHTS
     template = get_template(name, tokenizer)

@@ -25,7 +25,7 @@ def rendered(tokenizer, source: str, row: Instance) -> list[int]:
     )
 
 
-@pytest.mark.parametrize("name", ["vanilla", "alpaca", "llama2"])
+@pytest.mark.parametrize("name", ["cue", "vanilla", "alpaca", "llama2"])
 @pytest.mark.parametrize("kind", TOKENIZERS)
 def test_a_frame_of_text_becomes_a_chat_template_where_it_makes_the_same_ids(kind, name):
     tokenizer = TOKENIZERS[kind]()

@@ -11,7 +11,7 @@ from everlearn.data.prompts import TEMPLATE_NAMES, bos_ids, get_template
 from everlearn.errors import ModelError, RecipeError
 from tests.data.byte_tokenizer import CHATML, make_byte_tokenizer, read
 
-TEXT_TEMPLATES = ("vanilla", "alpaca", "llama2")
+TEXT_TEMPLATES = ("cue", "vanilla", "alpaca", "llama2")
 TOKENIZER = make_byte_tokenizer()
 
 
@@ -71,6 +71,7 @@ def test_earlier_exchanges_are_encoded_like_rows_of_their_own():
         return read(TOKENIZER, get_template(name, TOKENIZER).prompt_ids(instance, TOKENIZER))
 
     assert rendered("vanilla") == "<s>Be kind.\n\nq1a1</s><s>q2"
+    assert rendered("cue") == "<s>Be kind.\n\nq1\n\nAnswer:\na1</s><s>q2\n\nAnswer:\n"
     assert rendered("llama2") == "<s>[INST] <<SYS>>\nBe kind.\n<</SYS>>\n\nq1 [/INST] a1</s><s>[INST] q2 [/INST] "
     assert rendered("alpaca") == (
         "<s>Be kind.\n\n### Instruction:\nq1\n\n### Response:\na1</s><s>### Instruction:\nq2\n\n### Response:\n"
@@ -89,14 +90,14 @@ def test_bos_follows_the_tokenizer():
 
 
 def test_auto_takes_the_chat_template_where_there_is_one():
-    assert get_template("auto", TOKENIZER).name == "vanilla"
+    assert get_template("auto", TOKENIZER).name == "cue"
     with_chat = make_byte_tokenizer(chat_template=CHATML, controls=("<|im_start|>", "<|im_end|>"))
     assert get_template("auto", with_chat).name == "chat"
     assert get_template("alpaca", with_chat).name == "alpaca"
 
 
 def test_chat_without_a_chat_template_is_refused_with_the_remedy():
-    with pytest.raises(RecipeError, match=r"no chat template: use vanilla, alpaca or llama2"):
+    with pytest.raises(RecipeError, match=r"no chat template: use cue, vanilla, alpaca or llama2"):
         get_template("chat", TOKENIZER)
 
 

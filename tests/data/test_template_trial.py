@@ -67,7 +67,7 @@ def made(template: object) -> ChatTemplate:
 def test_it_is_refused_with_the_reason_and_the_remedy(template, reason):
     with pytest.raises(ModelError, match=rf"^model\.base: the chat template of .*{reason}") as caught:
         made(template)
-    assert "set model.template to vanilla, alpaca or llama2." in str(caught.value)
+    assert "set model.template to cue, vanilla, alpaca or llama2." in str(caught.value)
 
 
 @pytest.mark.parametrize("template", [CHATML, NO_END, NO_SYSTEM, THINKING, DATED, NAMED])

@@ -11,7 +11,7 @@ from everlearn.errors import ModelError
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-REMEDY = "set model.template to vanilla, alpaca or llama2"
+REMEDY = "set model.template to cue, vanilla, alpaca or llama2"
 DATE_NOTE = (
     "the model's chat template writes the date of the day: 26 July 2024 stands in its place, so that results do not "
     "depend on the day."

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.chat_prompts import ChatTemplate, conversation
 from everlearn.data.control_tokens import mentioned
-from everlearn.data.prompts import ALPACA_PREFACE, LLAMA2_SYSTEM, bos_ids
+from everlearn.data.prompts import ALPACA_PREFACE, CUE, LLAMA2_SYSTEM, bos_ids
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
     from everlearn.data.instance import Instance
     from everlearn.data.prompts import PromptTemplate
 
+_VANILLA = "(told.system + '\\n\\n' if told.system and told.first else '') + message['content']"
 _FRAMES = {
-    "vanilla": "(told.system + '\\n\\n' if told.system and told.first else '') + message['content']",
+    "vanilla": _VANILLA,
+    "cue": f"{_VANILLA} + {json.dumps(CUE)}",
     "alpaca": (
         f"((told.system or {json.dumps(ALPACA_PREFACE)}) + '\\n\\n' if told.first else '') + '### Instruction:\\n' + "
         "message['content'] + '\\n\\n### Response:\\n'"

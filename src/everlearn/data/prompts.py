@@ -1,7 +1,8 @@
 """How an instance becomes the token ids of a prompt and of its answer.
 
-Four templates: `vanilla` (the query as it is), `alpaca` and `llama2` (one fixed frame each, as in SSR's published
-training and evaluation: arXiv 2403.01244, spec section 5) and `chat` (the tokenizer's own, `chat_prompts.py`).
+Five templates: `vanilla` (the query as it is), `alpaca` and `llama2` (one fixed frame each, as in SSR's published
+training and evaluation: arXiv 2403.01244, spec section 5), `cue` (chosen here) and `chat` (the tokenizer's own,
+`chat_prompts.py`).
 Prompt and answer are tokenized separately and the answer ends with EOS. A prompt is cut to its first
 `max_tokens` ids, BOS included; an answer that is too long is cut and then has no EOS: both as published.
 
@@ -25,7 +26,8 @@ from everlearn.errors import ModelError, RecipeError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE_NAMES = ("auto", "chat", "vanilla", "alpaca", "llama2")
+TEMPLATE_NAMES = ("auto", "chat", "cue", "vanilla", "alpaca", "llama2")
+CUE = "\n\nAnswer:\n"
 
 ALPACA_PREFACE = (
     "Below is an instruction that describes a task. Write a response that appropriately completes the request."
@@ -85,7 +87,7 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
     """The template of that name for that tokenizer.
 
     Args:
-        name: `auto` (the tokenizer's chat template where it has one, else `vanilla`), `chat`, `vanilla`, `alpaca`
+        name: `auto` (the tokenizer's chat template where it has one, else `cue`), `chat`, `cue`, `vanilla`, `alpaca`
             or `llama2`.
         tokenizer: Of the model at hand.
 
@@ -104,13 +106,14 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
     if name == "chat" and not has_chat:
         raise RecipeError(
             "model.template: chat was asked for, but the model's tokenizer has no chat template: "
-            "use vanilla, alpaca or llama2, or auto."
+            "use cue, vanilla, alpaca or llama2, or auto."
         )
     if name == "chat" or (name == "auto" and has_chat):
         from everlearn.data.chat_prompts import ChatTemplate
 
         return ChatTemplate(tokenizer)
-    return {"alpaca": AlpacaTemplate, "llama2": Llama2Template}.get(name, VanillaTemplate)()
+    frames = {"vanilla": VanillaTemplate, "alpaca": AlpacaTemplate, "llama2": Llama2Template}
+    return frames.get(name, CueTemplate)()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +180,21 @@ class VanillaTemplate(TextTemplate):
     def frame(self, question: str, system: str | None, is_first: bool) -> str:
         """The question as it is, after the system message where there is one."""
         return f"{system}\n\n{question}" if system and is_first else question
+
+
+class CueTemplate(VanillaTemplate):
+    """The query and a cue to answer it: for base models.
+
+    Where an answer follows its query directly, what a base learns most surely is that its end token follows a full
+    stop, and most queries end in one: it then answers nothing. No token holds text both of the cue's line and of the
+    query or of the answer, in the tokenizers of any of the usual models (the tests have one of each kind).
+    """
+
+    name = "cue"
+
+    def frame(self, question: str, system: str | None, is_first: bool) -> str:
+        """The question as it is, a blank line, the cue on a line of its own."""
+        return super().frame(question, system, is_first) + CUE
 
 
 class AlpacaTemplate(TextTemplate):

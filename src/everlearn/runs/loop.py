@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     method = assemble(recipe.method)
     model = loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
-    template = get_template(recipe.model.template, tokenizer)
+    template = get_template(recipe.model.template_name, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
     stream = replace(stream, notes=(*stream.notes, *template.notes))
