@@ -15,6 +15,8 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, read_jsonl
 from everlearn.methods.registry import make_method
 from everlearn.models.state import MOMENTS
+from everlearn.report.curves import loss_of
+from everlearn.report.reading import read_run
 from everlearn.runs.loop import execute
 from everlearn.training.phase import check_phases
 from tests.methods.contexts import Bench, number_stream
@@ -148,6 +150,8 @@ def test_the_main_path_goes_through_all_stages_as_one_training_and_a_resumed_run
     assert {float(value) for name, value in moments.items() if name.endswith(".step")} == {6.0}
     final = folder / "model" / inner.rpartition("/")[2]
     assert final.read_bytes() == (stages[2] / "training" / inner).read_bytes()
+    shown = loss_of(read_run(folder))
+    assert [[step for step, _ in shown[index]] for index in (1, 2, 3)] == [[1, 2, 3, 4, 5]] * 2 + [[1, 2, 3]]
     manifest = read_json(folder / "manifest.json")
     monkeypatch.setattr(trainer, "train_stage", lambda *_, **__: pytest.fail("trained again"))
     assert execute(recipe).folder == folder

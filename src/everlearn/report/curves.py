@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, written
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import mean, score
 from everlearn.report.panels import Series, key_of, line_panel
-from everlearn.report.parsing import form_of, number, rows_of
+from everlearn.report.parsing import form_of, number, rows_of, stands
 from everlearn.report.reading import Run
 from everlearn.report.study import MethodRuns, Study
 from everlearn.report.svg import Axis, Rule, log_axis, nice_axis, percent_axis
@@ -99,18 +100,26 @@ def stage_axis(study: Study, first: int = 0) -> Axis:
 
 
 def loss_of(run: Run) -> dict[int, list[tuple[float, float]]]:
-    """Loss by stage as (step, loss), thinned by means over equal stretches of steps."""
+    """Loss by stage as (step, loss), thinned by means over equal stretches of steps; phases one after the other."""
     found = {}
     for stage in run.stages:
-        path = run.stage_folder(stage.index) / "training" / "history.jsonl"
-        with form_of(path):
-            pairs = [
-                (number(row["step"]), number(row["loss"])) for row in rows_of(path) if row.get("loss") is not None
-            ]
-        points = [(step, loss) for step, loss in pairs if step is not None and loss is not None]
+        points: list[tuple[float, float]] = []
+        for path in _histories(run, run.stage_folder(stage.index)):
+            before = points[-1][0] if points else 0.0
+            with form_of(path):
+                pairs = [
+                    (number(row["step"]), number(row["loss"])) for row in rows_of(path) if row.get("loss") is not None
+                ]
+            points += [(before + step, loss) for step, loss in pairs if step is not None and loss is not None]
         if points:
             found[stage.index] = thinned(points, LOSS_POINTS)
     return found
+
+
+def _histories(run: Run, folder: Path) -> list[Path]:
+    """What the phases of a stage have kept of their steps, in the order in which they were trained."""
+    steps = dict.fromkeys(step.kind for step in run.steps if step.stage == folder.name)
+    return [path for kind in steps if stands(path := folder / kind / "history.jsonl")]
 
 
 def thinned(points: list[tuple[float, float]], most: int) -> list[tuple[float, float]]:
