@@ -32,14 +32,14 @@ MOST_WHOLE = 2**62
 MOST_DECIMAL = 1e30
 """Beyond these a number is a slip: the machine's own arithmetic ends not far above."""
 _MOST_PARENTS = 8
-_LONGEST_NAME = 100  # letters: files are called so with something before and behind, and systems take 255 bytes
+LONGEST_NAME = 100  # letters: files are called so with something before and behind, and systems take 255 bytes
 
 
 def _fit_for_a_folder(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._+-]*", name):
         raise ValueError("a folder is called so: use letters, digits and any of . _ + -, the first a letter or digit")
-    if len(name) > _LONGEST_NAME:
-        raise ValueError(f"a folder is called so: use at most {_LONGEST_NAME} letters, not {len(name):,}")
+    if len(name) > LONGEST_NAME:
+        raise ValueError(f"a folder is called so: use at most {LONGEST_NAME} letters, not {len(name):,}")
     return name
 
 

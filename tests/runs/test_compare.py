@@ -218,3 +218,11 @@ def test_a_stack_of_the_command_line_takes_the_options_of_its_methods_from_the_r
     assert labels_of(found) == ["ssr+l2 l2.strength=2", "l2", "ewc+l2", "ssr+l2 ssr.refine=False l2.strength=3"]
     with pytest.raises(RecipeError, match="say whose option strength is"):
         parse_methods("ssr+l2:strength=3", recipe)
+
+
+def test_options_too_long_for_a_folders_name_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    recipe = make_recipe({"name": "long", "runs_dir": str(tmp_path)})
+    methods = [MethodConfig.model_validate({"name": "ssr", "embedding": letter * 90}) for letter in "ab"]
+    with pytest.raises(RecipeError, match=r"would be called by 108 letters.*differ in fewer options"):
+        compare(recipe, methods)
+    assert not list(tmp_path.iterdir())

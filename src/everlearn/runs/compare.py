@@ -17,7 +17,7 @@ from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_vouched, write_vouched
 from everlearn.methods.stack import assemble
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe, set_dotted
+from everlearn.recipe import LONGEST_NAME, NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe, set_dotted
 from everlearn.recipe_file import parse
 from everlearn.recipe_method import JOIN, names_in
 from everlearn.recipe_paths import found_path, kept_path, located, portable
@@ -154,13 +154,18 @@ def _runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[in
     """Folder name to recipe of each run, all methods of a seed together.
 
     Raises:
-        RecipeError: two runs would share a folder.
+        RecipeError: two runs would share a folder, or its name would be too long.
     """
     cache = os.path.abspath(cache_folder(recipe.runs_dir, recipe.cache_dir))
     runs = []
     for seed in seeds:
         for label, method in zip(labels_of(methods), methods, strict=True):
             name = f"{''.join(c if c.isalnum() or c in '._+-' else '-' for c in label)}-s{seed}"
+            if len(name) > LONGEST_NAME:
+                raise RecipeError(
+                    f"the folder of method {label!r} would be called by {len(name)} letters, and a system takes no "
+                    f"more than {LONGEST_NAME} and something behind: compare methods that differ in fewer options."
+                )
             own = {"name": name, "seed": seed, "method": method, "cache_dir": cache}
             runs.append(recipe.model_copy(update=own))
     if double := first_double(one.name for one in runs):
