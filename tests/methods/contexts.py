@@ -58,6 +58,7 @@ class Bench:
 
     def __init__(self, folder: Path, model: Path, tuning: str = "lora") -> None:
         self.folder = folder
+        self.config = tiny_config(model, tuning)
         self.latest: LoadedModel = load_model(tiny_config(model, tuning), trainable=True, seed=3)
         self.base = load_model(tiny_config(model, tuning))
         self.writer = FakeGenerator(self.base.tokenizer, write_instances)
@@ -70,6 +71,7 @@ class Bench:
             stage=stage,
             seed=seed,
             template=VanillaTemplate(),
+            model=self.config,
             training=TrainingConfig(),
             step=self._steps(stage.index),
             steps_of=self._steps,

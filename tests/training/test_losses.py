@@ -62,3 +62,27 @@ def test_the_loss_of_a_certain_answer_is_zero_and_of_an_even_guess_the_logarithm
     even, _ = losses.answer_cross_entropy(torch.tensor([[0.0, 1.0]]), head, torch.tensor([2]))
     assert certain.item() == pytest.approx(0.0)
     assert even.item() == pytest.approx(torch.log(torch.tensor(4.0)).item())
+
+
+def squared(scores: torch.Tensor, fixed: torch.Tensor) -> torch.Tensor:
+    """A formula with a gradient in every logit that no softmax has."""
+    return ((scores - fixed) ** 3).sum(-1)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained_head", [False, True])
+def test_a_divergence_from_another_view_is_that_of_all_logits_at_once(monkeypatch, bias: bool, trained_head: bool):
+    monkeypatch.setitem(losses.BLOCK_ELEMENTS, "cpu", 50 * 7)
+    torch.manual_seed(0)
+    hidden, other = torch.randn(23, 16, requires_grad=True), torch.randn(23, 16)
+    head = torch.nn.Linear(16, 50, bias=bias).requires_grad_(trained_head)
+    fixed = torch.nn.Linear(16, 50, bias=bias)
+    expected = squared(head(hidden), fixed(other).detach()).sum()
+    found = losses.answer_divergence(hidden, head, other, losses.head_of(fixed), squared)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    inputs = [hidden, *(head.parameters() if trained_head else [])]
+    slopes = zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * expected, inputs), strict=True)
+    for mine, theirs in slopes:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+    logits, others = head(hidden), fixed(other).detach()
+    torch.testing.assert_close(losses.answer_divergence(logits, None, others, None, squared), expected)

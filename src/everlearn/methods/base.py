@@ -39,6 +39,7 @@ BASE_STAGE = "00-base"
 Trait = Literal[
     "averages weights",
     "changes parts",
+    "distils",
     "penalty",
     "projects gradients",
     "rehearses",
@@ -135,6 +136,7 @@ class StageContext:
         stage: The stage at hand.
         seed: Root seed of the run; use `random_seed(purpose)` for a stream.
         template: How an instance becomes a prompt.
+        model: How the model is loaded and tuned.
         training: How the stages are trained.
         step: Runs a step once and stores its artifact under the stage's folder.
         steps_of: The step runner of an earlier stage, by its 1-based index.
@@ -153,6 +155,7 @@ class StageContext:
     stage: Stage
     seed: int
     template: PromptTemplate
+    model: ModelConfig
     training: TrainingConfig
     step: StepRunner
     steps_of: Callable[[int], StepRunner]

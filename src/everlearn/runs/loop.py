@@ -465,6 +465,7 @@ class _Run:
             stage=stage,
             seed=self.recipe.seed,
             template=self.template,
+            model=self.recipe.model,
             training=self.recipe.training,
             step=self.store.steps_below(stage.name),
             steps_of=lambda index: self.store.steps_below(names[index]),

@@ -26,7 +26,7 @@ from everlearn.models.batching import by_length
 from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.influence import Seen
-from everlearn.training.losses import answer_cross_entropy
+from everlearn.training.losses import Head, answer_cross_entropy, head_of
 from everlearn.training.packing import Packing, pack
 from everlearn.training.prefixes import split_batch
 from everlearn.training.rows import EncodedRow
@@ -112,9 +112,14 @@ class AnswerLoss:
         total, each = self._loss(states, head, targets, factors)
         losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
 
-        def again(view: View) -> Tensor:
-            with torch.no_grad(), view():
-                return self._states(part)[0]
+        def again(view: View) -> tuple[Tensor, Head | None]:
+            self.model.eval()  # else dropout would act on the other view, and the draws be others for the rest
+            try:
+                with torch.no_grad(), self.number_format(keeps_casts=False), view():
+                    states, head, _ = self._states(part)
+                    return states, None if head is None else head_of(head)
+            finally:
+                self.model.train()
 
         return total, Seen(rows, row_of, targets, states, head, losses, again)
 
@@ -203,9 +208,15 @@ class AnswerLoss:
         is_answer = wanted != IGNORED
         return logits[is_answer], None, wanted[is_answer]
 
-    def number_format(self) -> AbstractContextManager[object]:
-        """Autocast as the stage has it."""
-        return nullcontext() if self.autocast is None else torch.autocast(self.device.type, self.autocast)
+    def number_format(self, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
+        """Autocast as the stage has it.
+
+        Args:
+            keeps_casts: A weight is cast once; not where it is another one for a while (autocast would not notice).
+        """
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, self.autocast, cache_enabled=keeps_casts)
 
 
 def _probe_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:

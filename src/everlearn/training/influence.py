@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch import Tensor, device
     from torch.nn import Module, Parameter
 
+    from everlearn.training.losses import Head
     from everlearn.training.rows import EncodedRow
 
     View = Callable[[], AbstractContextManager[object]]
@@ -67,7 +68,8 @@ class Seen:
         states: Hidden states that predict them, (answers, width); logits (answers, vocabulary) where `head` is None.
         head: The model's output head; None where the model treats its logits in a way of its own.
         losses: Summed cross-entropy of each row's answer, detached, (rows,).
-        again: The same states once more, without gradient, under another view of the model.
+        again: The same states once more under another view of the model, without gradient and dropout, and the head
+            over them as it is under that view.
     """
 
     rows: tuple[EncodedRow, ...]
@@ -76,7 +78,7 @@ class Seen:
     states: Tensor
     head: Module | None
     losses: Tensor
-    again: Callable[[View], Tensor]
+    again: Callable[[View], tuple[Tensor, Head | None]]
 
     def places(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
         """The answer tokens whose row is wanted, as places in `targets`."""

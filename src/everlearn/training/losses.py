@@ -4,10 +4,13 @@ With a vocabulary of 32,000 the logits of one batch are far larger than the mode
 head sees only hidden states that predict an answer token, a block of them at a time; the gradient with respect to
 the hidden states (and to the head, where it is trained) is computed together with the loss, so no logits outlive
 their block. Same value and gradient as `torch.nn.functional.cross_entropy` on `head(hidden).float()`.
+
+The divergence from another view of the model is computed in the same way, from the states of both views.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -21,6 +24,16 @@ slower than larger ones."""
 BLOCK_ELEMENTS_ELSEWHERE = 1 << 26
 """256 MiB in float32. Each block reads the whole head twice, and with 1 << 22 it would be for 27 positions of a
 vocabulary of 152,000; chosen so that a matrix product over a block is bound by arithmetic and not by memory."""
+
+Head = tuple[Tensor, Tensor | None]
+"""Weight, (vocabulary, width), and bias of an output head."""
+Terms = Callable[[Tensor, Tensor], Tensor]
+"""Logits of two views, (block, vocabulary) in float32, to a term for each place, (block,)."""
+
+
+def head_of(module: Any) -> Head:
+    """Weight and bias of a linear head as they are now, without gradient, whatever becomes of the module's."""
+    return module.weight.detach(), None if module.bias is None else module.bias.detach()
 
 
 def answer_cross_entropy(
@@ -48,20 +61,19 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor]:
         wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         device = hidden.device.type
-        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+        dtype = _computed_in(weight)
         matrix = weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
         each = hidden.new_zeros(len(targets), dtype=torch.float32)
         grad_hidden = torch.empty_like(hidden) if wants_hidden else None
         grad_weight = torch.zeros_like(weight) if wants_weight else None
         grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
-        step = max(1, BLOCK_ELEMENTS.get(device, BLOCK_ELEMENTS_ELSEWHERE) // weight.shape[0])
+        step = _block_of(weight)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden.shape[0], step):
                 states = hidden[start : start + step].to(dtype)  # (block, width)
                 wanted = targets[start : start + step, None]
-                logits = states @ matrix.T  # (block, vocabulary)
-                scores = (logits if bias is None else logits + bias.to(dtype)).float()
+                scores = _scores(states, matrix, bias)  # (block, vocabulary)
                 chosen = scores.gather(1, wanted)
                 normalizer = scores.logsumexp(1, keepdim=True)
                 terms = normalizer - chosen
@@ -90,3 +102,86 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
         return hidden, weight, bias, None, None
+
+
+def answer_divergence(
+    hidden: Tensor, head: Module | None, other: Tensor, other_head: Head | None, terms: Terms
+) -> Tensor:
+    """Summed divergence between the predictions of two views of a model; only the first is trained.
+
+    Args:
+        hidden: States of the first view, (count, width); logits, where there is no head.
+        head: Its output head; None: the states are logits.
+        other: States of the other view at the same places, without gradient.
+        other_head: The other view's output head.
+        terms: What is summed.
+
+    Returns:
+        The sum, a scalar in float32.
+    """
+    if head is None or other_head is None:
+        return terms(hidden.float(), other.float()).sum()
+    total: Tensor = _BlockwiseDivergence.apply(hidden, head.weight, head.bias, other, *other_head, terms)
+    return total
+
+
+class _BlockwiseDivergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        other: Tensor,
+        other_weight: Tensor,
+        other_bias: Tensor | None,
+        terms: Terms,
+    ) -> Tensor:
+        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        dtype = _computed_in(weight)
+        matrix, other_matrix = weight.to(dtype), other_weight.to(dtype)
+        total = hidden.new_zeros((), dtype=torch.float32)
+        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
+        grad_weight = torch.zeros_like(weight) if wants_weight else None
+        grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        step = _block_of(weight)
+        with torch.autocast(hidden.device.type, enabled=False):
+            for start in range(0, hidden.shape[0], step):
+                states = hidden[start : start + step].to(dtype)
+                scores = _scores(states, matrix, bias)
+                fixed = _scores(other[start : start + step].to(dtype), other_matrix, other_bias)
+                with torch.enable_grad():
+                    value = terms(scores.requires_grad_(), fixed).sum()
+                (slope,) = torch.autograd.grad(value, scores)
+                total += value.detach()
+                if grad_bias is not None:
+                    grad_bias += slope.sum(0).to(grad_bias.dtype)
+                slope = slope.to(dtype)
+                if grad_hidden is not None:
+                    grad_hidden[start : start + step] = slope @ matrix
+                if grad_weight is not None:
+                    grad_weight += slope.T @ states
+        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+        return total
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        found = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
+        return (*found, None, None, None, None)
+
+
+def _computed_in(weight: Tensor) -> torch.dtype:
+    """The number format of the logits: that of autocast, or of the head."""
+    device = weight.device.type
+    return torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+
+
+def _block_of(weight: Tensor) -> int:
+    """Positions whose logits are held at once."""
+    return max(1, BLOCK_ELEMENTS.get(weight.device.type, BLOCK_ELEMENTS_ELSEWHERE) // weight.shape[0])
+
+
+def _scores(states: Tensor, matrix: Tensor, bias: Tensor | None) -> Tensor:
+    logits = states @ matrix.T
+    return (logits if bias is None else logits + bias.to(logits.dtype)).float()

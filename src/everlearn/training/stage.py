@@ -215,19 +215,10 @@ class _Course:
                 lambda most: self.objective.gradients_of(some, most), sum(lengths), max(lengths)
             )
 
-        for influence in influences:
-            moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
-            influence.begin(
-                Training(
-                    model,
-                    moving,
-                    rows,
-                    self.loaded.device,
-                    self.seed,
-                    steps,
-                    gradients_of,
-                )
-            )
+        moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
+        with self._memory("what the method keeps beside the weights"):
+            for influence in influences:
+                influence.begin(Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of))
         parts = tuning.moves if tuning else None
         optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay, parts=parts)
         if phase.moments == "inherit":
@@ -260,16 +251,22 @@ class _Course:
             keep_one_partial(self.folder, finished)
 
         self._began = time.perf_counter()
-        try:
+        with self._memory("the optimizer"):
             engine.run(self._look, save)
-        except RuntimeError as error:
-            if not ran_out_of_memory(error):
-                raise
-            device = self.loaded.device
-            raise UserError(f"training ran out of memory on {device} in the optimizer: {_REMEDY}.") from None
         self.most_tokens = engine.most_tokens
         if phase.keeps_moments:
             save_moments(self.folder / MOMENTS, model, [optimizer])
+
+    @contextmanager
+    def _memory(self, what: str) -> Iterator[None]:
+        """Says where memory ran out, if it does outside of the passes over rows."""
+        try:
+            yield
+        except RuntimeError as error:
+            if not ran_out_of_memory(error):
+                raise
+            where = f"on {self.loaded.device} in {what}"
+            raise UserError(f"training ran out of memory {where}: {_REMEDY}.") from None
 
     def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence]) -> None:
         """Takes the newest checkpoint back, if there is one."""

@@ -1,0 +1,128 @@
+"""How far the predictions of two models are apart, and training that is held to those of another view of the model.
+
+    forward  KL(q || p) = sum_v q_v (log q_v - log p_v)       q the other's, p those in training
+    reverse  KL(p || q)
+    jsd      beta KL(q || m) + (1 - beta) KL(p || m),         m = (1 - beta) p + beta q
+
+with p = softmax(z / temperature), for each predicted token. All are computed in float32: they are differences of
+nearly equal numbers. (The convention of `beta` is that of TRL's `generalized_jsd_loss`.)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from everlearn.data.mixture import OWN
+from everlearn.training.influence import Influence, Seen, Training
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from torch import Tensor
+    from torch.nn import Parameter
+
+    from everlearn.recipe import ModelConfig
+    from everlearn.training.rows import EncodedRow
+
+Direction = Literal["forward", "reverse", "jsd"]
+
+
+def divergence(
+    scores: Tensor, other: Tensor, *, direction: Direction = "forward", temperature: float = 1.0, beta: float = 0.5
+) -> Tensor:
+    """The divergence of each token's prediction from the other model's.
+
+    Args:
+        scores: Logits in training, (tokens, vocabulary).
+        other: The other model's logits, of the same shape.
+        direction: Which of the formulas above.
+        temperature: Divides both logits.
+        beta: Of `jsd`, between 0 and 1.
+
+    Returns:
+        One value a token, (tokens,).
+    """
+    import torch
+    from torch.nn.functional import kl_div, log_softmax
+
+    log_p, log_q = log_softmax(scores / temperature, -1), log_softmax(other / temperature, -1)
+
+    def kl(first: Tensor, second: Tensor) -> Tensor:
+        return kl_div(second, first, reduction="none", log_target=True).sum(-1)
+
+    if direction == "forward":
+        return kl(log_q, log_p)
+    if direction == "reverse":
+        return kl(log_p, log_q)
+    log_m = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
+    return beta * kl(log_q, log_m) + (1 - beta) * kl(log_p, log_m)
+
+
+class Anchored(Influence):
+    """Adds strength * the mean divergence over the answer tokens of a stage's own rows.
+
+    Args:
+        strength: Factor of the mean.
+        divergence: Logits of both to a value a token.
+        base: The base model is the other one, of this description; None: the model as it is when the phase begins.
+    """
+
+    reads = True
+
+    def __init__(
+        self, strength: float, divergence: Callable[[Tensor, Tensor], Tensor], base: ModelConfig | None = None
+    ) -> None:
+        self._strength, self._divergence, self._base = strength, divergence, base
+
+    def begin(self, training: Training) -> None:
+        """Makes the other view: the adapters off, or a frozen copy of the weights in training."""
+        from peft import PeftModel
+
+        self._view: Callable[[], AbstractContextManager[object]]
+        if self._base is not None and isinstance(training.model, PeftModel):
+            from everlearn.models.adapters import adapter_off
+
+            self._view = partial(adapter_off, training.model)
+            return
+        values = self._base_weights() if self._base is not None else training.parameters
+        kept = [(weight, values[name].detach().clone()) for name, weight in training.parameters.items()]
+        self._view = partial(_exchanged, kept)
+
+    def _base_weights(self) -> Mapping[str, Tensor]:
+        from everlearn.models.loading import load_model
+
+        assert self._base is not None, "asked for where the base is the other model"
+        return dict(load_model(self._base).model.named_parameters())
+
+    def units(self, rows: Sequence[EncodedRow]) -> int:
+        """Answer tokens of the stage's own rows."""
+        return sum(row.answer_count for row in rows if row.group == OWN)
+
+    def term(self, seen: Seen) -> Tensor | None:
+        """The sum over the tokens of own rows; nothing is computed again where there are none."""
+        from everlearn.training.losses import answer_divergence
+
+        places = seen.places(lambda row: row.group == OWN)
+        if not len(places) or not self._strength:
+            return None
+        other, other_head = seen.again(self._view)
+        found = answer_divergence(seen.states[places], seen.head, other[places], other_head, self._divergence)
+        return self._strength * found
+
+
+@contextmanager
+def _exchanged(kept: Sequence[tuple[Parameter, Tensor]]) -> Iterator[None]:
+    """The model with other weights within the block. Only their storage is exchanged, so nothing is copied, and what
+    a forward pass before it has left for its backward pass stays as it is."""
+    own = [weight.data for weight, _ in kept]
+    try:
+        for weight, value in kept:
+            weight.data = value
+        yield
+    finally:
+        for (weight, _), value in zip(kept, own, strict=True):
+            weight.data = value
