@@ -149,6 +149,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a bad conversation": ({"conversations": [HUMAN, GPT], "kto_tag": "false"}, "unwanted"),
     "an unanswerable question": ({"input": "x", "output": {"text": [], "answer_start": []}}, "empty output"),
     "a history of other things": ({"instruction": "i", "output": "a", "history": [["q"]]}, "item 1 of the history"),
+    "a number beyond all": ({"input": "x", "output": float("inf")}, "'output' is a number too large to be read"),
     "a prompt alone": ({"prompt": "q", "completion": None}, "no output"),
 }
 

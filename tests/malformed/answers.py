@@ -17,6 +17,7 @@ from everlearn.errors import UserError
 
 SECONDS = 60
 """Far above what any command of these tests takes, for the machine may be busy."""
+QUIET = ("run", "compare", "resume", "evaluate", "inspect", "synthesize", "update")
 
 
 class Hung(BaseException):
@@ -73,7 +74,8 @@ def refusal(what: object, call: Callable[[], object], seconds: float = SECONDS) 
 
 
 def answer(*arguments: str) -> Answer:
-    """Gives a command."""
+    """Gives a command, quietly where it can be quiet."""
+    arguments = (*arguments, "--quiet") if arguments[0] in QUIET else arguments
     out, err = io.StringIO(), io.StringIO()
     with in_time(arguments), redirect_stdout(out), redirect_stderr(err):
         try:

@@ -86,6 +86,8 @@ TEXTS: dict[str, tuple[str | bytes, str]] = {
         "stream: {tasks: [{name: t, train: t.jsonl, evaluation: ./}]}\n",
         "tasks.0.eval",
     ),
+    "empty label": ("stream: {tasks: [{name: t, train: x, labels: [a, ' ']}]}\n", "labels: a label is empty"),
+    "label twice": ("stream: {tasks: [{name: t, train: x, labels: [a, a]}]}\n", "labels: 'a' stands twice"),
     "empty folder": ("runs_dir: ''\n", "runs_dir: it is empty"),
     "long name": ("name: " + "n" * 300, "use at most 100 letters, not 300"),
     "name above": ("name: ..\n", "name: a folder is called so"),

@@ -72,10 +72,10 @@ def run(args: argparse.Namespace) -> int:
 def _mend(folder: Path, *, agreed: bool) -> int:
     """Lists what is corrupt, asks, and deletes; 2 where something corrupt stays."""
     from everlearn.errors import RunError
-    from everlearn.ordinary_files import size
+    from everlearn.ordinary_files import is_folder, size
     from everlearn.runs.mending import examine, remove
 
-    if not folder.is_dir():
+    if not is_folder(folder, RunError):
         raise RunError(f"no folder {folder}: give the cache (runs/.cache) or a run folder.")
     found = examine(folder)
     for remark in found.remarks:

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 from everlearn.errors import DataError
+from everlearn.ordinary_files import stat_of
 from everlearn.visible import tell
 
 
@@ -24,9 +25,10 @@ def run(args: argparse.Namespace) -> int:
 
     folder = Path(args.folder)
     out = Path(args.out) if args.out else folder / "recipe.yaml"
-    if out.exists() and not args.force:
+    is_there = stat_of(out) is not None
+    if is_there and not args.force:
         raise DataError(f"{out} exists already: choose another --out, or overwrite it with --force.")
-    if out.exists() and out.suffix not in (".yaml", ".yml"):
+    if is_there and out.suffix not in (".yaml", ".yml"):
         raise DataError(f"{out} is no recipe, which --force would overwrite: choose another --out.")
     for line in left_out_of(write_recipe(folder, out)):
         tell(f"Left out {line}")

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.errors import RecipeError, UserError
+from everlearn.ordinary_files import is_folder, stat_of
 from everlearn.visible import tell
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
         return commands.compare(recipe, display)
     if args.add_version is not None:
         return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
-    if Path(args.recipe).is_dir():
+    if is_folder(args.recipe, RecipeError):
         return commands.resume(folder, display)
     return commands.update(recipe, display)
 
@@ -98,7 +99,7 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     overrides = read_keys(args)
     if args.add_version is None and (args.version_id is not None or args.column is not None):
         raise RecipeError("--version-id and --column say more of the version that --add-version adds: give that too.")
-    if Path(args.recipe).is_dir():
+    if is_folder(args.recipe, RecipeError):
         folder = named_folder(args.recipe)
         seeds = overrides.pop("seeds", None) if args.compare else None
         if overrides:
@@ -116,4 +117,6 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     if "seeds" in overrides and not args.compare:
         raise RecipeError("--seeds are those of a comparison: give --compare too, or one --seed.")
     recipe = load_update_recipe(args.recipe, overrides)
-    return recipe, Path(recipe.runs_dir) / recipe.name
+    folder = Path(recipe.runs_dir) / recipe.name
+    stat_of(folder, RecipeError)  # before anything is read, where its name is none that a folder can have
+    return recipe, folder

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from everlearn.checking import checked
 from everlearn.data.recipe_writer import columns_of, task_name, tasks_in
 from everlearn.data.source_names import is_saved_dataset
 from everlearn.errors import DataError
@@ -34,7 +35,7 @@ def tasks_of(sources: Iterable[str]) -> tuple[list[TaskConfig], dict[str, str]]:
             left_out |= others
         else:
             entry = {"name": task_name(_stem(path.name)), "train": source, "columns": _columns(path)}
-            found = [TaskConfig.model_validate(entry)]
+            found = [checked(TaskConfig, entry, where=repr(source))]
         for task in found:
             taken = {other.name.lower() for other in tasks}
             names = (task.name if number == 1 else f"{task.name}-{number}" for number in range(1, len(tasks) + 2))

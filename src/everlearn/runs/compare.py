@@ -111,6 +111,7 @@ def compare(
         )
     methods = list(methods or recipe.compare or [recipe.method])
     seeds = list(seeds or recipe.seeds or [recipe.seed])
+    assembled = [assemble(method) for method in methods]  # refuses names and options of which folders would be called
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
     refuse_other(folder, COMPARISON)
@@ -120,8 +121,8 @@ def compare(
         if not (folder / "plan.json").exists():  # else what stands there stays until this one is known to be sound
             write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
         sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
-        for other in methods[1:]:
-            assemble(other).check(sound.facts)
+        for other in assembled[1:]:
+            other.check(sound.facts)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
     recipe = recipe.model_copy(update={"model": sound.model})

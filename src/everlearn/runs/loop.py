@@ -20,6 +20,7 @@ from everlearn.files import held, read_json, read_vouched, sha256_of, write_json
 from everlearn.methods.base import BASE_STAGE, Facts, Method, Stage, StageContext
 from everlearn.methods.stack import assemble
 from everlearn.models.state import Kind, ModelState, Part, Tuning
+from everlearn.ordinary_files import stat_of
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
 from everlearn.recipe_paths import found_path, located, portable
@@ -205,7 +206,7 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     Raises:
         RunError: names the keys that differ.
     """
-    if not (folder / "recipe.yaml").exists():
+    if stat_of(folder / "recipe.yaml", RunError) is None:
         return
     mine, made_with = located(portable(recipe, folder), folder), recipe_of(folder)  # newer keys take their defaults
     differing = set(_differences(_kept(made_with), _kept(mine)))
