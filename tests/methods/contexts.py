@@ -19,6 +19,7 @@ from everlearn.models.state import ModelState
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
 from everlearn.training.influence import Training
+from everlearn.training.row_order import Batches
 from tests.synthesis.fakes import FakeGenerator, FolderSteps, answer_parity, number_task, write_instances
 
 
@@ -82,7 +83,7 @@ class Bench:
             base_fingerprint="base",
             generator_for=lambda loaded: self.writer if loaded is self.base else self.answerer,
             phase_of=lambda index, name: ModelState(f"phase-{index}-{name}"),
-            steps=7,
+            order=Batches(len(stage.rows), batch_size=8, epochs=1, seed=seed),
         )
 
     def _steps(self, index: int) -> FolderSteps:

@@ -29,7 +29,7 @@ def plan(bench: Bench, index: int, steps: int, training: dict | None = None, *, 
     """The phases of a stage of so many stages."""
     method = make_method("lr_path_switching", options)
     stage = replace(method.stages(number_stream())[0], index=index, is_last=index == count)
-    context = replace(bench.context(stage), steps=steps)
+    context = replace(bench.context(stage), order=[[0]] * steps)
     context = replace(context, training=context.training.model_copy(update=training or {}))
     phases = method.phases(context)
     check_phases(phases)

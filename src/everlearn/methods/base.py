@@ -149,7 +149,8 @@ class StageContext:
         generator_for: A generation engine over a loaded model.
         phase_of: What a phase of an earlier stage has made, by the stage's 1-based index and the phase's name (None:
             the phase that is released).
-        steps: Optimizer steps of the stage by the recipe's `training`; known from `phases` on.
+        order: Numbers of the rows that each optimizer step of the stage trains by the recipe's `training`: the stage's
+            own rows, then those shuffled among them; known from `phases` on.
     """
 
     stage: Stage
@@ -166,7 +167,12 @@ class StageContext:
     base_fingerprint: str
     generator_for: Callable[[LoadedModel], Generator]
     phase_of: Callable[[int, str | None], ModelState]
-    steps: int = 0
+    order: Sequence[Sequence[int]] = ()
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps of the stage."""
+        return len(self.order)
 
     @property
     def latest_fingerprint(self) -> str:

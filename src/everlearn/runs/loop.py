@@ -261,6 +261,7 @@ class _Run:
         self.base = ModelState(prepared.base_fingerprint)
         self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
         self._phases: dict[tuple[int, str | None], ModelState] = {}
+        self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
         self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress)
 
@@ -296,17 +297,19 @@ class _Run:
         from everlearn.training.phase import check_phases
 
         self._point_to(start)
+        self._order = ()
         context = self._context(stage, start)
         mixture = self._rehearsed(stage, context)
+        own = {task.name for task in stage.tasks}
         write_jsonl(
             self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
-            (row.to_json() for row in mixture.rehearsed),
+            (row.to_json() for row in mixture.rehearsed if row.task not in own),
         )
         shuffled = sum(len(group.rows) for group in mixture.groups if group.per_step is None)
         config = self.recipe.training
         sizes = {"batch_size": config.batch_size, "epochs": config.epochs}
-        steps = len(order_of(len(stage.rows) + shuffled, mixture, **sizes, seed=0))  # type: ignore[arg-type]
-        context = replace(context, steps=steps)
+        self._order = order_of(len(stage.rows) + shuffled, mixture, **sizes, seed=self._seed(stage))  # type: ignore[arg-type]
+        context = replace(context, order=self._order)
         phases = self.method.phases(context)
         check_phases(phases)
         for phase in phases:
@@ -325,7 +328,7 @@ class _Run:
         self, stage: Stage, phase: Phase, tuning: Tuning, context: StageContext, mixture: Mixture, what: str
     ) -> ModelState:
         influences = self.method.influences(context)
-        seed = derive(self.recipe.seed, f"stage-{stage.index}", "training")
+        seed = self._seed(stage)
         config = self.recipe.training
         if phase.changes:
             config = type(config).model_validate({**config.model_dump(), **phase.changes})
@@ -336,7 +339,7 @@ class _Run:
             "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
             "template": self.template.name,
             "seed": seed,
-            "method": self._acting(influences),
+            "method": self._acting(influences, mixture),
         }
         if (described := mixture.describe()) is not None:
             inputs["mixture"] = described
@@ -403,9 +406,9 @@ class _Run:
     def _accounts(self) -> list[dict[str, object]]:
         return [account.to_json() for account in self.stream.accounts]
 
-    def _acting(self, influences: Sequence[Influence]) -> object:
+    def _acting(self, influences: Sequence[Influence], mixture: Mixture) -> object:
         """What the trained weights depend on through the method, beyond its rows."""
-        if not influences:
+        if not influences and all(group.drawn is None for group in mixture.groups):
             return None
         method = self.method
         acting = [[type(influence).__name__, dict(influence.inputs())] for influence in influences]
@@ -477,7 +480,12 @@ class _Run:
             base_fingerprint=self.base_fingerprint,
             generator_for=generator_for,
             phase_of=lambda index, name: self._phases[index, name],
+            order=self._order,
         )
+
+    def _seed(self, stage: Stage) -> int:
+        """Of a stage's training."""
+        return derive(self.recipe.seed, f"stage-{stage.index}", "training")
 
     def _targets(self) -> str | None:
         """Where the adapters sit, for the report; None: all weights are tuned."""

@@ -65,7 +65,6 @@ def encode_rows(
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
     context_length: int,
-    group: str = OWN,
 ) -> list[EncodedRow]:
     """Tokenizes training rows.
 
@@ -76,7 +75,7 @@ def encode_rows(
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
     encoded = [_encode(row, at, template, tokenizer, config, context_length) for at, row in enumerate(rows, 1)]
-    return [replace(row, group=group, number=at) for at, row in enumerate(encoded)]
+    return [replace(row, number=at) for at, row in enumerate(encoded)]
 
 
 def overlong(

@@ -13,13 +13,14 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from everlearn.data.instance import fingerprint_of
-from everlearn.data.mixture import Mixture
+from everlearn.data.mixture import OWN, Mixture
 from everlearn.errors import UserError
 from everlearn.files import write_json, write_jsonl
 from everlearn.models.adapters import inner_model
@@ -113,8 +114,14 @@ def train_stage(
         raise UserError("training runs in one process: start everlearn without torchrun or accelerate launch.")
     mixture, phase = mixture or Mixture(), phase or Phase()
 
-    def encoded(instances: Sequence[Instance], **group: str) -> list[EncodedRow]:
-        return encode_rows(instances, template, loaded.tokenizer, config, loaded.context_length, **group)
+    known: dict[int, EncodedRow] = {}  # a method may give the stage's own rows once more
+
+    def encoded(instances: Sequence[Instance], group: str = OWN) -> list[EncodedRow]:
+        new = [row for row in instances if id(row) not in known]
+        if new or not instances:
+            made = encode_rows(new, template, loaded.tokenizer, config, loaded.context_length)
+            known.update((id(row), one) for row, one in zip(new, made, strict=True))
+        return [replace(known[id(row)], group=group, number=at) for at, row in enumerate(instances)]
 
     shuffled, apart = encoded(rows), []
     for group in mixture.groups:
@@ -159,7 +166,7 @@ def train_stage(
     last = course.history[-1]
     summary: dict[str, object] = {
         "steps": len(objective),
-        "rows": len(everything),
+        "rows": len(known),
         "tokens": course.tokens,
         "answer_tokens": course.answers,
         "seconds": last["seconds"],
