@@ -6,8 +6,7 @@ Usage: python -m tests.device.everything LIBRARY FOLDER
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 
 from everlearn.data.embedded_stream import embedded_stream
@@ -15,12 +14,12 @@ from everlearn.files import write_jsonl
 from everlearn.generation.engine import make_generator
 from everlearn.generation.protocol import Sampling
 from everlearn.models.loading import load_model
-from everlearn.progress import LineProgress, Tick
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.runs.loop import execute
 from everlearn.updates import executor
 from tests.conftest import make_tiny_model
 from tests.device.stand_in import NAME, register
+from tests.killed import Killed, KilledAt
 from tests.tiny_models import RANDOM_SSR
 from tests.updates.tiny_runs import tiny_recipe
 
@@ -31,18 +30,6 @@ CASES = {
     "l2": ("full", {"name": "l2"}, {}),
 }
 """Tuning, method and training of each run."""
-
-
-class Interrupted(LineProgress):
-    """Stops the first training after its second step."""
-
-    @contextmanager
-    def step(self, what: str, total: int | None = None) -> Iterator[Tick]:
-        def tick(done: int, *_: object, **how: object) -> None:
-            if what.startswith("training") and done == 2:
-                raise KeyboardInterrupt
-
-        yield tick
 
 
 def recipe_for(case: str, device: str, folder: Path, entries: list[dict[str, object]]) -> Recipe:
@@ -81,8 +68,8 @@ def main(library: Path, folder: Path) -> None:
         for case in CASES:
             recipe = recipe_for(case, device, folder, entries)
             if recipe.training.checkpoint_every == 1:
-                with suppress(KeyboardInterrupt):
-                    execute(recipe, progress=Interrupted())
+                with suppress(Killed):
+                    execute(recipe, progress=KilledAt(2))
             execute(recipe)
         generator = make_generator(load_model(recipe_for("ssr", device, folder, entries).model))
         generator.generate([[5, 6, 7], [5, 6, 8]], Sampling(max_new_tokens=2))

@@ -22,6 +22,7 @@ from everlearn.recipe import MethodConfig, ModelConfig, Recipe, make_recipe
 from everlearn.runs import measure
 from everlearn.runs.compare import compare, labels_of, planned
 from everlearn.runs.loop import claim, execute, recipe_of
+from tests.killed import killed_at
 
 TASKS = ("colours", "animals", "places")
 
@@ -115,33 +116,18 @@ def test_the_final_model_loads_with_plain_peft(tmp_path: Path, tiny_model: Path)
     assert any("lora" in name for name, _ in model.named_parameters())
 
 
-def test_a_run_stopped_in_any_stage_ends_with_the_same_scores(
-    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import everlearn.evaluation.tasks as tasks
-    import everlearn.training.stage as trainer
-
+def test_a_run_stopped_in_any_stage_ends_with_the_same_scores(tmp_path: Path, tiny_model: Path) -> None:
     whole = execute(tiny_recipe(tmp_path / "whole", tiny_model))
     recipe = tiny_recipe(tmp_path / "stopped", tiny_model)
-    originals = {"train": trainer.train_stage, "predict": tasks.predict_task}
-    calls = {"train": 0, "predict": 0}
-
-    def stopping(name: str, at: int):  # type: ignore[no-untyped-def]
-        def wrapped(*args: object, **kwargs: object) -> object:
-            calls[name] += 1
-            if calls[name] == at:
-                raise KeyboardInterrupt
-            return originals[name](*args, **kwargs)  # type: ignore[operator]
-
-        return wrapped
-
-    for name, at in (("predict", 2), ("train", 2), ("predict", 9), ("train", 4)):
-        monkeypatch.setattr(trainer, "train_stage", stopping("train", at if name == "train" else -1))
-        monkeypatch.setattr(tasks, "predict_task", stopping("predict", at if name == "predict" else -1))
-        with pytest.raises(KeyboardInterrupt):
-            execute(recipe)
-    monkeypatch.setattr(trainer, "train_stage", originals["train"])
-    monkeypatch.setattr(tasks, "predict_task", originals["predict"])
+    moments = (
+        (0, "answering animals"),
+        (1, "training 02-animals"),
+        (0, "answering places"),
+        (0, "training 03-places"),
+    )
+    for report, of in moments:
+        with killed_at(report, of) as progress:
+            execute(recipe, progress=progress)
     resumed = execute(recipe_of(Path(recipe.runs_dir) / recipe.name))
     assert resumed.matrix == whole.matrix
     assert resumed.metrics == whole.metrics

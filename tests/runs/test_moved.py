@@ -15,6 +15,7 @@ from everlearn.recipe import load_recipe
 from everlearn.runs import loop
 from everlearn.runs.compare import compare, planned
 from everlearn.runs.loop import execute, recipe_of
+from tests.killed import KilledAt
 from tests.runs.test_loop import tiny_recipe
 from tests.updates.tiny_runs import tiny_tree
 
@@ -165,14 +166,9 @@ def test_a_run_of_versions_that_is_moved_goes_on(tmp_path: Path, monkeypatch: py
     recipe = update_recipe_of(folder)
     assert recipe.versions[0].data == str(second / "text1.txt")  # type: ignore[index]
     assert recipe.cache_dir == str(second / "cache")
-
-    def refuse(*_: object) -> None:
-        raise AssertionError("a segment is trained again")
-
-    monkeypatch.setattr(executor._Run, "_train", refuse)
-    executor.execute(recipe, folder=folder)
+    executor.execute(recipe, folder=folder, progress=KilledAt(1))  # nothing is trained again
     monkeypatch.chdir(second)
-    executor.execute(load_update_recipe("recipe.yaml"))
+    executor.execute(load_update_recipe("recipe.yaml"), progress=KilledAt(1))
 
 
 def test_a_stream_made_in_python_is_not_written_over_the_one_of_another_run(

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import yaml
 from transformers import PreTrainedTokenizerFast
 
 from everlearn.cli.main import main
@@ -15,8 +14,9 @@ from everlearn.errors import RunError
 from everlearn.updates import executor
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import UpdateFolder
-from tests.updates.test_executor import histories, releases, run_until_killed, same_tensors
-from tests.updates.tiny_runs import tiny_recipe, tiny_tree
+from tests.killed import killed_at
+from tests.updates.test_executor import histories, releases, same_tensors
+from tests.updates.tiny_runs import tiny_recipe
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,6 @@ def gone(path: Path) -> None:
 @pytest.mark.parametrize("place", ["states/*", "segments/*/checkpoint"])
 def test_a_damaged_state_is_named_and_trained_again_once_it_is_deleted(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     whole: Path,
     place: str,
     name: str,
@@ -54,7 +53,8 @@ def test_a_damaged_state_is_named_and_trained_again_once_it_is_deleted(
     every = 1000 if place == "states/*" else 1
     recipe = tiny_recipe(tmp_path, versions=1, training={"checkpoint_every": every})
     run = tmp_path / "runs" / "tiny"
-    run_until_killed(recipe, 2, monkeypatch)
+    with killed_at(2) as progress:
+        execute(recipe, progress=progress)
     (found,) = run.glob(f"{place}/{name}")
     damage(found)
     with pytest.raises(RunError, match=f"{found.parent} is damaged: delete this folder and run 'everlearn resume'"):
@@ -96,17 +96,9 @@ def test_a_damaged_tokenizer_is_named_and_made_again_once_it_is_deleted(tmp_path
     assert (own / "tokenizer.json").read_bytes() == before
 
 
-def test_a_run_that_was_killed_before_it_had_a_manifest_is_resumed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def killed(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    tree = tiny_tree(tmp_path, versions=1)
-    (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(tree))
-    with monkeypatch.context() as patch:
-        patch.setattr(executor._Run, "_begin", killed)
-        assert main(["update", str(tmp_path / "recipe.yaml"), "--quiet"]) == 130
+def test_a_run_that_was_killed_before_it_had_a_manifest_is_resumed(tmp_path: Path) -> None:
+    with killed_at(0, "tokenising") as progress:
+        execute(tiny_recipe(tmp_path, versions=1), progress=progress)
     run = tmp_path / "runs" / "tiny"
     assert (run / "recipe.yaml").exists()
     assert not (run / "manifest.json").exists()

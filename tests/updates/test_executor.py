@@ -16,32 +16,11 @@ from everlearn.files import unfinished
 from everlearn.progress import LineProgress
 from everlearn.training import checkpoint
 from everlearn.training.processes import Processes
-from everlearn.updates import executor, pretraining
+from everlearn.updates import pretraining
 from everlearn.updates.commands import add_version
-from everlearn.updates.config import UpdateRecipe
 from everlearn.updates.executor import execute
+from tests.killed import killed_at
 from tests.updates.tiny_runs import MODEL, tiny_recipe
-
-
-class Killed(Exception):
-    """Stands for the end of the process."""
-
-
-def run_until_killed(recipe: UpdateRecipe, flushes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends the run after the n-th write of a log, before the state that may follow it is saved."""
-    left = [flushes]
-    append = executor.append_text
-
-    def counted(path: Path, text: str) -> None:
-        append(path, text)
-        left[0] -= 1
-        if left[0] == 0:
-            raise Killed
-
-    with monkeypatch.context() as patch:
-        patch.setattr(executor, "append_text", counted)
-        with pytest.raises(Killed):
-            execute(recipe)
 
 
 @pytest.fixture(autouse=True)
@@ -94,13 +73,12 @@ def test_executed_rates_are_the_planned_ones(tmp_path: Path) -> None:
         ]
 
 
-@pytest.mark.parametrize("flushes", [1, 2, 4, 7, 10])
-def test_a_killed_run_goes_on_with_the_same_losses_bit_by_bit(
-    tmp_path: Path, flushes: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("reports", [1, 2, 4, 7, 10])
+def test_a_killed_run_goes_on_with_the_same_losses_bit_by_bit(tmp_path: Path, reports: int) -> None:
     whole, killed = tmp_path / "whole" / "runs" / "tiny", tmp_path / "killed" / "runs" / "tiny"
     execute(tiny_recipe(tmp_path / "whole"))
-    run_until_killed(tiny_recipe(tmp_path / "killed"), flushes, monkeypatch)
+    with killed_at(reports) as progress:
+        execute(tiny_recipe(tmp_path / "killed"), progress=progress)
     result = execute(tiny_recipe(tmp_path / "killed"))
     assert histories(whole) == histories(killed)
     for name, tensors in releases(whole).items():
@@ -110,10 +88,11 @@ def test_a_killed_run_goes_on_with_the_same_losses_bit_by_bit(
     assert executed["repeated_steps"] > 0
 
 
-def test_dropout_goes_on_as_well(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_dropout_goes_on_as_well(tmp_path: Path) -> None:
     gpt2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 2, "n_head": 2, "resid_pdrop": 0.2}
     execute(tiny_recipe(tmp_path / "whole", model={"config": gpt2}))
-    run_until_killed(tiny_recipe(tmp_path / "killed", model={"config": gpt2}), 4, monkeypatch)
+    with killed_at(4) as progress:
+        execute(tiny_recipe(tmp_path / "killed", model={"config": gpt2}), progress=progress)
     execute(tiny_recipe(tmp_path / "killed", model={"config": gpt2}))
     whole, killed = (tmp_path / name / "runs" / "tiny" for name in ("whole", "killed"))
     assert histories(whole) == histories(killed)

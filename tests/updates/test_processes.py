@@ -13,6 +13,7 @@ import pytest
 import yaml
 
 from everlearn.updates.executor import execute
+from tests.conftest import REPOSITORY
 from tests.updates.test_executor import histories, releases, same_tensors
 from tests.updates.tiny_runs import tiny_recipe, tiny_tree
 
@@ -80,20 +81,17 @@ def test_a_batch_that_cannot_be_divided_is_refused_once(tmp_path: Path) -> None:
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from everlearn.cli.main import main
-from everlearn.updates import executor
+from everlearn.updates.config import load_update_recipe
+from everlearn.updates.executor import execute
+from tests.killed import KilledAt
 
-place, append = Path(sys.argv[1]), executor.append_text
-
-def then_killed(*args):
-    append(*args)
-    if place.exists():
+def end():
+    if Path(sys.argv[1]).exists():
         os.kill(os.getpid(), signal.SIGKILL)
 
-executor.append_text = then_killed
-main(sys.argv[2:])
+execute(load_update_recipe(sys.argv[2]), progress=KilledAt(1, end=end))
 """
-"""Dies as soon as it logs a step after a folder was written."""
+"""Dies as soon as it reports a step after a folder was written."""
 
 
 def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
@@ -104,7 +102,8 @@ def test_a_killed_process_loses_nothing(tmp_path: Path) -> None:
     command = ["update", str(killed / "recipe.yaml"), "--quiet"]
     run = killed / "runs" / "tiny"
     for place in ("segments/m1a/checkpoint", "states/m1b", "segments/m2b/checkpoint"):
-        died = subprocess.run([sys.executable, "-c", KILLED, str(run / place), *command], capture_output=True)
+        script = [sys.executable, "-c", KILLED, str(run / place), command[1]]
+        died = subprocess.run(script, capture_output=True, cwd=REPOSITORY, check=False)
         assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
     last = subprocess.run([sys.executable, "-m", "everlearn", *command], capture_output=True, check=False)
     assert last.returncode == 0
