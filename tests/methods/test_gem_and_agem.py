@@ -14,10 +14,11 @@ from everlearn.data.prompts import VanillaTemplate
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl
 from everlearn.methods.registry import make_method
+from everlearn.methods.stack import assemble
 from everlearn.models.loading import load_model
 from everlearn.models.parameters import tuned_parameters
 from everlearn.progress import LineProgress
-from everlearn.recipe import TrainingConfig
+from everlearn.recipe import MethodConfig, TrainingConfig
 from everlearn.training.influence import Influence, OptimizerStep, Training
 from everlearn.training.rows import EncodedRow
 from everlearn.training.stage import train_stage
@@ -59,6 +60,13 @@ def test_rows_of_every_earlier_task_are_remembered_and_no_step_trains_on_them(
 def test_nonsense_is_refused_by_key(name: str, options: dict[str, object], words: str) -> None:
     with pytest.raises(RecipeError, match=f"method {name}: .*{words}"):
         make_method(name, options)
+
+
+@BOTH
+@pytest.mark.parametrize("other", ["l2", "ewc", "multitask"])
+def test_what_would_undo_the_projection_or_leaves_nothing_to_protect_is_refused(name: str, other: str) -> None:
+    with pytest.raises(RecipeError, match="cannot be stacked"):
+        assemble(MethodConfig.model_validate(f"{name}+{other}"))
 
 
 def toy(name: str, tmp_path: Path, model: Path, **options: object) -> tuple[Influence, torch.nn.Module]:

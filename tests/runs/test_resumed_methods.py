@@ -1,0 +1,98 @@
+"""Every method, killed in the midst of training its last stage and resumed, ends where it would have ended.
+
+New methods are picked up by themselves; only where defaults cannot run at this size has a method options here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from safetensors.numpy import load_file
+
+from everlearn.errors import UserError
+from everlearn.files import read_json, read_jsonl, write_jsonl
+from everlearn.methods.registry import method_names
+from everlearn.recipe import Recipe, make_recipe
+from everlearn.runs.loop import execute
+from tests.conftest import make_tiny_model
+from tests.killed import killed_at
+from tests.methods.contexts import equal_tensors
+from tests.tiny_models import RANDOM_SSR
+
+TASKS = ("colours", "animals")
+OPTIONS: dict[str, dict[str, object]] = {
+    "ewc": {"fisher_rows": 4},
+    "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
+    "random_rehearsal": {"ratio": 0.5},
+    "ssr": {**RANDOM_SSR, "max_new_tokens": 40, "ratio": 0.1, "refinement_tokens": 4},
+}
+
+
+@pytest.fixture(scope="module")
+def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model that knows the marks of synthesis, and the rows of two tasks."""
+    folder = tmp_path_factory.mktemp("ground")
+    texts = []
+    for task in TASKS:
+        for kind, count in (("train", 16), ("evaluation", 2)):
+            rows = [
+                {"instruction": f"Say the {task}.", "input": f"{kind} thing {at}", "output": f"{task} {at % 3}"}
+                for at in range(count)
+            ]
+            texts += [f"{row['instruction']} Input: {row['input']} Output: {row['output']}" for row in rows]
+            write_jsonl(folder / f"{task}.{kind}.jsonl", rows)
+    make_tiny_model(folder / "model", "llama", texts, marks=("Input:", "Output:"))
+    return folder
+
+
+def tiny_recipe(name: str, ground: Path, folder: Path) -> Recipe:
+    parts = ("train", "evaluation")
+    tasks = [
+        {"name": task, "demonstrations": 3, **{kind: str(ground / f"{task}.{kind}.jsonl") for kind in parts}}
+        for task in TASKS
+    ]
+    return make_recipe(
+        {
+            "name": name,
+            "runs_dir": str(folder),
+            "model": {"base": str(ground / "model"), "device": "cpu", "lora": {"rank": 2}},
+            "stream": {"tasks": tasks},
+            "method": {"name": name, **OPTIONS[name]} if name in OPTIONS else name,
+            "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 1},
+            "evaluation": {"max_new_tokens": 4, "general": False, "bootstrap_samples": 100},
+        }
+    )
+
+
+@pytest.mark.parametrize("name", [*method_names(), "experience_replay+agem"])
+def test_a_method_killed_within_its_last_stage_ends_with_equal_scores_weights_and_state(
+    name: str, tmp_path: Path, ground: Path
+) -> None:
+    whole = execute(tiny_recipe(name, ground, tmp_path / "whole"))
+    recipe = tiny_recipe(name, ground, tmp_path / "killed")
+    last = read_json(whole.folder / "manifest.json")["stages"][-1]["name"]  # type: ignore[call-overload, index]
+    with killed_at(2, f"training {last}") as progress:
+        execute(recipe, progress=progress)
+    assert list((tmp_path / "killed").rglob("partial-*")), "there is a checkpoint to go on from"
+    resumed = execute(recipe)
+    assert (resumed.matrix, resumed.metrics) == (whole.matrix, whole.metrics)
+    for path in sorted(whole.folder.rglob("*.safetensors")):
+        there = resumed.folder / path.relative_to(whole.folder)
+        assert equal_tensors(load_file(path), load_file(there)), path
+    for path in sorted(whole.folder.rglob("history.jsonl")):
+        rows = [list(read_jsonl(folder / path.relative_to(whole.folder))) for folder in (whole.folder, resumed.folder)]
+        assert [{**row, "seconds": 0} for row in rows[0]] == [{**row, "seconds": 0} for row in rows[1]]
+
+
+@pytest.mark.parametrize("name", method_names())
+def test_a_method_trains_all_weights_as_well_or_says_that_it_cannot(name: str, tmp_path: Path, ground: Path) -> None:
+    recipe = tiny_recipe(name, ground, tmp_path)
+    recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update={"tuning": "full"})})
+    try:
+        folder = execute(recipe).folder
+    except UserError as refusal:
+        assert re.search(f"method {name}.*(full|lora)", str(refusal))  # noqa: PT017
+        return
+    assert (folder / "model" / "model.safetensors").exists()
