@@ -64,22 +64,49 @@ def test_nested_prefixes_are_computed_once():
     assert ids_of(result) == reference(model, prompts, 1)
 
 
-def test_a_model_with_sliding_windows_falls_back_to_its_own_cache():
-    from transformers import MistralConfig, MistralForCausalLM
+@pytest.mark.parametrize("window", [5, 8, 80, 90, 300])
+@pytest.mark.parametrize("kind", ["mistral", "gemma3"])
+def test_rows_within_a_window_share_prefixes_and_go_on_by_themselves_beyond_it(kind, window):
+    """Prompts shorter and longer than the window, and rows that outgrow it while they answer."""
+    model, tokenizer = windowed(kind, window)
+    generator = TransformersGenerator(model, tokenizer, max_rows=6)
+    assert ids_of(generator.generate(PROMPTS, Sampling(max_new_tokens=NEW))) == reference(model, PROMPTS, NEW)
+    assert generator.shares_prefixes == (window > 5)  # tried on six tokens
+    plain = TransformersGenerator(model, tokenizer, max_rows=6)
+    plain.shares_prefixes = False
+    assert generator.generate(PROMPTS, SAMPLED) == plain.generate(PROMPTS, SAMPLED)
+
+
+def test_a_row_that_outgrows_the_window_still_ends_at_a_stop_string_across_it():
+    model, tokenizer = windowed("mistral", 80)
+    prompts = PROMPTS[:6]
+    text = complete(model, tokenizer, prompts)[0][0].text
+    assert len(text) > 6
+    for stop in (text[3:5], text[-3:-1]):
+        rows = complete(model, tokenizer, prompts, Sampling(max_new_tokens=NEW, stop=(stop,)))
+        assert rows[0][0].text == text[: text.index(stop)]
+        assert rows[0][0].finish_reason == "stop"
+
+
+def windowed(kind: str, window: int):
+    """A random model of which some or all layers see so many tokens."""
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig, MistralConfig, MistralForCausalLM
 
     _, tokenizer = make_model("llama")
     sizes = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "vocab_size": len(tokenizer), "max_position_embeddings": 256, "head_dim": 8}
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        model = MistralForCausalLM(
-            MistralConfig(
-                **sizes, num_key_value_heads=2, sliding_window=8, vocab_size=len(tokenizer), eos_token_id=END
-            )
-        ).eval()
-    generator = TransformersGenerator(model, tokenizer, max_rows=4)
-    prompts = PROMPTS[4:]
-    assert ids_of(generator.generate(prompts, Sampling(max_new_tokens=NEW))) == reference(model, prompts, NEW)
-    assert not generator.shares_prefixes
+        if kind == "mistral":
+            model = MistralForCausalLM(MistralConfig(**sizes, sliding_window=window, eos_token_id=END))
+        else:
+            layers = ["sliding_attention", "full_attention"]
+            settings = Gemma3TextConfig(**sizes, sliding_window=window, layer_types=layers, eos_token_id=END)
+            model = Gemma3ForCausalLM(settings)
+        for parameter in model.parameters():
+            if parameter.ndim > 1:
+                torch.nn.init.normal_(parameter, std=0.15)
+    return model.eval(), tokenizer
 
 
 def test_a_model_with_linear_attention_keeps_its_own_cache_as_rows_leave():

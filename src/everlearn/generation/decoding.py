@@ -21,17 +21,29 @@ from everlearn.generation.rows import History, Row
 from everlearn.generation.sampling import UniformStream, choose
 from everlearn.generation.stopping import Stopper
 
+PAUSED = "paused"
+"""Reason for which a row leaves a batch without being finished."""
 DONE_SHARE = 8
 """Rows are taken out once one in so many is done; chosen here."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A prompt to complete: its index in the call, its tokens and how many more it may get."""
+    """A prompt to complete.
+
+    Attributes:
+        index: In the call.
+        token_ids: To be read.
+        limit: How many more tokens it may get.
+        pause: Tokens after which its rows leave the batch unfinished; 0: they stay.
+        row: A paused row that goes on; the tokens that it has written are the end of `token_ids`.
+    """
 
     index: int
     token_ids: Sequence[int]
     limit: int
+    pause: int = 0
+    row: Row | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +122,14 @@ class Decoder:
         logits = self._state.admit(batch, copies).repeat_interleave(copies, dim=0)
         sampled = self._sampling.temperature > 0
         new = [
-            Row(p.index, sample, p.limit, UniformStream(self._sampling.seed, p.index, sample) if sampled else None)
+            p.row
+            or Row(
+                p.index,
+                sample,
+                p.limit,
+                UniformStream(self._sampling.seed, p.index, sample) if sampled else None,
+                pause=p.pause,
+            )
             for p in prompts
             for sample in range(copies)
         ]
@@ -138,6 +157,8 @@ class Decoder:
             reason = self._stopper.reason(row.token_ids)
             if reason is None and len(row.token_ids) >= row.limit:
                 reason = "length"
+            if reason is None and len(row.token_ids) == row.pause:
+                reason = PAUSED
             if reason is not None:
                 row.done = True
                 self._done += 1

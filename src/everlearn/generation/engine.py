@@ -9,19 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 
 from everlearn.errors import UserError
-from everlearn.generation.decoding import Batch, Decoder, KeyValueState, Prompt
+from everlearn.generation.decoding import PAUSED, Batch, Decoder, KeyValueState, Prompt
 from everlearn.generation.memory import cached_tokens
 from everlearn.generation.plain_state import PlainState, bears_padding
 from everlearn.generation.prefix_tree import Node, plan
 from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
 from everlearn.generation.rows import Row
-from everlearn.generation.shared_cache import attending
+from everlearn.generation.shared_cache import attending, window_of
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
 from everlearn.models.adapters import inner_model
@@ -75,6 +75,7 @@ class TransformersGenerator:
         self.shares_prefixes: bool | None = None
         self._bears_padding = True
         self._sides = Sides(inner_model(model))
+        self._window = window_of(inner_model(model))
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
         self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
 
@@ -125,19 +126,45 @@ class TransformersGenerator:
         for prompt in prompts:
             groups.setdefault(self._company(prompt), []).append(prompt)
         pad = self._tokenizer.pad_token_id or 0
-        for company, members in groups.items():
+        paused: list[Row] = []
+
+        def finish(row: Row, reason: str) -> None:
+            if reason == PAUSED:
+                paused.append(row)
+            else:
+                collector.add(row, reason)
+
+        def run(company: _Company, members: list[Prompt], copies: int) -> None:
             state: KeyValueState
-            is_shared = self.shares_prefixes and company.length is None
-            if is_shared:
+            if company.is_shared:
                 state = SharedState(inner, pad, min(self._max_rows, len(members) * copies), cached, company.last)
             else:
                 state = PlainState(inner, pad, company.last, is_padded=company.length is None)
             # a prefix alone may be on another side than the prompts that begin with it
-            has_prefixes = is_shared and company.side == 0
-            batches = (self._shared_batches if has_prefixes else self._batches)(members, copies, cached)
-            decoder = Decoder(state, sampling, stopper, collector.add, collector.wrote, self._model.device)
-            with attending(inner) if is_shared else nullcontext():
+            has_prefixes = company.is_shared and company.side == 0
+            if has_prefixes:
+                batches = self._shared_batches(members, copies, cached)
+            else:
+                batches = self._batches(members, copies, cached, joins=company.is_shared)
+            decoder = Decoder(state, sampling, stopper, finish, collector.wrote, self._model.device)
+            with attending(inner) if company.is_shared else nullcontext():
                 decoder.run(batches, copies)
+
+        for company, members in groups.items():
+            run(company, [self._paused(prompt) if company.is_shared else prompt for prompt in members], copies)
+        beyond: dict[_Company, list[Prompt]] = {}
+        read = {prompt.index: prompt.token_ids for prompt in prompts}
+        for row in paused:  # their windows no longer hold all that they have read
+            row.done, ids = False, [*read[row.prompt], *row.token_ids]
+            going_on = Prompt(row.prompt, ids, row.limit - len(row.token_ids), row=row)
+            beyond.setdefault(self._company(going_on), []).append(going_on)
+        for company, members in beyond.items():
+            run(company, members, 1)
+
+    def _paused(self, prompt: Prompt) -> Prompt:
+        """The prompt with the place where its rows would leave the window; the last token is never fed."""
+        room = prompt.limit if self._window is None else self._window - len(prompt.token_ids) + 1
+        return prompt if room >= prompt.limit else replace(prompt, pause=room)
 
     def _company(self, prompt: Prompt) -> _Company:
         """With which other prompts this one may be computed."""
@@ -147,7 +174,8 @@ class TransformersGenerator:
         crosses = self._sides.of(length + prompt.limit - 1) != side  # the last token is never fed
         if crosses or not self._bears_padding:
             return _Company(side, None, length)
-        return _Company(side, None if end is None else end - 2)
+        is_within = self._window is None or length <= self._window
+        return _Company(side, None if end is None else end - 2, is_shared=bool(self.shares_prefixes) and is_within)
 
     def _halve(self, cached: int) -> None:
         """Lowers all limits after memory ran out with so many tokens cached.
@@ -187,8 +215,11 @@ class TransformersGenerator:
         for node, members in plan([prompt.token_ids for prompt in prompts], copies):
             yield from self._batches([prompts[i] for i in members], copies, cached, node)
 
-    def _batches(self, prompts: list[Prompt], copies: int, cached: int, node: Node | None = None) -> Iterator[Batch]:
-        """Prompts below one node in batches of similar lengths."""
+    def _batches(
+        self, prompts: list[Prompt], copies: int, cached: int, node: Node | None = None, *, joins: bool = True
+    ) -> Iterator[Batch]:
+        """Prompts below one node in batches of similar lengths; smaller ones where the next can join them soon."""
+        most_rows = max(1, self._max_rows // JOINING_SHARE) if joins else self._max_rows
         shared = node.depth if node else 0
         batch: list[Prompt] = []
         longest = columns = 0
@@ -196,16 +227,12 @@ class TransformersGenerator:
             length = len(prompt.token_ids) - shared
             longest, columns = max(longest, length), max(columns, length + prompt.limit)
             rows = (len(batch) + 1) * copies
-            full = rows > self._batch_rows() or rows * columns > cached
+            full = rows > most_rows or rows * columns > cached
             if batch and (full or (len(batch) + 1) * longest > self._prefill_tokens):
                 yield Batch(batch, node)
                 batch, longest, columns = [], length, length + prompt.limit
             batch.append(prompt)
         yield Batch(batch, node)
-
-    def _batch_rows(self) -> int:
-        """Rows that come together: all where none can join later, else a part, so that they can join soon."""
-        return max(1, self._max_rows // JOINING_SHARE) if self.shares_prefixes else self._max_rows
 
 
 def make_generator(loaded: LoadedModel) -> Generator:
@@ -221,11 +248,13 @@ class _Company:
         side: Of the model (`Sides`), on which they begin.
         last: The last position of this side; None: that of the context.
         length: That all of them have, where padding or a change of side within the answer demands it.
+        is_shared: Whether their common beginnings are computed once.
     """
 
     side: int
     last: int | None
     length: int | None = None
+    is_shared: bool = False
 
 
 class _Collector:

@@ -1,10 +1,10 @@
 """Keys and values for any causal language model, through Transformers' own cache; nothing is shared.
 
-Used for architectures whose attention or cache is of a special kind (sliding windows, state spaces); the others have
-the faster `shared_state`. Prompts are padded on the left, where the model computes the same behind padding as without
-(`bears_padding`). Where it does not, or where it may come to compute otherwise from some length on, prompts of equal
-length come together, and each step is prepared as `model.generate` has it prepared: Phi-3 computes all it has read
-anew where its rotary embedding changes.
+Used for architectures whose attention or cache is of a special kind (state spaces, capped scores) and for rows longer
+than a window of attention; the others have the faster `shared_state`. Prompts are padded on the left, where the model
+computes the same behind padding as without (`bears_padding`). Where it does not, or where it may come to compute
+otherwise from some length on, prompts of equal length come together, and each step is prepared as `model.generate` has
+it prepared: Phi-3 computes all it has read anew where its rotary embedding changes.
 """
 
 from __future__ import annotations

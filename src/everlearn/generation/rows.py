@@ -19,6 +19,7 @@ class Row:
         prompt: Index of its prompt in the call.
         sample: Index among the completions of its prompt.
         limit: Most tokens to generate.
+        pause: Tokens after which it leaves the batch unfinished, to go on in another one; 0: it stays.
         uniforms: Its random stream; None when greedy.
         token_ids: Generated so far.
         done: Ended, but not yet taken out of the batch.
@@ -30,6 +31,7 @@ class Row:
     uniforms: UniformStream | None
     token_ids: list[int] = field(default_factory=list)
     done: bool = False
+    pause: int = 0
 
 
 class History:

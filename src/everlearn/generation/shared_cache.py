@@ -15,13 +15,13 @@ from typing import Protocol
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
-from transformers.cache_utils import Cache
+from transformers import AttentionInterface, DynamicCache, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicSlidingWindowLayer
 
 from everlearn.generation.partial_attention import attend_part, attend_shared, fold_groups, join_parts, repeat_heads
 
 IMPLEMENTATION = "everlearn_shared_prefix"
-SPECIAL = ("softcap", "s_aux", "sinks", "position_bias", "sliding_window", "alibi", "score_mod", "block_mask")
+SPECIAL = ("softcap", "s_aux", "sinks", "position_bias", "alibi", "score_mod", "block_mask")
 """Arguments by which models ask for attention of a special kind."""
 
 
@@ -112,6 +112,18 @@ class PrefillPass:
 
 
 _current: ContextVar[SharedCache] = ContextVar("cache")
+_window: ContextVar[int | None] = ContextVar("window", default=None)
+
+
+def window_of(model: PreTrainedModel) -> int | None:
+    """The shortest window (or chunk) of attention of any layer; None: every layer sees whole rows.
+
+    Rows of at most so many tokens are attended to as without it.
+    """
+    layers = DynamicCache(config=model.config).layers
+    return min(
+        (layer.sliding_window for layer in layers if isinstance(layer, DynamicSlidingWindowLayer)), default=None
+    )
 
 
 def shared_prefix_attention(
@@ -126,6 +138,9 @@ def shared_prefix_attention(
 ) -> tuple[Tensor, None]:
     """The attention function that Transformers calls; shapes as in its `sdpa_attention_forward`."""
     asked = [name for name in SPECIAL if options.get(name) is not None]
+    window, known = options.get("sliding_window"), _window.get()
+    if window is not None and (known is None or window < known):  # type: ignore[operator]
+        asked.append("sliding_window")  # one of which its cache does not tell
     if attention_mask is not None and attention_mask.numel() > 1:
         asked.append("a mask of its own")
     if asked or key.shape[-1] != value.shape[-1] or key.shape[2] != query.shape[2]:
@@ -141,13 +156,15 @@ AttentionInterface.register(IMPLEMENTATION, shared_prefix_attention)
 
 @contextmanager
 def attending(model: PreTrainedModel) -> Iterator[None]:
-    """Inside, the model's attention goes through `shared_prefix_attention`."""
+    """Inside, the model's attention goes through `shared_prefix_attention`; rows are no longer than its window."""
     settings = model.config
     before = settings._attn_implementation
     settings._attn_implementation = IMPLEMENTATION
+    token = _window.set(window_of(model))
     try:
         yield
     finally:
+        _window.reset(token)
         settings._attn_implementation = before
 
 

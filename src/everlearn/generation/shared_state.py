@@ -1,7 +1,8 @@
 """Keys and values of a running batch whose rows share prefixes; prompts join and rows leave at any time.
 
 For every architecture whose attention goes through Transformers' attention interface and whose cache is of the
-plain kind (Llama, Qwen, GPT-2, GPT-NeoX and most others). `SharedState.fits` finds that out by trying.
+plain kind (Llama, Qwen, GPT-2, GPT-NeoX and most others), and for those with windows of attention (Gemma 3, Mistral)
+as long as a row fits the window. `SharedState.fits` finds that out by trying.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
-from transformers.cache_utils import DynamicLayer
+from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from everlearn.generation.decoding import Batch, Prompt
 from everlearn.generation.prefix_tree import Node
@@ -133,8 +134,8 @@ class SharedState:
     @staticmethod
     def fits(model: PreTrainedModel) -> bool:
         """Whether this model computes the same with shared prefixes as without, tried on a few tokens."""
-        cache = DynamicCache(config=model.config)
-        if not model._can_set_attn_implementation() or any(type(layer) is not DynamicLayer for layer in cache.layers):
+        kinds = {type(layer) for layer in DynamicCache(config=model.config).layers}
+        if not model._can_set_attn_implementation() or not kinds <= {DynamicLayer, DynamicSlidingWindowLayer}:
             return False
         vocabulary = model.config.get_text_config().vocab_size
         prompts = [[token % vocabulary for token in ids] for ids in ((5, 17, 3, 11, 29), (5, 17, 8, 2))]
@@ -154,7 +155,7 @@ class SharedState:
 
 def _columns(prompt: Prompt, node: Node | None) -> int:
     """Most tokens that a row of this prompt may come to hold of its own."""
-    return len(prompt.token_ids) - (node.depth if node else 0) + prompt.limit
+    return len(prompt.token_ids) - (node.depth if node else 0) + (prompt.pause or prompt.limit)
 
 
 def _last_logits(model: PreTrainedModel, ids: list[int]) -> Tensor:
