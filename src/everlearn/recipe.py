@@ -165,8 +165,9 @@ class TaskConfig(Section):
 
     name: Name
     """Unique within the stream; letters, digits, `.`, `_`, `+` and `-`."""
-    train: Source
-    """File, folder or `hub-name[:config][@split]` with the training rows."""
+    train: Annotated[Source, Word(EMBEDDED)]
+    """File, folder or `hub-name[:config][@split]` with the training rows; `embedded` for the task of that name of the
+    embedded stream, whole as it is."""
     evaluation: Source | None = None
     """Held-out rows; without it `evaluation_ratio` of the training rows is set aside."""
     evaluation_ratio: Annotated[float, Field(gt=0, lt=1)] = 0.1

@@ -24,6 +24,7 @@ COMMANDS = (
     "run",
     "compare",
     "resume",
+    "add",
     "evaluate",
     "inspect",
     "report",

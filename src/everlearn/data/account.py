@@ -7,8 +7,9 @@ Nothing of a source vanishes without being counted here. The readers fill the ac
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 _NAMED = 6  # keys or spellings named in one sentence; the rest is counted
 
@@ -86,6 +87,12 @@ class TaskAccount:
         """As the manifest holds it."""
         return asdict(self)
 
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> TaskAccount:
+        """The inverse of `to_json`; keys of other releases are looked past."""
+        parts = {name: PartAccount(**_known(PartAccount, part)) for name, part in stored.get("parts", {}).items()}
+        return cls(**{**_known(cls, stored), "parts": parts})
+
     def sentences(self) -> list[str]:
         """What was left out, joined or cut, one sentence each; empty when every row is used as it stands."""
         return [f"task {self.task}: {sentence}" for sentence in self.remarks()]
@@ -155,6 +162,10 @@ def data_line(accounts: Iterable[TaskAccount]) -> str | None:
     if notes:
         told.append(f"{notes} note{'s' * (notes > 1)} on how it was read")
     return f"data: {', '.join(told)}; 'everlearn inspect RECIPE' shows it" if told else None
+
+
+def _known(kind: type[PartAccount | TaskAccount], stored: Mapping[str, Any]) -> dict[str, Any]:
+    return {item.name: stored[item.name] for item in fields(kind) if item.name in stored}
 
 
 def _rows(count: int) -> str:

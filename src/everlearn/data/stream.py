@@ -7,7 +7,7 @@ collected first, so that one error names them together; a tolerant stream writes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _PROBED_ROWS = 50
 _UNKNOWN_RATIO = 0.02  # chosen here: a vocabulary made for the text has none, a foreign script nearly only
+Kept = Callable[[str], "tuple[Task, TaskAccount] | None"]
+"""From the name of a task to its rows, where a run has kept them."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ def load_stream(
     seed: int,
     tokenizer: PreTrainedTokenizerBase | None = None,
     bad_rows_file: Path | None = None,
+    kept: Kept | None = None,
 ) -> TaskStream:
     """Reads and checks the tasks of a stream.
 
@@ -65,6 +68,7 @@ def load_stream(
         seed: Of the run; decides which rows are held out, and draws the embedded stream.
         tokenizer: Of the model that will learn the stream; tasks whose text it cannot write are noted.
         bad_rows_file: Where a tolerant stream sets bad rows aside (`file`, `line`, `reason`, `row`).
+        kept: Gives the rows of a task whose sources cannot be read any more; a note says so.
 
     Returns:
         The stream; its `notes` are sentences for the user.
@@ -73,7 +77,7 @@ def load_stream(
         RecipeError: a task name is there twice, or `order` names an unknown task.
         DataError: a source cannot be read, a task is empty, or (strict) rows cannot be used.
     """
-    reading = read_stream(config, seed=seed, tokenizer=tokenizer)
+    reading = read_stream(config, seed=seed, tokenizer=tokenizer, kept=kept)
     if refused := reading.refusal(config):
         raise refused
     if not reading.bad:
@@ -81,13 +85,16 @@ def load_stream(
     return replace(reading.stream, notes=(*reading.stream.notes, _set_aside(reading, bad_rows_file)))
 
 
-def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokenizerBase | None = None) -> Reading:
+def read_stream(
+    config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokenizerBase | None = None, kept: Kept | None = None
+) -> Reading:
     """Reads the tasks of a stream as far as they can be read.
 
     Args:
         config: The recipe's part.
         seed: As in `load_stream`.
         tokenizer: As in `load_stream`.
+        kept: As in `load_stream`.
 
     Raises:
         RecipeError: as `load_stream`.
@@ -99,7 +106,8 @@ def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokeniz
     else:
         _check_names(config.tasks)
         _check_order(config.order, [task.name for task in config.tasks])
-        stream = TaskStream(tuple(_tasks(config, config.tasks, seed, account, faults)), accounts=tuple(account.tasks))
+        tasks = tuple(_tasks(config, config.tasks, seed, account, faults, kept))
+        stream = TaskStream(tasks, accounts=tuple(account.tasks))
     if config.order:
         if isinstance(config.tasks, str):
             _check_order(config.order, stream.names)
@@ -113,12 +121,21 @@ def read_stream(config: StreamConfig, *, seed: int, tokenizer: PreTrainedTokeniz
 
 
 def _tasks(
-    config: StreamConfig, tasks: Sequence[TaskConfig], seed: int, account: Account, faults: dict[str, UserError]
+    config: StreamConfig,
+    tasks: Sequence[TaskConfig],
+    seed: int,
+    account: Account,
+    faults: dict[str, UserError],
+    kept: Kept | None,
 ) -> Iterator[Task]:
     for at, task in enumerate(tasks):
         if config.order and task.name not in config.order:
             continue
+        bad, total, notes = len(account.bad), account.total, len(account.notes)
         try:
+            if task.train == EMBEDDED:
+                yield _embedded_task(config, task, seed, account)
+                continue
             yield build_task(
                 task,
                 account,
@@ -128,7 +145,27 @@ def _tasks(
                 evaluation_limit=config.evaluation_limit,
             )
         except UserError as fault:
-            faults[task.name] = fault
+            found = kept(task.name) if kept else None
+            if found is None:
+                faults[task.name] = fault
+                continue
+            del account.bad[bad:], account.notes[notes:]
+            account.total = total
+            account.notes.append(
+                f"task {task.name}: its data cannot be read ({str(fault).rstrip('.')}): the rows that the run has "
+                "kept are used."
+            )
+            account.tasks.append(found[1])
+            yield found[0]
+
+
+def _embedded_task(config: StreamConfig, task: TaskConfig, seed: int, account: Account) -> Task:
+    """One of the embedded tasks, in a list with others."""
+    stream = _embedded(config, seed)
+    if task.name not in stream.names:
+        raise RecipeError(f"stream.tasks: no task {task.name!r} is embedded; those are {', '.join(stream.names)}.")
+    account.tasks += stream.ordered([task.name]).accounts
+    return stream[task.name]
 
 
 def _embedded(config: StreamConfig, seed: int) -> TaskStream:

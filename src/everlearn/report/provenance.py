@@ -18,6 +18,7 @@ KINDS = {
     "predictions": "evaluation",
     "general": "general ability",
     "state": "method's state",
+    "data": "keeping rows",
 }
 NAMES = {"memory_gib": "memory (GiB)", "python": "Python", "torch": "PyTorch"}
 MOST_RECIPE = 60_000

@@ -22,6 +22,7 @@ from everlearn.recipe_file import parse
 from everlearn.recipe_method import JOIN, names_in
 from everlearn.recipe_paths import found_path, kept_path, located, portable
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
+from everlearn.runs.growth import refuse_other_stages
 from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets, try_base
 
 
@@ -123,6 +124,10 @@ def compare(
         sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
         for other in assembled[1:]:
             other.check(sound.facts)
+        for name, one in _runs_of(recipe, methods, seeds).items():
+            if (folder / name / "manifest.json").exists():
+                known = read_vouched(folder / name / "manifest.json")
+                refuse_other_stages(folder / name, known, assemble(one.method), sound.stream)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
     recipe = recipe.model_copy(update={"model": sound.model})

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn import recipe_file
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.data.kept import keep_task, kept_task
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
 from everlearn.methods.base import BASE_STAGE, Facts, Method, Stage, StageContext
@@ -25,6 +27,7 @@ from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
 from everlearn.recipe_paths import found_path, located, portable
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
+from everlearn.runs.growth import GROWING, grows, refuse_other_rows, refuse_other_stages
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore
@@ -60,11 +63,14 @@ class Prepared:
 
     Attributes:
         model: As the recipe says, with the targets that `auto` means.
+        stream: The tasks as they are trained on.
+        read: The tasks before any row was left out for its length.
     """
 
     model: ModelConfig
     method: Method
     stream: TaskStream
+    read: tuple[Task, ...]
     template: PromptTemplate
     base_fingerprint: str
     facts: Facts
@@ -75,7 +81,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
 
     Args:
         recipe: To be used.
-        folder: Gets the bad rows of a tolerant stream.
+        folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks whose data is there no more.
         trains: Whether the training rows are to be trained on, so that they must fit into the context.
 
     Raises:
@@ -90,7 +96,9 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = get_template(recipe.model.template_name, tokenizer)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
-    stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows)
+    kept = partial(kept_task, folder) if folder else None
+    stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
+    read = stream.tasks
     stream = replace(stream, notes=(*stream.notes, *template.notes))
     context = loading.context_length(recipe.model)
     stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
@@ -107,7 +115,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
             check_rows(task.train, template, tokenizer, recipe.training, context)
     facts = Facts(stream, tokenizer, context, model, recipe.training)
     method.check(facts)
-    return Prepared(model, method, stream, template, loading.base_fingerprint(recipe.model), facts)
+    return Prepared(model, method, stream, read, template, loading.base_fingerprint(recipe.model), facts)
 
 
 def execute(
@@ -135,8 +143,8 @@ def execute(
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
     recipe = recipe.model_copy(update={"model": prepared.model})
-    claim(folder, recipe)
     with held(store.folder):
+        _take(store, recipe, prepared)
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
 
@@ -157,9 +165,9 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
     recipe = recipe.model_copy(update={"model": prepared.model})
-    claim(folder, recipe)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
+        _take(store, recipe, prepared)
         _Run(recipe, prepared, store, label, progress).try_base()
 
 
@@ -200,8 +208,24 @@ def claim(folder: Path, recipe: Recipe) -> None:
         write_text(path, recipe_file.dump(_kept(portable(recipe, folder))))
 
 
+def _take(store: RunStore, recipe: Recipe, prepared: Prepared) -> None:
+    """Makes the folder that of a recipe which may have more tasks than the one that it was made with.
+
+    Raises:
+        RunError: the recipe differs otherwise, or more than the new stages would be trained.
+    """
+    folder = store.folder
+    claim(folder, recipe)
+    refuse_other_stages(folder, store.manifest, prepared.method, prepared.stream)
+    if grows(recipe_of(folder).stream, recipe.stream):
+        refuse_other_rows(folder, prepared.read)
+        write_text(folder / "recipe.yaml", recipe_file.dump(_kept(portable(recipe, folder))))
+        for name in ("matrix.json", "metrics.json"):  # they have no column for the new task
+            (folder / name).unlink(missing_ok=True)
+
+
 def refuse_foreign(folder: Path, recipe: Recipe) -> None:
-    """Refuses a run folder that another recipe has made.
+    """Refuses a run folder that another recipe has made, but for tasks that are added at the end.
 
     Raises:
         RunError: names the keys that differ.
@@ -212,10 +236,13 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     differing = set(_differences(_kept(made_with), _kept(mine)))
     if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
         differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
+    if grows(made_with.stream, mine.stream):
+        differing -= GROWING
     if differing and _has_begun(folder):
+        added = "" if differing.isdisjoint(GROWING) else " (tasks can only be added, at the end)"
         raise RunError(
-            f"{folder} holds a run of another recipe (it differs in {', '.join(sorted(differing))}): choose another "
-            "--name, or delete the folder to start afresh; cached artifacts are reused either way."
+            f"{folder} holds a run of another recipe (it differs in {', '.join(sorted(differing))}){added}: choose "
+            "another --name, or delete the folder to start afresh; cached artifacts are reused either way."
         )
 
 
@@ -249,6 +276,7 @@ class _Run:
         self.recipe = recipe
         self.method = prepared.method
         self.stream = prepared.stream
+        self.read = {task.name: task for task in prepared.read}
         self.accounts = {account.task: account for account in prepared.stream.accounts}
         self.template = prepared.template
         self.tokenizer = prepared.facts.tokenizer
@@ -269,6 +297,7 @@ class _Run:
         """All stages, then the final model and the report."""
         store, progress = self.store, self.progress
         self.try_base()
+        self._keep_data()
         released = self.base
         self.measurement.stage(BASE_STAGE, 0, self.models.latest, released.fingerprint, self.stream.tasks)
         for stage in self.stages:
@@ -290,6 +319,14 @@ class _Run:
         self.store.update_manifest(kind=RUN, **self._describe(), status="running")
         for stage in self.stages:
             self.method.try_base(self._context(stage, self.base))
+
+    def _keep_data(self) -> None:
+        """Keeps the rows of every task, so that the run goes on where their files are no more."""
+        for stage in self.stages:
+            for name in (task.name for task in stage.tasks):
+                task = self.read[name]
+                place = f"stages/{stage.name}/data/{name}"
+                self.store.step(place, "data", {"task": task.fingerprint()}, partial(keep_task, task))
 
     def _train(self, stage: Stage, start: ModelState) -> ModelState:
         """Trains the phases of a stage; returns what the released one has made."""
@@ -397,7 +434,8 @@ class _Run:
             rows, notes = rehearsed_within_limits(group.rows, self.recipe.training, self.template, self.tokenizer)
             groups.append(replace(group, rows=tuple(rows)))
             for task, note in notes.items():
-                self.accounts[task].notes.append(f"stage {stage.name}: {note}")
+                told = self.accounts[task].notes
+                told += [said] if (said := f"stage {stage.name}: {note}") not in told else []
                 self.progress.say(f"stage {stage.name}: task {task}: {note}")
             if notes:
                 self.store.update_manifest(data=self._accounts())
