@@ -138,4 +138,4 @@ class Merging(Method):
             "rank": rank,
         }
         artifact = context.step("released", inputs, make, version=self.version)
-        return ModelState(artifact.fingerprint, (replace(part, folder=artifact.path),))
+        return ModelState(artifact.fingerprint, (replace(part, folder=artifact.path),), made_of=tuple(trained))

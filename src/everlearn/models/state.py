@@ -45,10 +45,12 @@ class ModelState:
     Attributes:
         fingerprint: Hash of all that the model depends on.
         parts: What there is beside the base; none: the base itself.
+        made_of: The models that its weights were trained or merged from, where that is known.
     """
 
     fingerprint: str
     parts: tuple[Part, ...] = ()
+    made_of: tuple[ModelState, ...] = field(default=(), compare=False, repr=False)
 
     @property
     def folder(self) -> Path | None:

@@ -117,6 +117,33 @@ class ManifestForm(Form):
         return self
 
 
+class WeightsForm(Form):
+    """Weights in the lineage of a run."""
+
+    place: Place
+    fingerprint: str
+    by: str
+    origins: Annotated[list[Place], Field(alias="from")]
+
+
+class AddedForm(Form):
+    """A stage in the lineage of a run."""
+
+    name: Place
+    added: str
+    everlearn: str
+    tasks: dict[str, Count]
+    rehearsed: dict[str, Count] = {}
+    weights: list[WeightsForm] = []
+    released: str = ""
+
+
+class LineageForm(Form):
+    """`lineage.json`."""
+
+    stages: list[AddedForm]
+
+
 class MatrixForm(Form):
     """`matrix.json`: after each measured stage the score of each task."""
 

@@ -20,6 +20,7 @@ from everlearn.report.data import data
 from everlearn.report.forgotten import forgotten
 from everlearn.report.headline import headline, metrics_line, unfinished
 from everlearn.report.heatmap import any_measured, heat_maps, matrix_title
+from everlearn.report.lineage import lineage
 from everlearn.report.markup import Html, el, name_of, stylesheet
 from everlearn.report.numbers import plural
 from everlearn.report.provenance import provenance
@@ -38,6 +39,7 @@ NAVIGATION = {
     "acting": "While training",
     "forgotten": "Forgotten",
     "data": "Data",
+    "lineage": "Lineage",
     "origin": "Recipe and times",
 }
 
@@ -133,6 +135,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("acting", "What acted while training", acting(study)),
         ("forgotten", "Once right, now wrong", forgotten(study)),
         ("data", "What the data held", data(study)),
+        ("lineage", "Which weights came from which", lineage(study)),
         ("origin", "How it was made", provenance(study)),
     ]
 

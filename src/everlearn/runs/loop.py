@@ -29,6 +29,7 @@ from everlearn.recipe_paths import found_path, located, portable
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.growth import GROWING, grows, refuse_other_rows, refuse_other_stages
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
+from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement, check_measurement
 from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
@@ -298,12 +299,16 @@ class _Run:
         store, progress = self.store, self.progress
         self.try_base()
         self._keep_data()
+        about = {key: self.store.manifest[key] for key in ("model", "method", "seed")}
+        lineage = Lineage(store, about, self.stages)
         released = self.base
         self.measurement.stage(BASE_STAGE, 0, self.models.latest, released.fingerprint, self.stream.tasks)
         for stage in self.stages:
             trained = self._train(stage, released)
             self._consolidate(stage, trained)
             released = self.method.released(self._context(stage, trained)) or trained
+            phases = {name: state for (at, name), state in self._phases.items() if at == stage.index and name}
+            lineage.trained(stage, phases, released)
             self._point_to(released)
             shown = self.stream.tasks if self.recipe.evaluation.unseen_tasks else (*stage.seen, *stage.tasks)
             self.measurement.stage(stage.name, stage.index, self.models.latest, released.fingerprint, shown)
@@ -418,7 +423,7 @@ class _Run:
         name = TRAINING if phase.is_released else phase.name
         place = f"stages/{stage.name}/{name}"
         artifact = self.store.step(place, TRAINING, inputs, make)
-        state = ModelState(artifact.fingerprint, (Part(artifact.path, self._kind),))
+        state = ModelState(artifact.fingerprint, (Part(artifact.path, self._kind),), made_of=(tuning.start,))
         if in_memory and not beside:  # else it was saved in another form
             self.models.point_to(artifact.path, in_memory[0])
         return state
