@@ -24,6 +24,12 @@ from everlearn.runs import compare, loop
         (lambda: everlearn.run({"name": "mine"}), "recipe is of type dict"),
         (lambda: everlearn.compare({"name": "mine"}, ["ssr"]), "recipe is of type dict"),
         (lambda: everlearn.inspect({"name": "mine"}), "recipe is of type dict"),
+        (lambda: everlearn.evaluate({"name": "mine"}), "recipe is of type dict"),
+        (lambda: everlearn.synthesize({"name": "mine"}), "recipe is of type dict"),
+        (lambda: everlearn.update({"name": "mine"}), "recipe is of type dict"),
+        (lambda: everlearn.update("embedded", add_version="new.txt"), "add_version goes with a run folder"),
+        (lambda: everlearn.update("/tmp", name="mine"), "is a run folder with a recipe of its own"),
+        (lambda: everlearn.evaluate(trainings={"epochs": 1}), "unknown key 'trainings'"),
         (lambda: everlearn.compare("embedded", "ssr"), r"methods is the text 'ssr': give a list of methods"),
     ],
 )
@@ -122,3 +128,53 @@ def test_the_stream_of_a_recipe_is_that_of_its_file(tmp_path: Path) -> None:
     entries = [{"name": "one", "train": str(tmp_path / "a.jsonl"), "demonstrations": 2}]
     assert stream["one"].evaluation == everlearn.load_stream(entries, seed=3, evaluation_limit=2)["one"].evaluation
     assert stream["one"].train != everlearn.load_stream(str(path), seed=4)["one"].train
+
+
+def test_adding_evaluating_and_synthesizing_do_what_the_commands_do(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from everlearn.runs import add, evaluation, synthesis
+
+    monkeypatch.chdir(tmp_path)
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(add, "add_task", lambda *given: asked.append(given))
+    monkeypatch.setattr(evaluation, "evaluate_checkpoint", lambda *given: asked.append(given))
+    monkeypatch.setattr(synthesis, "synthesize_stream", lambda *given: asked.append(given))
+    shown = LineProgress()
+    everlearn.add("runs/mine", Path("new.jsonl"), name="new", metric="accuracy", progress=shown)
+    assert asked.pop() == (Path("runs/mine"), {"train": "new.jsonl", "name": "new", "metric": "accuracy"}, shown)
+    (tmp_path / "model").mkdir()
+    everlearn.evaluate(checkpoint=Path("model"), name="mine", progress=shown)
+    recipe, *others = asked.pop()
+    assert others == [tmp_path / "model", Path("runs/mine-evaluation"), shown]
+    assert recipe == make_recipe({**load_recipe("embedded").model_dump(mode="json"), "name": "mine"}).model_copy(
+        update={"evaluate": recipe.evaluate}  # type: ignore[attr-defined]
+    )
+    everlearn.synthesize(name="mine", synthesize={"tasks": ["routing"]}, progress=shown)
+    recipe, *others = asked.pop()
+    assert recipe.synthesize.tasks == ["routing"]  # type: ignore[attr-defined]
+    assert others == [Path("runs/mine-synthesis"), shown]
+
+
+def test_updates_are_run_compared_gone_on_with_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from everlearn.updates import commands, executor, folder
+    from everlearn.updates import compare as comparison
+
+    asked: list[tuple[object, ...]] = []
+    monkeypatch.setattr(executor, "execute", lambda recipe, **given: asked.append(("run", recipe, given)))
+    monkeypatch.setattr(comparison, "compare", lambda recipe, _: asked.append(("compare", recipe)))
+    monkeypatch.setattr(folder, "recipe_of", lambda place: ("recipe", place))
+    monkeypatch.setattr(folder, "comparison_of", lambda place: ("comparison", place))
+    monkeypatch.setattr(commands, "longer", lambda *given: ("longer", *given))
+    everlearn.update(name="mine", schedule={"maximal_rate": 0.5})
+    kind, recipe, _ = asked.pop()
+    assert (kind, recipe.name, recipe.schedule.maximal_rate) == ("run", "mine", 0.5)  # type: ignore[attr-defined]
+    everlearn.update(recipe, compare=True)  # type: ignore[arg-type]
+    assert asked.pop() == ("compare", recipe)
+    everlearn.update(tmp_path)
+    assert asked.pop()[1] == ("recipe", tmp_path)
+    everlearn.update(str(tmp_path), add_version="new.txt", version_id="v9")
+    assert asked.pop()[1] == ("longer", tmp_path, "new.txt", "v9", None)
+    (tmp_path / "comparison.json").touch()
+    everlearn.update(tmp_path)
+    assert asked.pop() == ("compare", ("comparison", tmp_path))

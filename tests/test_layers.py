@@ -22,8 +22,8 @@ FLOORS = {
     **dict.fromkeys(("synthesis", "training", "evaluation"), 4),
     "methods": 5,
     **dict.fromkeys(("runs", "report"), 6),
-    **dict.fromkeys(("api", "updates"), 7),
-    "cli": 8,
+    "updates": 7,
+    **dict.fromkeys(("api", "cli"), 8),
     **dict.fromkeys(("__init__", "__main__"), 9),
 }
 """Rooms by floor; a room may use those on the floors below it. On floor 0 every file may use every other."""

@@ -13,17 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from everlearn.api import compare, inspect, load_stream, run
+    from everlearn.api import add, compare, evaluate, inspect, load_stream, run, synthesize, update
     from everlearn.data.instance import Instance, Task, TaskStream
     from everlearn.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    "compare": "everlearn.api",
-    "inspect": "everlearn.api",
-    "load_stream": "everlearn.api",
-    "run": "everlearn.api",
+    **dict.fromkeys("add compare evaluate inspect load_stream run synthesize update".split(), "everlearn.api"),
     "Instance": "everlearn.data.instance",
     "Task": "everlearn.data.instance",
     "TaskStream": "everlearn.data.instance",
@@ -31,7 +28,21 @@ _HOMES = {
     "load_recipe": "everlearn.recipe",
 }
 
-__all__ = ["Instance", "Recipe", "Task", "TaskStream", "compare", "inspect", "load_recipe", "load_stream", "run"]
+__all__ = [
+    "Instance",
+    "Recipe",
+    "Task",
+    "TaskStream",
+    "add",
+    "compare",
+    "evaluate",
+    "inspect",
+    "load_recipe",
+    "load_stream",
+    "run",
+    "synthesize",
+    "update",
+]
 
 
 def __getattr__(name: str) -> object:

@@ -1,11 +1,11 @@
-"""The Python API: load a stream, choose a method, run, read the matrix.
+"""The Python API: load a stream, choose a method, run, read the matrix; and what else the commands do.
 
 The same recipe keys as on the command line; everything here is also reachable as `everlearn.<name>`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,14 @@ from everlearn.recipe_paths import anchored
 from everlearn.run_folder import RUN, refuse_other
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from everlearn.data.instance import TaskStream
     from everlearn.progress import Progress
     from everlearn.runs.inspection import Inspection
     from everlearn.runs.loop import RunResult
+    from everlearn.synthesis.pipeline import Synthesis
+    from everlearn.updates.config import UpdateRecipe
 
 
 def load_stream(
@@ -71,13 +75,9 @@ def run(
 
     if stream is not None and not isinstance(stream, TaskStream):
         raise RecipeError(f"stream is of type {type(stream).__name__}: give what everlearn.load_stream returns.")
-    base = _recipe(recipe or EMBEDDED)
-    tree = base.model_dump(mode="json")
     if method is not None:
-        tree["method"] = method
-    for key, value in sections.items():
-        tree[key] = {**tree[key], **value} if isinstance(value, dict) and isinstance(tree.get(key), dict) else value
-    wanted = anchored(make_recipe(tree), None)
+        sections = {"method": method, **sections}
+    wanted = _recipe(recipe or EMBEDDED, sections)
     if stream is not None:
         folder = Path(wanted.runs_dir) / wanted.name
         files = _files_of(stream, folder.resolve() / "stream")
@@ -106,7 +106,7 @@ def compare(
 
     if isinstance(methods, str):
         raise RecipeError(f"methods is the text {methods!r}: give a list of methods, such as ['sequential', 'ssr'].")
-    base = anchored(_recipe(recipe), None)
+    base = _recipe(recipe)
     if seeds is not None:
         base = make_recipe({**base.model_dump(mode="json"), "seeds": list(seeds)})
     return run_all(
@@ -121,15 +121,159 @@ def inspect(recipe: Recipe | str | Path = EMBEDDED, *, rows: int = 2) -> Inspect
     return inspect_data(_recipe(recipe), rows=rows)
 
 
-def _recipe(given: Recipe | str | Path) -> Recipe:
-    if isinstance(given, Recipe):
+def add(
+    run: str | Path,
+    train: str | Path,
+    *,
+    evaluation: str | Path | None = None,
+    name: str | None = None,
+    progress: Progress | None = None,
+    **keys: Any,
+) -> RunResult | dict[str, list[RunResult]]:
+    """Teaches a run, or every run of a comparison, one more task; only the new stage is trained.
+
+    Args:
+        run: The folder of the run or comparison.
+        train: File or folder with the training rows.
+        evaluation: Held-out rows; nothing: a tenth of the training rows.
+        name: Of the task; nothing: that of the training file.
+        progress: Where to show what goes on; nothing for silence.
+        keys: Further keys of a task, as under `stream.tasks` of a recipe.
+
+    Returns:
+        As `run`; of a comparison as `compare`.
+
+    Raises:
+        UserError: something cannot be done as asked.
+    """
+    from everlearn.progress import LineProgress
+    from everlearn.runs.add import add_task
+
+    given = {"train": str(train), "evaluation": evaluation and str(evaluation), "name": name, **keys}
+    task = {key: value for key, value in given.items() if value is not None}
+    return add_task(Path(run), task, progress or LineProgress())
+
+
+def update(
+    recipe: UpdateRecipe | str | Path = EMBEDDED,
+    *,
+    compare: bool = False,
+    add_version: str | Path | None = None,
+    version_id: str | None = None,
+    column: str | None = None,
+    progress: Progress | None = None,
+    **sections: Any,
+) -> dict[str, Any]:
+    """Trains the versions of a language model, compares the ways of doing so, or adds a version to a run.
+
+    Args:
+        recipe: A recipe, a YAML file, a run folder to go on with, or `embedded`.
+        compare: Whether to run all arms of the recipe.
+        add_version: With a run folder: the data of one more version.
+        version_id: Name of that version; nothing: v1, v2, ...
+        column: Key of the text in its rows.
+        progress: Where to show what goes on; nothing for silence.
+        sections: Recipe keys to set, such as `name="mine"`, `schedule={"maximal_rate": 1e-3}`.
+
+    Returns:
+        `folder`, `ledger`, `costs` and `quality` of the run; of a comparison what its `comparison.json` holds.
+
+    Raises:
+        UserError: something cannot be done as asked.
+    """
+    from everlearn.progress import LineProgress
+    from everlearn.updates import commands, folder
+    from everlearn.updates.compare import compare as run_all
+    from everlearn.updates.config import UpdateRecipe, load_update_recipe
+    from everlearn.updates.executor import execute
+
+    place = Path(recipe) if isinstance(recipe, str | Path) and Path(recipe).is_dir() else None
+    if place is None and add_version is not None:
+        raise RecipeError(f"add_version goes with a run folder, and {recipe} is none: give runs/NAME.")
+    if place is not None and (sections or compare):
+        raise RecipeError(f"{recipe} is a run folder with a recipe of its own: leave out what would change it.")
+    if place is not None and add_version is not None:
+        longer = commands.longer(place, str(add_version), version_id, column)
+        return execute(longer, folder=place, progress=progress)
+    if place is not None and (place / "comparison.json").exists():
+        return run_all(folder.comparison_of(place), progress or LineProgress())
+    if place is not None:
+        return execute(folder.recipe_of(place), folder=place, progress=progress)
+    wanted = recipe if isinstance(recipe, UpdateRecipe) else load_update_recipe(_path(recipe))
+    if sections:
+        wanted = checked(UpdateRecipe, _merged(wanted, sections), where="recipe")
+    wanted = anchored(wanted, None)
+    return run_all(wanted, progress or LineProgress()) if compare else execute(wanted, progress=progress)
+
+
+def synthesize(
+    recipe: Recipe | str | Path = EMBEDDED, *, progress: Progress | None = None, **sections: Any
+) -> dict[Path, Synthesis]:
+    """Makes only the synthetic rehearsal rows of a recipe's tasks; file to what was made, in task order.
+
+    Args:
+        recipe: A recipe, a YAML file, or `embedded`.
+        progress: Where to show what goes on; nothing for silence.
+        sections: Recipe keys to set, such as `synthesize={"tasks": ["routing"], "count": 30}`.
+
+    Raises:
+        UserError: something cannot be done as asked.
+    """
+    from everlearn.progress import LineProgress
+    from everlearn.runs.synthesis import folder_of, synthesize_stream
+
+    wanted = _recipe(recipe, sections)
+    return synthesize_stream(wanted, folder_of(wanted), progress or LineProgress())
+
+
+def evaluate(
+    recipe: Recipe | str | Path = EMBEDDED,
+    *,
+    checkpoint: str | Path | None = None,
+    progress: Progress | None = None,
+    **sections: Any,
+) -> dict[str, Any]:
+    """Scores one model state on a recipe's tasks, without training; returns `tasks` and `general`.
+
+    Args:
+        recipe: A recipe, a YAML file, or `embedded`.
+        checkpoint: A stage's training folder or a run's model folder; nothing: the recipe's, or its base.
+        progress: Where to show what goes on; nothing for silence.
+        sections: Recipe keys to set.
+
+    Raises:
+        UserError: something cannot be done as asked.
+    """
+    from everlearn.progress import LineProgress
+    from everlearn.runs.evaluation import evaluate_checkpoint, folder_of
+
+    if checkpoint is not None:
+        sections["evaluate"] = {"checkpoint": str(checkpoint)}
+    wanted = _recipe(recipe, sections)
+    found = wanted.evaluate.checkpoint
+    return evaluate_checkpoint(wanted, Path(found) if found else None, folder_of(wanted), progress or LineProgress())
+
+
+def _recipe(given: Recipe | str | Path, sections: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe with some keys set, its paths absolute."""
+    base = given if isinstance(given, Recipe) else load_recipe(_path(given))
+    return anchored(make_recipe(_merged(base, sections)) if sections else base, None)
+
+
+def _path(given: object) -> str | Path:
+    if isinstance(given, str | Path):
         return given
-    if not isinstance(given, str | Path):
-        kind = type(given).__name__
-        raise RecipeError(
-            f"recipe is of type {kind}: give a Recipe, a YAML file, or its keys one by one (name='mine')."
-        )
-    return load_recipe(given)
+    kind = type(given).__name__
+    raise RecipeError(f"recipe is of type {kind}: give a Recipe, a YAML file, or its keys one by one (name='mine').")
+
+
+def _merged(base: BaseModel, sections: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a recipe with others set; those of a section one by one."""
+    tree = base.model_dump(mode="json")
+    for key, value in sections.items():
+        inner = isinstance(value, dict) and isinstance(tree.get(key), dict) and key != "method"
+        tree[key] = {**tree[key], **value} if inner else value
+    return tree
 
 
 def _files_of(stream: TaskStream, folder: Path) -> list[dict[str, str]]:

@@ -21,10 +21,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Evaluates and prints one line a task."""
     from everlearn.cli.options import make_display, read_recipe
-    from everlearn.runs.evaluation import evaluate_checkpoint
+    from everlearn.runs.evaluation import evaluate_checkpoint, folder_of
 
     recipe = read_recipe(args)
-    folder = Path(recipe.runs_dir) / f"{recipe.name}-evaluation"
+    folder = folder_of(recipe)
     checkpoint = recipe.evaluate.checkpoint
     scores = evaluate_checkpoint(recipe, Path(checkpoint) if checkpoint else None, folder, make_display(args, folder))
     for name, score in scores["tasks"].items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from everlearn.visible import tell
 
@@ -27,10 +26,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 def run(args: argparse.Namespace) -> int:
     """Synthesizes and says where the rows are."""
     from everlearn.cli.options import make_display, read_recipe
-    from everlearn.runs.synthesis import synthesize_stream
+    from everlearn.runs.synthesis import folder_of, synthesize_stream
 
     recipe = read_recipe(args)
-    out = Path(recipe.synthesize.out or Path(recipe.runs_dir) / f"{recipe.name}-synthesis")
+    out = folder_of(recipe)
     made = synthesize_stream(recipe, out, make_display(args, out))
     for path, found in made.items():
         dropped = ", ".join(f"{count} {reason.replace('_', ' ')}" for reason, count in found.dropped.items() if count)

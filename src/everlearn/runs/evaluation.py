@@ -17,6 +17,11 @@ from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.store import RunStore
 
 
+def folder_of(recipe: Recipe) -> Path:
+    """Where `everlearn evaluate` puts predictions and scores."""
+    return Path(recipe.runs_dir) / f"{recipe.name}-evaluation"
+
+
 def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, progress: Progress) -> dict[str, Any]:
     """Scores a model on all tasks of the recipe and in general.
 

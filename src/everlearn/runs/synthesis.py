@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from everlearn.synthesis.pipeline import Synthesis
 
 
+def folder_of(recipe: Recipe) -> Path:
+    """Where `everlearn synthesize` puts rows and steps."""
+    return Path(recipe.synthesize.out or Path(recipe.runs_dir) / f"{recipe.name}-synthesis")
+
+
 def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Path, Synthesis]:
     """Makes synthetic rows of tasks with the base model.
 

@@ -62,14 +62,18 @@ def resume(folder: Path, progress: Progress) -> str:
 
 
 def add_version(folder: Path, data: str, name: str | None, column: str | None, progress: Progress) -> str:
-    """Adds a version to a run and trains only what is new.
+    """Adds a version to a run (see `longer`) and trains only what is new; returns its tables."""
+    return _finished(folder, execute(longer(folder, data, name, column), folder=folder, progress=progress))
+
+
+def longer(folder: Path, data: str, name: str | None = None, column: str | None = None) -> UpdateRecipe:
+    """The recipe of a run with one more version.
 
     Args:
         folder: The run folder.
         data: As a version's `data`; `embedded` for the next version of the generated corpus.
         name: Of the version; nothing: v1, v2, ...
         column: Key of the text in structured data.
-        progress: Where to show it.
 
     Raises:
         UserError: the run is not of this kind, or the text cannot be used.
@@ -89,14 +93,13 @@ def add_version(folder: Path, data: str, name: str | None, column: str | None, p
             raise RecipeError(f"{folder} has a version {added!r} already: choose another --version-id.")
         source = anchor(Path.cwd(), data)
         versions = [*recipe.versions, {"id": added, "data": source, **({} if column is None else {"column": column})}]
-    longer = checked(UpdateRecipe, {**recipe.model_dump(), "versions": versions}, where="--add-version")
-    if longer.path.points:
+    found = checked(UpdateRecipe, {**recipe.model_dump(), "versions": versions}, where="--add-version")
+    if found.path.points:
         raise RunError(
             f"{folder} has scheduled branches: add the version and its branch point to {folder / 'recipe.yaml'}, then "
             f"run 'everlearn update {folder}'."
         )
-    result = execute(longer, folder=folder, progress=progress)
-    return _finished(folder, result)
+    return found
 
 
 def compare(recipe: UpdateRecipe, progress: Progress) -> str:
