@@ -6,12 +6,12 @@ import math
 from decimal import Decimal
 
 import pytest
-from everlearn.training.batch_order import Batches
 from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.shares import share_of
 from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+from everlearn.training.row_order import Batches
 
 
 @given(st.integers(0, 1000), st.integers(0, 5000))
@@ -28,4 +28,4 @@ def test_counts_of_rows_and_steps_follow() -> None:
     settings = resolve(SynthesisOptions(minimum=0.07, spare=0.07, oversampling=1.1), 100)
     assert (settings.least, settings.wanted, settings.plan(1000)) == (7, 107, (110, 1))
     assert rows_asked_for(0.575, 100) == 58  # a half, to even; as binary fractions it is a little less
-    assert len(Batches(range(10), batch_size=1, epochs=1.1, seed=0)) == 11
+    assert len(Batches(10, batch_size=1, epochs=1.1, seed=0)) == 11
