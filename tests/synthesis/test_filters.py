@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from everlearn.data.instance import Instance
+from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.filters import sift, similarity_bound, without_tail
 from everlearn.synthesis.parsing import Candidate, Sifted
 
@@ -42,6 +44,18 @@ def test_each_kind_of_fault_is_dropped_with_its_reason() -> None:
         "copy_of_demonstration",
         "duplicate",
     ]
+
+
+def test_what_no_demonstration_is_like_is_dropped_with_its_reason() -> None:
+    pool = [Instance("Define.", "the sky is blue", "небо", "t"), Instance("Define.", "the sea", "море", "t")]
+    rows = [one("snow falls", "снег"), one("snow melts", "Snow melts."), one("rain", "."), one("трава", "трава тут")]
+    known = [row.input for row in pool]
+    answers = [row.output for row in pool]
+    arguments = {"compared": lambda row: row.input, "bound": 0.7}
+    result = sift(rows, known, answers, expected=Expected(pool), **arguments)  # type: ignore[arg-type]
+    assert [row.output for row in result.kept] == ["снег"]
+    assert result.dropped == {"copy_of_input": 1, "no_letter": 1, "answers_language": 1}
+    assert sift(rows, known, answers, **arguments).kept == rows  # type: ignore[arg-type]
 
 
 def test_without_labels_any_answer_is_allowed() -> None:

@@ -182,6 +182,20 @@ def test_unended_answers_are_dropped_when_improved_and_kept_when_faithful(tmp_pa
     assert lengths == {"faithful": {True, False}, "improved": {False}}
 
 
+def test_answers_that_repeat_their_input_are_dropped_and_counted_when_improved(tmp_path: Path) -> None:
+    def repeat(text: str, stream: random.Random) -> str:
+        return text.rpartition("\n\n")[2] if text[-1] in "012" else answer_parity(text, stream)
+
+    repeated = {}
+    for preset in ("faithful", "improved"):
+        workshop = make_workshop(tmp_path / preset)
+        workshop.latest.write = repeat
+        result = run(workshop, preset=preset, ratio=0.5, refinement_tokens=40)
+        repeated[preset] = sum("number" in row.output for row in result.rows)
+    assert repeated["faithful"] > 0 == repeated["improved"]
+    assert counts_in(result, "refined")["dropped"]["copy_of_input"] > 0
+
+
 def test_without_refinement_the_base_model_s_answers_stay(tmp_path: Path) -> None:
     workshop = make_workshop(tmp_path)
     task = number_task(labels=True)

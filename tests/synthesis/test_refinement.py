@@ -12,6 +12,7 @@ from everlearn.data.instance import Instance, Task, Turn
 from everlearn.data.prompts import AlpacaTemplate, Llama2Template, VanillaTemplate, get_template
 from everlearn.errors import RecipeError
 from everlearn.recipe import TrainingConfig
+from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.refinement import (
     Answering,
     answer,
@@ -131,6 +132,15 @@ def test_what_is_dropped_depends_on_the_preset(
 ) -> None:
     assert fault_of(row, ANSWERING, must_end=False) == published
     assert fault_of(row, ANSWERING, must_end=True, labels=("yes", "no")) == improved
+
+
+@pytest.mark.parametrize(("target", "fault"), [("bar", None), ("Foo.", "copy_of_input"), ("?", "no_letter")])
+def test_an_answer_like_no_demonstrations_is_dropped_where_something_is_expected(
+    target: str, fault: str | None
+) -> None:
+    expected = Expected([Instance("Define.", "cat", "animal", "t")])
+    assert fault_of(answered(target), ANSWERING, must_end=True, expected=expected) == fault
+    assert fault_of(answered(target), ANSWERING, must_end=False) is None
 
 
 def test_a_kept_answer_fits_the_context_with_its_end_token() -> None:

@@ -29,6 +29,9 @@ REASONS = {
     "empty_instruction": "the instruction is empty",
     "surplus": "more than were asked for",
     "unknown_label": "the answer is none of the task's labels",
+    "copy_of_input": "the answer is the input again",
+    "no_letter": "the answer has no letter and no digit",
+    "answers_language": "the input is in the language of the answers",
 }
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from everlearn.files import read_jsonl
 from everlearn.synthesis import continuations
 from everlearn.synthesis.continuations import prompts_for, sampling_for, write_raw
+from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.filters import sift, similarity_bound
 from everlearn.synthesis.job import Job, counters_of, write_sifted
 from everlearn.synthesis.losses import Losses
@@ -135,7 +136,7 @@ def found_in(job: Job, raw: StepResult, place: str = ALL) -> tuple[StepResult, L
 
 
 def filtered_step(job: Job, parsed: StepResult, place: str = ALL) -> StepResult:
-    """Candidates without run-on answers, copies and duplicates: `kept.jsonl`, and the others with their reason."""
+    """Candidates that could be the task's and are new: `kept.jsonl`, and the others with their reason."""
     labels = () if job.is_refined else job.task.labels
     given = job.options.near_duplicates
     known = [job.compared(row) for row in job.pool]
@@ -144,7 +145,8 @@ def filtered_step(job: Job, parsed: StepResult, place: str = ALL) -> StepResult:
 
     def make(folder: Path) -> None:
         candidates = [Candidate.from_json(row) for row in read_jsonl(parsed.path / "kept.jsonl")]
-        sifted = sift(candidates, known, answers, compared=job.compared, bound=bound, labels=labels)
+        expected = Expected(job.pool, labels)
+        sifted = sift(candidates, known, answers, compared=job.compared, bound=bound, labels=labels, expected=expected)
         write_sifted(
             folder,
             sifted,
@@ -163,4 +165,4 @@ def filtered_step(job: Job, parsed: StepResult, place: str = ALL) -> StepResult:
         "bound": bound,
         "labels": list(labels),
     }
-    return job.tools.step(f"{place}/filtered", inputs, make)
+    return job.tools.step(f"{place}/filtered", inputs, make, version=2)

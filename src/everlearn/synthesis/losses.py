@@ -10,6 +10,7 @@ from functools import cached_property
 from everlearn.files import read_json, read_jsonl
 from everlearn.synthesis.steps import StepResult
 
+OF_ANSWERS = ("run_on", "unknown_label", "copy_of_input", "no_letter")
 LONGEST_EXAMPLE = 160
 """Characters of a model's text in a sentence."""
 
@@ -52,7 +53,7 @@ class Losses:
 def _written(row: Mapping[str, object]) -> str:
     """What the model wrote in place of something usable: its answer where that was at fault, else the piece."""
     text = str(row["targets"] if "targets" in row else row["text"])
-    if row["reason"] in ("run_on", "unknown_label") and "targets" not in row:
+    if row["reason"] in OF_ANSWERS and "targets" not in row:
         text = str(row["outputs"])
     if not text:
         return "nothing"

@@ -24,8 +24,9 @@ class SynthesisOptions(Section):
     """What to synthesize and how. Sources: arXiv 2403.01244 and its scripts (spec sections 1 to 4)."""
 
     preset: Preset = "improved"
-    """`faithful`: the published behaviour; `improved`: without duplicates, copies of demonstrations, run-on answers
-    and label skew, with counts that add up. Every option below that is left out follows the preset."""
+    """`faithful`: the published behaviour; `improved`: without duplicates, copies of demonstrations, run-on answers,
+    rows like no demonstration (answers that repeat their input) and label skew, with counts that add up. Every
+    option below that is left out follows the preset."""
 
     demonstrations: Annotated[int, Field(ge=1, le=100)] = 2
     """Demonstrations in a prompt (K; published: 2). All ordered subsets of the task's pool are used."""

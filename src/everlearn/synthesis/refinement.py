@@ -6,9 +6,9 @@ templates than vanilla differ from it, spec section 12, P1 and P2; `published_fr
 known), and an answer ends where training ends one.
 Source: arXiv 2403.01244, section 3.3 and the released script (spec section 4).
 
-Chosen here, for the improved preset: answers that do not end within a cap, or that are none of the task's labels,
-are dropped (P3, P7), and of what is left as many rows are taken as were asked for, labels in the proportion of the
-real rows.
+Chosen here, for the improved preset: answers that do not end within a cap, that are none of the task's labels, or that
+are like no demonstration's (`degenerate.py`) are dropped (P3, P7), and of what is left as many rows are taken as were
+asked for, labels in the proportion of the real rows.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from everlearn.data.instance import SYNTHETIC, Instance, Task, Turn
 from everlearn.data.prompts import LLAMA2_SYSTEM, bos_ids
 from everlearn.errors import RecipeError
 from everlearn.generation.protocol import Sampling
+from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.selection import largest_remainder
 
 if TYPE_CHECKING:
@@ -122,7 +123,12 @@ def answer(
 
 
 def fault_of(
-    row: Mapping[str, object], answering: Answering, *, must_end: bool, labels: Sequence[str] = ()
+    row: Mapping[str, object],
+    answering: Answering,
+    *,
+    must_end: bool,
+    labels: Sequence[str] = (),
+    expected: Expected | None = None,
 ) -> str | None:
     """Why an answered row is dropped, or None.
 
@@ -131,6 +137,7 @@ def fault_of(
         answering: As it was answered.
         must_end: Drop answers that the cap has cut.
         labels: The only answers allowed; empty: any.
+        expected: What the demonstrations let expect; None: anything.
     """
     target = str(row["targets"])
     if row["finish_reason"] == "no_room":
@@ -141,6 +148,8 @@ def fault_of(
         return "empty_output"
     if labels and target not in labels:
         return "unknown_label"
+    if expected and (fault := expected.fault_of_answer(str(row["instruction"]), str(row["input"]), target)):
+        return fault
     if not answering.has_room(row, target):
         return "output_too_long"
     return None

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from everlearn.files import read_jsonl, write_json, write_jsonl
 from everlearn.generation.counting import Counted
 from everlearn.synthesis.candidate_steps import ALL, FIRST, found_in, look_first
+from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.demonstrations import system_turns
 from everlearn.synthesis.job import Job, counters_of
 from everlearn.synthesis.losses import Losses
@@ -61,7 +62,11 @@ def refined_step(job: Job, selected: StepResult, place: str = ALL) -> StepResult
         answering = _answering(job, loaded)
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
         answered = _answer_in_chunks(job, folder, rows, loaded, answering)
-        faults = [fault_of(row, answering, must_end=settings.is_improved, labels=labels) for row in answered]
+        expected = Expected(job.pool, labels) if settings.is_improved else None
+        faults = [
+            fault_of(row, answering, must_end=settings.is_improved, labels=labels, expected=expected)
+            for row in answered
+        ]
         kept = [at for at, fault in enumerate(faults) if fault is None]
         if settings.is_improved:
             taken = {kept[at] for at in take([str(answered[at]["targets"]) for at in kept], settings.count, shares)}
@@ -92,7 +97,7 @@ def refined_step(job: Job, selected: StepResult, place: str = ALL) -> StepResult
         "count": settings.count if settings.is_improved else None,
         "labels": [list(labels), shares],
     }
-    return tools.step(f"{place}/refined", inputs, make, version=2 if settings.is_improved else 1)
+    return tools.step(f"{place}/refined", inputs, make, version=3 if settings.is_improved else 1)
 
 
 def _answering(job: Job, loaded: LoadedModel) -> Answering:
