@@ -211,3 +211,15 @@ def test_an_unfinished_configuration_of_many_layers_is_refused_at_once(tmp_path:
 
 def test_the_models_of_these_tests_are_whole(folder: Path) -> None:
     assert use(folder, folder.name) is None
+
+
+def test_a_panic_of_a_library_shows_nothing_but_the_sentence(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    base = save_tiny_model(tmp_path / "base")
+    fault = Fault("tokenizer.json", ("model", "continuing_subword_prefix"), "a long prefix")
+    tree = json.loads((base / "tokenizer.json").read_text())
+    tree["model"] |= {"type": "BPE", "merges": [["a", "b"]], "vocab": {"a": 0, "b": 1, "ab": 2}}
+    (base / "tokenizer.json").write_text(json.dumps(tree))
+    assert "its tokenizer cannot be read" in refusal(spoil(base, fault, tmp_path / "spoilt"))
+    assert "panicked" not in capfd.readouterr().err

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import ModelError
-from everlearn.models.faults import told
+from everlearn.models.faults import told, without_panics
 from everlearn.models.folders import loadable_files
 from everlearn.models.json_files import check_numbers, read_object
 from everlearn.ordinary_files import is_regular, shown
@@ -183,7 +183,7 @@ def read_tokenizer(source: BaseSource) -> PreTrainedTokenizerBase:
 
     elsewhere = check_tokenizer_files(source)
     what = f"{source.label}: its tokenizer cannot be read"
-    with told(what, "save it again beside the weights with tokenizer.save_pretrained(folder)"):
+    with told(what, "save it again beside the weights with tokenizer.save_pretrained(folder)"), without_panics():
         tokenizer = AutoTokenizer.from_pretrained(source.folder, trust_remote_code=False, **elsewhere)
         _prove(tokenizer)
         if tokenizer.eos_token_id is None:

@@ -7,6 +7,8 @@ fault of the files and gets a sentence of its own.
 
 from __future__ import annotations
 
+import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
@@ -41,6 +43,24 @@ def told(what: str | Callable[[BaseException], str], remedy: str) -> Iterator[No
                 "model.dtype to bfloat16 or model.tuning to lora, or choose a smaller model."
             ) from None
         raise ModelError(f"{what} ({reason_of(error)}): {remedy}.") from None
+
+
+@contextmanager
+def without_panics() -> Iterator[None]:
+    """Keeps what Rust writes of a panic off the terminal, past Python: the one sentence says what is wrong."""
+    sys.stderr.flush()
+    try:
+        kept = os.dup(2)
+    except OSError:  # the stream is closed
+        yield
+        return
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def reason_of(error: BaseException) -> str:
