@@ -147,6 +147,8 @@ def test_a_line_that_is_not_utf8_is_one_bad_row_with_its_offset():
         (gzip.compress(JSONL, mtime=0)[:-12], "a.jsonl.gz", "a.jsonl.gz is a damaged gzip file"),
         (b"PAR1" + bytes(30), "a.parquet", "a.parquet is a damaged Parquet file"),
         (b"PK\x03\x04rest", "a.xlsx", "a.xlsx is a zip archive or a spreadsheet"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "a.jsonl", "a.jsonl is a pointer of Git LFS"),
+        (b"<!DOCTYPE html><html>404</html>", "a.jsonl", "a.jsonl is a web page: fetch"),
         ("[1]".encode("utf-16"), "a.json", "UTF-16 text, not UTF-8: convert it with `iconv -f UTF-16"),
         ("[1]".encode("utf-16-le"), "a.json", "holds zero bytes, so it is binary or UTF-16"),
         ('[{"a": "café"}]'.encode("latin-1"), "a.json", r"line 1: byte 0xE9 is not UTF-8 .* at offset 11.*iconv"),

@@ -106,3 +106,9 @@ def test_a_header_alone_holds_no_rows_and_a_zero_byte_is_no_text() -> None:
 
 def test_a_return_within_a_line_is_part_of_the_text() -> None:
     assert cells("text\tlabel\nwet\rpaint\tpos\n") == [["wet\rpaint", "pos"]]
+
+
+def test_a_header_that_comes_again_is_no_row() -> None:
+    raw = read_table("text,label\na,pos\ntext,label\nb,neg\n", "rows")
+    assert [row["text"] for _, row in raw.rows] == ["a", "b"]
+    assert [str(bad) for bad in raw.bad] == ["line 3: the header again, as where two files were joined"]

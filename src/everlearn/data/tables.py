@@ -58,7 +58,9 @@ def read_table(text: str, file: str) -> RawRows:
         raise DataError(f"{file}: the header names a column twice ({', '.join(header)}): rename one.")
     for record in records[1:]:
         fields = record.fields
-        if not _fits(fields, len(header)):
+        if fields == records[0].fields:
+            raw.bad.append(BadRow(file, record.first, "the header again, as where two files were joined", fields))
+        elif not _fits(fields, len(header)):
             reason = f"{len(fields)} fields where the header has {len(header)}"
             raw.bad.append(BadRow(file, record.first, reason, fields))
         elif any("\0" in field for field in fields):
