@@ -47,6 +47,7 @@ REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
     ("trains once", "projects gradients", "{0} trains all tasks in one stage, so {1} has no earlier task to protect"),
     ("trains once", "averages weights", "{0} trains all tasks in one stage, so {1} has nothing to average"),
     ("trains once", "distils", "{0} trains all tasks in one stage, so {1} has no earlier model to keep to"),
+    ("starts elsewhere", "averages weights", "{0} starts a stage from other weights than {1} would go on averaging"),
     ("starts elsewhere", "distils", "{0} starts a stage from another model than the one that {1} would keep to"),
     ("starts elsewhere", "penalty", "{0} starts a stage from other weights than those that {1} would hold"),
 )

@@ -67,6 +67,8 @@ _REMEDY = (
     "set training.gradient_checkpointing to true, lower training.max_prompt_tokens, set model.tuning to lora, or take "
     "a smaller model (a run with changed keys needs another --name)"
 )
+_STANDING = ("step", "loss", "learning_rate", "seconds", "penalty")
+"""What a row of the history has without any note."""
 _LOOK_EVERY = {"cpu": 1}
 """Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
 
@@ -176,10 +178,19 @@ def train_stage(
         "micro_batch_tokens": course.most_tokens,
         "precision": str(autocast or next(loaded.model.parameters()).dtype).removeprefix("torch."),
     }
+    if notes := _means_of_notes(course.history):
+        summary["notes"] = notes
     write_jsonl(folder / "history.jsonl", course.history)
     write_json(folder / "summary.json", summary)
     delete_partials(folder)
     return summary
+
+
+def _means_of_notes(history: Sequence[Row]) -> dict[str, float]:
+    """What influences have noted, by name: the mean over the steps that have it."""
+    names = dict.fromkeys(name for row in history for name in row if name not in _STANDING)
+    found = {name: [row[name] for row in history if name in row] for name in names}
+    return {name: sum(values) / len(values) for name, values in found.items()}
 
 
 class _Course:
