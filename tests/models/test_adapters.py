@@ -13,7 +13,7 @@ from everlearn.errors import ModelError
 from everlearn.models.loading import load_model, save_checkpoint
 from everlearn.recipe import LoraConfig, ModelConfig
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from tests.models.wrong_folders import Fault, faults_of, spoil
+from tests.malformed.model_folders import Fault, faults_of, spoil
 from tests.tiny_models import save_tiny_model
 
 
