@@ -112,6 +112,7 @@ def test_scores_are_means_with_an_interval_of_the_main_metric() -> None:
         "task": "speak",
         "metric": "exact_match",
         "rows": 4,
+        "empty": 0,
         "values": {"exact_match": 50.0, "token_f1": pytest.approx((100 + 100 + 0 + 200 / 3) / 4)},
     }
     assert 0 <= low < 50 < high <= 100

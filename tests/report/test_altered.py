@@ -158,6 +158,9 @@ def test_rows_beside_artifacts_have_their_sums_in_the_manifest(run: Path) -> Non
         ("matrix.json", {"values": [[0.0, 0.0]] * 18}, "values has 18 rows for 2 stages"),
         ("matrix.json", {"values": [[0.0]] * 2}, "values has a row of 1 cells for 2 tasks"),
         ("matrix.json", {"base": [0.0]}, "base has 1 cells for 2 tasks"),
+        ("matrix.json", {"answers": [1, 2, 3]}, "answers has 3 cells for 2 tasks"),
+        ("matrix.json", {"empty": [[1]] * 2}, "empty has a row of 1 cells for 2 tasks"),
+        ("matrix.json", {"base_empty": [-1, 0]}, "base_empty.0: Input should be greater"),
         ("matrix.json", {"intervals": [[[3, 1], None], [None, None]]}, "in the wrong order"),
         ("manifest.json", {"stages": []}, "stages: List should have at least 1 item"),
         (

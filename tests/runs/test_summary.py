@@ -9,6 +9,8 @@ import pytest
 
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.methods.base import Stage, one_stage_per_task
+from everlearn.recipe import make_recipe
+from everlearn.runs.measure import Measurement
 from everlearn.runs.summary import summarise
 
 ROW = (Instance("", "x", "y", "t"),)
@@ -19,7 +21,8 @@ SPREAD = (0.0, 10.0, 35.0, 75.0)  # mean 30
 
 def scored(metric: str, more: float) -> list[dict[str, Any]]:
     """Rows whose main score is `more` above `SPREAD`, beside one that must not be taken."""
-    return [{"scores": {metric: value + more, "token_f1": -999.0}} for value in SPREAD]
+    texts = {"prediction": "y", "gold": "y", "references": []}
+    return [{"scores": {metric: value + more, "token_f1": -999.0}, **texts} for value in SPREAD]
 
 
 def predictions(*rows: Mapping[str, float]) -> dict[int, dict[str, list[dict[str, Any]]]]:
@@ -95,3 +98,20 @@ def test_tasks_trained_together_have_one_row() -> None:
     assert (matrix["stages"], matrix["values"], matrix["trained_at"]) == (["01-all"], [[40, 60]], {"a": 1, "b": 1})
     assert metrics["AR"]["value"] == 50  # type: ignore[index, call-overload]
     assert metrics["FWT"]["value"] is None  # type: ignore[index, call-overload]  # no task came after another
+
+
+def test_the_matrix_counts_answers_of_nothing_unless_nothing_is_right() -> None:
+    found = predictions({"a": 0, "b": 1}, {"a": 20})
+    found[1]["a"][0]["prediction"] = found[1]["a"][1]["prediction"] = ""
+    found[1]["a"][1]["references"] = [""]
+    matrix, _ = summarise(STREAM, STAGES, found, samples=200, confidence=0.95, seed=7)
+    assert (matrix["answers"], matrix["base_empty"], matrix["empty"]) == ([1, 1], [0, 0], [[1, None]])
+
+
+def test_the_line_of_a_stage_counts_its_empty_answers() -> None:
+    measurement = Measurement(make_recipe({}), STREAM, STAGES, None, None, None)  # type: ignore[arg-type]
+    measurement._rows = predictions({"a": 0, "b": 1}, {"a": 20, "b": 6})
+    measurement._scores = {1: {"a": {"values": {"accuracy": 50}}, "b": {"values": {"rouge_l": 36}}}}
+    assert measurement.line(STAGES[0]) == "after 01-a: a 50.0  b 36.0"
+    measurement._rows[1]["b"][0]["prediction"] = ""
+    assert measurement.line(STAGES[0]) == "after 01-a: a 50.0  b 36.0  (empty answers: b 1 of 4)"

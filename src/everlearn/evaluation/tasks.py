@@ -93,7 +93,7 @@ def score_rows(
     """Means over the rows, with an interval for the task's main metric.
 
     Returns:
-        task, metric, rows, values (metric to mean percent), interval (low, high).
+        task, metric, rows, empty (answers), values (metric to mean percent), interval (low, high).
     """
     assert rows, "a task has at least one evaluation row"
     names = list(rows[0]["scores"])
@@ -103,9 +103,15 @@ def score_rows(
         "task": task.name,
         "metric": task.metric,
         "rows": len(rows),
+        "empty": empty_answers(rows),
         "values": values,
         "interval": list(mean_interval(main, samples, confidence, seed)),
     }
+
+
+def empty_answers(rows: Sequence[Mapping[str, Any]]) -> int:
+    """How many rows were answered with nothing although something was asked for."""
+    return sum(not row["prediction"] and all((row["gold"], *row["references"])) for row in rows)
 
 
 def check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int) -> None:

@@ -152,17 +152,21 @@ class MatrixForm(Form):
     base: list[Cell] = []
     values: list[list[Cell]]
     intervals: list[list[Interval | None]] = []
+    answers: list[Count] = []
+    base_empty: list[Count | None] = []
+    empty: list[list[Count | None]] = []
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> MatrixForm:
         width, height = len(self.tasks), len(self.stages)
-        for name, rows in (("values", self.values), ("intervals", self.intervals)):
+        for name, rows in (("values", self.values), ("intervals", self.intervals), ("empty", self.empty)):
             if len(rows) != height and (rows or name == "values"):
                 raise ValueError(f"{name} has {len(rows)} rows for {height} stages")
             if wrong := [len(row) for row in rows if len(row) != width]:
                 raise ValueError(f"{name} has a row of {wrong[0]} cells for {width} tasks")
-        if self.base and len(self.base) != width:
-            raise ValueError(f"base has {len(self.base)} cells for {width} tasks")
+        for name, cells in (("base", self.base), ("answers", self.answers), ("base_empty", self.base_empty)):
+            if cells and len(cells) != width:
+                raise ValueError(f"{name} has {len(cells)} cells for {width} tasks")
         return self
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from everlearn.report.definitions import metric_title
+from everlearn.report.empty import empty_answers
 from everlearn.report.markup import Child, Html, el, name_of
 from everlearn.report.numbers import interval, score
 from everlearn.report.study import MethodRuns, Study
@@ -86,6 +87,7 @@ def _figure(method: MethodRuns, study: Study) -> Html:
             css=f"heat{' many' if len(study.tasks) > WIDE else ''}",
             style=f"--columns:{len(study.tasks)}",
         ),
+        el("p", told, class_="soft") if (told := empty_answers(method, study)) else None,
         class_="map",
     )
 

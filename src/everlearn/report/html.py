@@ -17,6 +17,7 @@ from everlearn.report.acting import acting
 from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
 from everlearn.report.data import data
+from everlearn.report.empty import doubt
 from everlearn.report.forgotten import forgotten
 from everlearn.report.headline import headline, metrics_line, unfinished
 from everlearn.report.heatmap import any_measured, heat_maps, matrix_title
@@ -87,6 +88,7 @@ def page(study: Study) -> str:
             average_curve(study),
             class_="hero",
         ),
+        *_doubts(study),
         tiles(study) if study.methods else None,
         metrics_line(study),
         legend(study),
@@ -155,6 +157,14 @@ def _kicker(study: Study) -> list[Html | str]:
     if days and days[-1]:
         words += [" · ", el("time", days[-1], datetime=days[-1])]
     return words
+
+
+def _doubts(study: Study) -> list[Html]:
+    """Which headline figures are not what they seem."""
+    found = [doubt(method, study) for method in study.methods]
+    return [
+        el("p", el("strong", "Empty answers"), f": {told}", class_="banner", role="note") for told in found if told
+    ]
 
 
 def _unfinished(study: Study) -> Html | None:

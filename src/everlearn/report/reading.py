@@ -53,13 +53,25 @@ class TaskFacts:
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """Scores in per cent: `values[stage - 1][task]`; None where not measured."""
+    """Scores in per cent: `values[stage - 1][task]`; None where not measured.
+
+    `empty[stage][task]` answers of `answers[task]` were empty (stage 0: the base); both absent in older runs.
+    """
 
     tasks: tuple[str, ...]
     stages: tuple[str, ...]
     base: Cells
     values: tuple[Cells, ...]
     intervals: tuple[tuple[Estimate, ...], ...]
+    answers: tuple[int, ...] = ()
+    empty: tuple[tuple[int | None, ...], ...] = ()
+
+    def empty_at(self, stage: int, task: str) -> tuple[int, int]:
+        """How many answers were empty, and of how many; 0 of 0 where that was not counted."""
+        column = self.tasks.index(task) if task in self.tasks else len(self.answers)
+        row = self.empty[stage] if stage < len(self.empty) else ()
+        found = row[column] if column < min(len(row), len(self.answers)) else None
+        return (0, 0) if found is None else (found, self.answers[column])
 
     def at(self, stage: int, task: str) -> float | None:
         """The score after a stage; stage 0 is the base model."""
@@ -203,7 +215,9 @@ def _matrix(path: Path, manifest: ManifestForm) -> Matrix | None:
     while values and all(cell is None for cell in values[-1]):  # stages that are still to come
         values.pop()
     intervals = tuple(tuple(Estimate(None, *(cell or ())) for cell in row) for row in form.intervals)
-    return Matrix(tuple(form.tasks), tuple(form.stages), tuple(form.base), tuple(values), intervals)
+    empty = tuple(tuple(row) for row in (form.base_empty, *form.empty))
+    answers = tuple(form.answers)
+    return Matrix(tuple(form.tasks), tuple(form.stages), tuple(form.base), tuple(values), intervals, answers, empty)
 
 
 def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, metric_title, metric_word, written
+from everlearn.report.empty import doubt, empty_answers
 from everlearn.report.headline import best_of, unfinished
 from everlearn.report.numbers import NONE, duration, interval, score
 from everlearn.report.reading import Estimate
@@ -58,6 +59,8 @@ def matrix_table(folder: Path) -> Group:
     for method in study.methods:
         if method.first.matrix:
             parts += [_heading(method, study), _matrix(method, study)]
+            told = filter(None, (empty_answers(method, study), doubt(method, study)))
+            parts += [_plain(f"{sentence}\n") for sentence in told]
     if any(method.finished for method in study.methods):
         parts.append(_plain("In brackets: just after the task was learnt.\n"))
     if len(study.methods) > 1:

@@ -129,13 +129,19 @@ class Measurement:
         self._summarise()
 
     def line(self, stage: Stage) -> str:
-        """One line for the terminal: this stage's row of the matrix."""
-        cells = []
+        """One line for the terminal: this stage's row of the matrix, and how many answers were empty."""
+        from everlearn.evaluation.tasks import empty_answers
+
+        cells, empty = [], []
         for task in self.stream:
             score = self._scores[stage.index].get(task.name)
             if score is not None:
                 cells.append(f"{task.name} {score['values'][task.metric]:.1f}")
-        return f"after {stage.name}: " + "  ".join(cells)
+                rows = self._rows[stage.index][task.name]
+                if count := empty_answers(rows):
+                    empty.append(f"{task.name} {count} of {len(rows)}")
+        told = f"  (empty answers: {', '.join(empty)})" if empty else ""
+        return f"after {stage.name}: " + "  ".join(cells) + told
 
     def finish(self) -> tuple[dict[str, object], dict[str, object]]:
         """The matrix and the metrics as written."""

@@ -9,6 +9,7 @@ import numpy as np
 
 from everlearn.data.instance import TaskStream
 from everlearn.evaluation import bootstrap, continual
+from everlearn.evaluation.tasks import empty_answers
 from everlearn.methods.base import Stage
 from everlearn.seeds import derive
 
@@ -55,6 +56,10 @@ def summarise(
         drawn = resamples[task].get(row)
         return None if drawn is None else list(bootstrap.percentile_interval(drawn, confidence))
 
+    def empty(task: str, row: int) -> int | None:
+        answers = predictions.get(row, {}).get(task)
+        return None if answers is None else empty_answers(answers)
+
     trained_at = {task.name: stage.index for stage in measured for task in stage.tasks}
     matrix: dict[str, object] = {
         "tasks": stream.names,
@@ -63,6 +68,9 @@ def summarise(
         "base": [cell(name, 0) for name in stream.names],
         "values": [[cell(name, stage.index) for name in stream.names] for stage in measured],
         "intervals": [[interval(name, stage.index) for name in stream.names] for stage in measured],
+        "answers": [len(task.evaluation) for task in stream],
+        "base_empty": [empty(name, 0) for name in stream.names],
+        "empty": [[empty(name, stage.index) for name in stream.names] for stage in measured],
         "trained_at": trained_at,
     }
     return matrix, _metrics(values, resamples, [stage.index for stage in measured], trained_at, samples, confidence)
