@@ -17,7 +17,7 @@ from everlearn.errors import UserError
 
 SECONDS = 60
 """Far above what any command of these tests takes, for the machine may be busy."""
-QUIET = ("run", "compare", "resume", "evaluate", "inspect", "synthesize", "update")
+QUIET = ("run", "compare", "resume", "evaluate", "inspect", "synthesize", "update", "pretrain")
 
 
 class Hung(BaseException):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.errors import RecipeError
+from everlearn.errors import RecipeError, RunError
 
 if TYPE_CHECKING:
     from everlearn.progress import LineProgress
@@ -45,10 +45,12 @@ def named_folder(text: str) -> Path:
     """The folder, with its name also where it is given as `.` or `..`: a run is called what its folder is called.
 
     Raises:
-        RunError: it is a link, or one stands in it where everlearn reads and writes.
+        RunError: its name is blank, it is a link, or one stands in it where everlearn reads and writes.
     """
     from everlearn.run_folder import refuse_links
 
+    if not text.strip():
+        raise RunError(f"the name of a folder is blank ({text!r}): give one.")
     path = Path(text)
     path = path.resolve() if path.name in ("", "..") else path
     refuse_links(path)

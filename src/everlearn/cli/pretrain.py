@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import re
 from collections.abc import Callable
-from pathlib import Path
 
 from everlearn.visible import tell
 
@@ -42,10 +41,10 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 
 def run(args: argparse.Namespace) -> int:
     """Trains and says where the model is."""
-    from everlearn.cli.options import make_display
+    from everlearn.cli.options import make_display, named_folder
     from everlearn.updates.base_model import pretrain
 
-    out = Path(args.out)
+    out = named_folder(args.out)
     display = make_display(args, out)
     with display.step("pre-training the base") as tick:
 
