@@ -28,6 +28,8 @@ CASES = {
     "kmeans": ("lora", {"name": "kmeans_rehearsal", "ratio": 0.2, "clusters": 3}, {"gradient_checkpointing": True}),
     "ewc": ("full", {"name": "ewc", "fisher_rows": 4}, {"checkpoint_every": 1, "micro_batch_tokens": 128}),
     "l2": ("full", {"name": "l2"}, {}),
+    "gem": ("lora", {"name": "gem", "memory_per_task": 4}, {}),
+    "replay": ("full", {"name": "experience_replay+agem"}, {}),
 }
 """Tuning, method and training of each run."""
 
