@@ -172,9 +172,10 @@ def test_dropout_is_told_once_for_what_it_costs(name: str, tmp_path: Path, tiny_
     bench, method = Bench(tmp_path, tiny_model), make_method(name, {})
     for stage in method.stages(STREAM)[1:]:
         context = bench.context(stage)
-        context.progress.say = said.append  # type: ignore[method-assign]
         (influence,) = method.influences(context)
         model = bench.latest.model
-        influence.begin(Training(model, tuned_parameters(model), [], torch.device("cpu"), 0, 1, lambda rows: {}))
+        influence.begin(
+            Training(model, tuned_parameters(model), [], torch.device("cpu"), 0, 1, lambda rows: {}, said.append)
+        )
     assert len(said) == 1
     assert "dropout is on (0.1)" in said[0]

@@ -56,5 +56,5 @@ class AGEM(Method):
         if not stage.seen:
             return ()
         groups = [group.name for group in self.rehearsal(context).groups]
-        warn = context.progress.say if len(stage.seen) == 1 else None
-        return [OnAverage(groups, warn, sample=self.options.sample or context.training.batch_size)]
+        tells = len(stage.seen) == 1
+        return [OnAverage(groups, tells, sample=self.options.sample or context.training.batch_size)]

@@ -67,6 +67,6 @@ class GEM(Method):
         if not stage.seen:
             return ()
         groups = [group.name for group in self.rehearsal(context).groups]
-        warn = context.progress.say if len(stage.seen) == 1 else None
+        tells = len(stage.seen) == 1
         is_relative = options.epsilon_is == "relative"
-        return [OnEveryTask(groups, warn, margin=options.margin, epsilon=options.epsilon, relative=is_relative)]
+        return [OnEveryTask(groups, tells, margin=options.margin, epsilon=options.epsilon, relative=is_relative)]

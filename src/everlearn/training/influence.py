@@ -38,7 +38,8 @@ class Training:
         seed: Of the phase.
         steps: Optimizer steps of the whole phase.
         gradients_of: Rows to the gradient of their mean answer loss, by parameter name; the model's own gradients
-            stay as they are.
+            stay as they are. Not yet in `begin`.
+        say: Shows the user a line, once whatever the number of processes.
     """
 
     model: Module
@@ -48,6 +49,7 @@ class Training:
     seed: int
     steps: int
     gradients_of: Callable[[Sequence[EncodedRow]], dict[str, Tensor]]
+    say: Callable[[str], None] = lambda line: None
 
     def beside(self, arrays: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
         """Stored values on the device, in the form of the parameters that they stand beside, paired by name."""

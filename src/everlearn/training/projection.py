@@ -8,7 +8,7 @@ rescales the step elementwise (Adam) keeps the direction's promise no longer exa
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -105,11 +105,11 @@ class Projection(Influence):
 
     Args:
         groups: Names of the groups of memory rows, one a task.
-        warn: Told in a sentence what weakens the promise; None: not here.
+        tells: Whether to say what weakens the promise (once a run is enough).
     """
 
-    def __init__(self, groups: Sequence[str], warn: Callable[[str], None] | None) -> None:
-        self._groups, self._warn = groups, warn
+    def __init__(self, groups: Sequence[str], tells: bool) -> None:
+        self._groups, self._tells = groups, tells
 
     def begin(self, training: Training) -> None:
         """Finds the memory rows."""
@@ -120,8 +120,8 @@ class Projection(Influence):
             [row for row in training.rows if row.group == name] for name in self._groups
         ]
         rate = max((part.p for part in training.model.modules() if isinstance(part, Dropout)), default=0.0)
-        if rate > 0 and self._warn:
-            self._warn(
+        if rate > 0 and self._tells:
+            training.say(
                 f"dropout is on ({rate:g}): gradients of memory rows are taken under other masks than those of the "
                 "step, so more steps than need be are changed; with model.lora.dropout 0 none is."
             )
@@ -145,12 +145,12 @@ class OnAverage(Projection):
 
     Args:
         groups: As in `Projection`.
-        warn: As in `Projection`.
+        tells: As in `Projection`.
         sample: Rows drawn.
     """
 
-    def __init__(self, groups: Sequence[str], warn: Callable[[str], None] | None, *, sample: int) -> None:
-        super().__init__(groups, warn)
+    def __init__(self, groups: Sequence[str], tells: bool, *, sample: int) -> None:
+        super().__init__(groups, tells)
         self._sample = sample
 
     def after_backward(self, step: OptimizerStep) -> None:
@@ -166,7 +166,7 @@ class OnEveryTask(Projection):
 
     Args:
         groups: As in `Projection`.
-        warn: As in `Projection`.
+        tells: As in `Projection`.
         margin: As in `cone_weights`.
         epsilon: As in `turn_into_cone`.
         relative: As in `turn_into_cone`.
@@ -175,13 +175,13 @@ class OnEveryTask(Projection):
     def __init__(
         self,
         groups: Sequence[str],
-        warn: Callable[[str], None] | None,
+        tells: bool,
         *,
         margin: float,
         epsilon: float,
         relative: bool,
     ) -> None:
-        super().__init__(groups, warn)
+        super().__init__(groups, tells)
         self._margin, self._epsilon, self._relative = margin, epsilon, relative
 
     def after_backward(self, step: OptimizerStep) -> None:

@@ -163,7 +163,9 @@ def train_stage(
         progress.step(what, len(objective)) as tick,
         tracking(config.report_to, folder, what) as track,
     ):
-        course = _Course(loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track)
+        course = _Course(
+            loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track, say=progress.say
+        )
         course.run(everything, processes, influences, phase, tuning)
     last = course.history[-1]
     summary: dict[str, object] = {
@@ -207,9 +209,10 @@ class _Course:
         folder: Path,
         tick: Callable[..., None],
         track: Callable[[Row], None],
+        say: Callable[[str], None],
     ) -> None:
         self.loaded, self.objective, self.config, self.key = loaded, objective, config, key
-        self.seed, self.folder, self.tick, self.track = seed, folder, tick, track
+        self.seed, self.folder, self.tick, self.track, self.say = seed, folder, tick, track, say
         self.most_tokens = config.micro_batch_tokens or MOST_TOKENS.get(loaded.device.type, 32768)
         self.history: list[Row] = []
         self.tokens = self.answers = self.done = 0
@@ -236,7 +239,9 @@ class _Course:
         moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         with self._memory("what the method keeps beside the weights"):
             for influence in influences:
-                influence.begin(Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of))
+                influence.begin(
+                    Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of, self.say)
+                )
         parts = tuning.moves if tuning else None
         optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay, parts=parts)
         if phase.moments == "inherit":
