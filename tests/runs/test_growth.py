@@ -18,9 +18,10 @@ from everlearn.data.instance import Task
 from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_mapping, read_vouched, write_jsonl
 from everlearn.progress import LineProgress
-from everlearn.recipe import Recipe, make_recipe
+from everlearn.recipe import Recipe, StreamConfig, make_recipe
 from everlearn.runs.add import add_task
 from everlearn.runs.compare import compare
+from everlearn.runs.growth import grows
 from everlearn.runs.loop import execute, recipe_of
 from everlearn.synthesis import pipeline
 from tests.runs.test_loop import TASKS, tiny_recipe
@@ -194,7 +195,7 @@ def test_the_embedded_stream_grows_by_files(tmp_path: Path, tiny_model: Path, tr
     stream = {"tasks": "embedded", "order": ["routing", "sentiment"], "train_limit": 6, "evaluation_limit": 2}
     recipe = tiny_recipe(tmp_path, tiny_model, stream=stream, evaluation={"max_new_tokens": 2})
     folder = execute(recipe).folder
-    write_jsonl(tmp_path / "more.jsonl", [{"input": f"thing {at}", "output": str(at % 2)} for at in range(12)])
+    write_jsonl(tmp_path / "more.jsonl", [{"text": f"thing {at}", "label": str(at % 2)} for at in range(12)])
     del trained[:]
     add_task(folder, {"train": str(tmp_path / "more.jsonl"), "demonstrations": 2}, QUIET)
     add_task(folder, {"train": "embedded", "name": "booking"}, QUIET)
@@ -202,6 +203,32 @@ def test_the_embedded_stream_grows_by_files(tmp_path: Path, tiny_model: Path, tr
     assert read_vouched(folder / "matrix.json")["tasks"] == ["routing", "sentiment", "more", "booking"]
     with pytest.raises(RecipeError, match="no task 'bookings' is embedded"):
         add_task(folder, {"train": "embedded", "name": "bookings"}, QUIET)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ({"tasks": "ab"}, {"tasks": "abc"}, True),
+        ({"tasks": "ab"}, {"tasks": "ab"}, False),
+        ({"tasks": "ab"}, {"tasks": "a"}, False),
+        ({"tasks": "ab"}, {"tasks": "cab"}, False),
+        ({"tasks": "ab"}, {"tasks": "bac"}, False),
+        ({"tasks": "ab"}, {"tasks": "cab", "order": ["a", "b", "c"]}, True),
+        ({"tasks": "abc", "order": ["b"]}, {"tasks": "abc", "order": ["b", "a"]}, True),
+        ({"tasks": "abc", "order": ["b"]}, {"tasks": "abc"}, False),
+        ({"tasks": "embedded", "order": ["sentiment"]}, {"tasks": "embedded"}, True),
+        ({"tasks": "embedded", "order": ["routing"]}, {"tasks": "embedded"}, False),
+        ({"tasks": "embedded"}, {"tasks": "ab"}, False),
+    ],
+    ids=str,
+)
+def test_a_stream_grows_only_at_its_end(old: dict[str, Any], new: dict[str, Any], expected: bool) -> None:
+    def stream(keys: dict[str, Any]) -> StreamConfig:
+        tasks = keys["tasks"]
+        listed = tasks if tasks == "embedded" else [{"name": name, "train": f"{name}.jsonl"} for name in tasks]
+        return StreamConfig.model_validate({**keys, "tasks": listed})
+
+    assert grows(stream(old), stream(new)) is expected
 
 
 @pytest.fixture(scope="module")

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 from everlearn.checking import checked
-from everlearn.data.recipe_writer import task_name
-from everlearn.errors import RecipeError, RunError
+from everlearn.data.recipe_writer import columns_of, task_name
+from everlearn.errors import DataError, RecipeError, RunError
 from everlearn.progress import Progress
 from everlearn.recipe import TaskConfig
 from everlearn.recipe_paths import anchored
@@ -24,7 +25,8 @@ def add_task(folder: Path, task: Mapping[str, object], progress: Progress) -> di
 
     Args:
         folder: Of the run or comparison.
-        task: As under `stream.tasks` of a recipe; without a name the task is called like its training file.
+        task: As under `stream.tasks` of a recipe; without a name the task is called like its training file, and
+            without format or columns these are guessed as for a new recipe.
         progress: Where to show what goes on.
 
     Raises:
@@ -45,8 +47,12 @@ def add_task(folder: Path, task: Mapping[str, object], progress: Progress) -> di
     source = task.get("train")
     if not source:
         raise RecipeError("a task needs training rows: give --train FILE.")
-    name = task.get("name") or task_name(Path(str(source)).name.partition(".")[0])
-    entry = anchored(checked(TaskConfig, {**task, "name": name}, where="the task to add"), None)
+    path = Path(str(source)).expanduser()
+    given = {"name": task_name(path.name.partition(".")[0]), **task}
+    if not task.keys() & {"format", "columns"}:
+        with suppress(DataError):  # what cannot be read is refused with the rest of the recipe
+            given["columns"] = columns_of(path)[0] if path.is_file() else {}
+    entry = anchored(checked(TaskConfig, given, where="the task to add"), None)
     plan = planned(folder)
     if plan is None:
         return execute(longer(recipe_of(folder), entry, folder), folder=folder, progress=progress)
