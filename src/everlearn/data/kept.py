@@ -17,12 +17,12 @@ from everlearn.files import read_jsonl, read_mapping, read_vouched, write_json, 
 _PARTS = ("train", "evaluation", "demonstrations")
 
 
-def keep_task(task: Task, folder: Path) -> None:
-    """Writes a task into a folder."""
+def keep_task(task: Task, fingerprint: str, folder: Path) -> None:
+    """Writes a task, and what `Task.fingerprint` gives of it, into a folder."""
     for part in _PARTS:
         write_jsonl(folder / f"{part}.jsonl", (row.to_json() for row in getattr(task, part)))
     about = {"name": task.name, "metric": task.metric, "labels": list(task.labels)}
-    write_json(folder / "task.json", {**about, "fingerprint": task.fingerprint()})
+    write_json(folder / "task.json", {**about, "fingerprint": fingerprint})
 
 
 def kept_fingerprint(folder: Path, name: str) -> str | None:

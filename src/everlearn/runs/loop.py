@@ -329,9 +329,9 @@ class _Run:
         """Keeps the rows of every task, so that the run goes on where their files are no more."""
         for stage in self.stages:
             for name in (task.name for task in stage.tasks):
-                task = self.read[name]
-                place = f"stages/{stage.name}/data/{name}"
-                self.store.step(place, "data", {"task": task.fingerprint()}, partial(keep_task, task))
+                task, place = self.read[name], f"stages/{stage.name}/data/{name}"
+                fingerprint = task.fingerprint()
+                self.store.step(place, "data", {"task": fingerprint}, partial(keep_task, task, fingerprint))
 
     def _train(self, stage: Stage, start: ModelState) -> ModelState:
         """Trains the phases of a stage; returns what the released one has made."""
