@@ -14,7 +14,8 @@ from everlearn.recipe import MethodConfig
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths run_folder artifacts checking errors".split(), 0),
+    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths run_folder".split(), 0),
+    **dict.fromkeys("artifacts checking crew errors".split(), 0),
     **dict.fromkeys("files ordinary_files progress seeds shares visible".split(), 0),
     "data": 1,
     "models": 2,

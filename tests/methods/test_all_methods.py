@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import pytest
@@ -66,6 +67,8 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
         check_phases(method.phases(context))
         rehearsed = method.rehearsal(context).rows
         assert {row.task for row in rehearsed} <= {task.name for task in (*stage.seen, *stage.tasks)}
+        order = (method.rehearsal(context), method.phases(context), list(method.influences(context)))
+        assert pickle.dumps(order), "it goes to the other processes of a launch"
         penalty = penalty_of(method, context, bench.latest.model)
         assert penalty is None or penalty.isfinite()
         method.after_stage(context)

@@ -210,12 +210,10 @@ def test_a_stage_is_trained_with_its_own_seed_its_own_rows_first_and_the_method_
             seeds["loaded"].append(given["seed"])
         return real(config, **given)
 
-    def train(
-        loaded: object, own: list[Any], *_: object, seed: int, mixture: Any, influences: Any, **__: object
-    ) -> None:
+    def train(loaded: object, *, rows: list[Any], seed: int, mixture: Any, influences: Any, **_: object) -> None:
         seeds["trained"].append(seed)
-        rows = [*own, *mixture.rows]
-        found.append((len(influences), (rows[0].task, rows[-1].task)))
+        all_rows = [*rows, *mixture.rows]
+        found.append((len(influences), (all_rows[0].task, all_rows[-1].task)))
 
     monkeypatch.setattr(loading, "load_model", load)
     monkeypatch.setattr(trainer, "train_stage", train)

@@ -601,9 +601,9 @@ def test_a_full_disk_at_a_checkpoint_is_named(folders, tmp_path, monkeypatch) ->
         train(load(folders), tmp_path, config=CONFIG.model_copy(update={"checkpoint_every": 1}))
 
 
-def test_several_processes_are_refused(folders, tmp_path, monkeypatch) -> None:
+def test_several_processes_that_each_train_by_themselves_are_refused(folders, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(UserError, match="one process"):
+    with pytest.raises(UserError, match="by the command alone"):
         train(load(folders), tmp_path)
 
 

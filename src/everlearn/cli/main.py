@@ -11,11 +11,12 @@ import codecs
 import io
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
 
 from everlearn.cli.endings import ended_by, stopped_by_signals
+from everlearn.crew import crew, is_broken, is_first, is_launched, join
 from everlearn.errors import shortened
 from everlearn.report.numbers import in_plain_signs
 from everlearn.visible import tell
@@ -51,7 +52,8 @@ class _Parser(argparse.ArgumentParser):
             given = message.split("invalid choice: '")[1].split("'")[0]
             if guess := nearest(given, COMMANDS):
                 message += f" - did you mean {guess!r}?"
-        tell(f"everlearn: {shortened(message)}\nTry '{self.prog} --help'.", file=sys.stderr)
+        if is_first():
+            tell(f"everlearn: {shortened(message)}\nTry '{self.prog} --help'.", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -101,11 +103,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the command line and returns the exit code."""
     with stopped_by_signals():
         try:
-            return _run(arguments)
+            code = _run(arguments)
         except SystemExit:
             raise
         except BaseException as error:  # the last resort: also what libraries derive from it, such as Rust's panics
-            return ended_by(error)
+            code = ended_by(error)
+    if is_broken():  # the threads of a broken connection would abort the interpreter as it ends
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _run(arguments: Sequence[str] | None) -> int:
@@ -116,8 +123,24 @@ def _run(arguments: Sequence[str] | None) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):  # names and signs that the terminal or the pipe cannot show
         codecs.register_error("plain_signs", in_plain_signs)
         sys.stdout.reconfigure(errors="plain_signs")
-    if getattr(args, "quiet", True) is False and os.environ.get("RANK", "0") == "0":
+    if getattr(args, "quiet", True) is False and is_first():
         tell(f"everlearn {args.command}: starting, the libraries take some seconds ...", file=sys.stderr)
-    code = int(import_module(f"everlearn.cli.{args.command}").run(args) or 0)
+    command = import_module(f"everlearn.cli.{args.command}")
+    walks_in_all = args.command == "update"
+    if is_launched() and not walks_in_all:
+        return _in_crew(command.run, args, sys.argv[1:] if arguments is None else arguments)
+    code = int(command.run(args) or 0)
     sys.stdout.flush()
+    return code
+
+
+def _in_crew(run: Callable[[argparse.Namespace], int | None], args: argparse.Namespace, given: Sequence[str]) -> int:
+    """Runs a command in one process of several: the first one walks, the others serve it."""
+    if not join(given).is_first:
+        return crew().serve()
+    try:
+        code = int(run(args) or 0)
+        sys.stdout.flush()
+    finally:
+        crew().end()
     return code

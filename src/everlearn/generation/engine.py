@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from everlearn.crew import Crew
 from everlearn.errors import UserError
 from everlearn.generation.decoding import PAUSED, Batch, Decoder, KeyValueState, Prompt
 from everlearn.generation.memory import cached_tokens
@@ -54,6 +55,7 @@ class TransformersGenerator:
         context_length: Most tokens of prompt and completion; None: what the model's configuration says.
         max_batch_tokens: Most tokens cached at a time; None: what fits into a share of the free memory.
         max_rows: Most completions in one batch; None: by the device.
+        crew: Processes that have the same model and are asked for the same; each completes some of the prompts.
 
     When memory runs out, these limits are halved for good and what is not yet complete begins again.
     """
@@ -66,8 +68,10 @@ class TransformersGenerator:
         context_length: int | None = None,
         max_batch_tokens: int | None = None,
         max_rows: int | None = None,
+        crew: Crew | None = None,
     ) -> None:
         self._model = model
+        self._crew = crew or Crew()
         self._tokenizer = tokenizer
         settings = model.config.get_text_config()
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
@@ -90,9 +94,12 @@ class TransformersGenerator:
         copies = 1 if greedy else sampling.samples_per_prompt
         first = _first_of_equals(wanted) if greedy else list(range(len(wanted)))
         distinct = [prompt for prompt in wanted if first[prompt.index] == prompt.index]
+        if self._crew.count > 1:
+            distinct = self._share(distinct)
         ends = end_tokens(self._model, self._tokenizer) | set(sampling.end_ids)
         stopper = Stopper(self._tokenizer, sampling.stop, ends)
-        collector = _Collector(stopper, copies, first, progress)
+        own = list(distinct)
+        collector = _Collector(stopper, copies, first, progress, self._crew.count)
         with torch.inference_mode(), _evaluating(self._model):
             while distinct:
                 cached = self._max_batch_tokens or cached_tokens(inner_model(self._model))
@@ -106,7 +113,16 @@ class TransformersGenerator:
                 if not has_room:  # outside the handler, which holds what was computed
                     self._halve(cached)
                 distinct = [prompt for prompt in distinct if collector.begins_again(prompt.index)]
-        return [collector.completions[i] * (sampling.samples_per_prompt // copies) for i in first]
+        completed = collector.completions
+        for found in self._crew.gather({prompt.index: completed[prompt.index] for prompt in own}):
+            for index, completions in found.items():
+                completed[index] = completions
+        return [completed[i] * (sampling.samples_per_prompt // copies) for i in first]
+
+    def _share(self, prompts: list[Prompt]) -> list[Prompt]:
+        """This process's prompts: every n-th, so that shares have like lengths."""
+        longest = sorted(prompts, key=lambda prompt: -len(prompt.token_ids))
+        return longest[self._crew.rank :: self._crew.count]
 
     def _complete(
         self,
@@ -235,9 +251,9 @@ class TransformersGenerator:
         yield Batch(batch, node)
 
 
-def make_generator(loaded: LoadedModel) -> Generator:
+def make_generator(loaded: LoadedModel, crew: Crew | None = None) -> Generator:
     """The engine for a loaded model."""
-    return TransformersGenerator(loaded.model, loaded.tokenizer, context_length=loaded.context_length)
+    return TransformersGenerator(loaded.model, loaded.tokenizer, context_length=loaded.context_length, crew=crew)
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,12 +274,15 @@ class _Company:
 
 
 class _Collector:
-    """Turns finished rows into completions and reports how far the work is."""
+    """Turns finished rows into completions and reports how far the work is, judged by one of `processes` shares."""
 
-    def __init__(self, stopper: Stopper, copies: int, first: list[int], progress: GenerationProgress | None) -> None:
+    def __init__(
+        self, stopper: Stopper, copies: int, first: list[int], progress: GenerationProgress | None, processes: int
+    ) -> None:
         self._stopper = stopper
         self._progress = progress
         self._copies = copies
+        self._processes = processes
         self._left = [copies] * len(first)
         self._weights = [0] * len(first)
         for index in first:
@@ -292,7 +311,8 @@ class _Collector:
 
     def _tell(self) -> None:
         if self._progress is not None:
-            self._progress(self._finished, len(self._weights), self._tokens)
+            finished, tokens = self._finished * self._processes, self._tokens * self._processes
+            self._progress(min(finished, len(self._weights)), len(self._weights), tokens)
 
 
 def _first_of_equals(prompts: list[Prompt]) -> list[int]:

@@ -16,11 +16,12 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
-from everlearn.data.mixture import Draw, Group, Mixture
+from everlearn.data.mixture import Group, Mixture
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
@@ -136,30 +137,27 @@ class ExperienceReplay(Method):
             rows,
             per_step=options.memory_batch or context.training.batch_size,
             is_within=False,
-            drawn=self._draw(context),
+            drawn=partial(_drawn, planned=self._planned(context)),
             weight=options.beta,
             mean="tokens" if options.mean == "joint" else "own",
         )
         return Mixture((group,))
 
-    def _draw(self, context: StageContext) -> Draw:
-        return lambda order, seed: self._plan(order, context).drawn
-
-    def _plan(self, order: Sequence[Sequence[int]], context: StageContext) -> Plan:
-        """A stage by the numbers of the group's rows: those held before it, then its own."""
-        before, own = len(self._held), len(context.stage.rows)
-        return plan_of(
-            [[before + number for number in step if number < own] for step in order],
-            range(before),
-            self._offered,
-            self.options,
+    def _planned(self, context: StageContext) -> partial[Plan]:
+        """The plan of a stage by its order."""
+        return partial(
+            _plan,
+            before=len(self._held),
+            own=len(context.stage.rows),
+            offered=self._offered,
+            options=self.options,
             count=self.options.memory_batch or context.training.batch_size,
             seed=context.random_seed(self.name),
         )
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps what the memory holds."""
-        plan = self._plan(context.order, context)
+        plan = self._planned(context)(context.order)
         own = [(task.name, place) for task in context.stage.tasks for place in range(len(task.train))]
         places = [*self._held, *own]
         self._held, self._offered = [places[item] for item in plan.held], plan.offered
@@ -172,3 +170,24 @@ class ExperienceReplay(Method):
         """Takes them back."""
         held = cast("Sequence[tuple[str, int]]", values["held"])
         self._held, self._offered = [(task, place) for task, place in held], cast("int", values["offered"])
+
+
+def _drawn(
+    order: Sequence[Sequence[int]], _: int, planned: Callable[[Sequence[Sequence[int]]], Plan]
+) -> list[list[int]]:
+    return planned(order).drawn
+
+
+def _plan(
+    order: Sequence[Sequence[int]],
+    *,
+    before: int,
+    own: int,
+    offered: int,
+    options: ExperienceReplayOptions,
+    count: int,
+    seed: int,
+) -> Plan:
+    """A stage by the numbers of the group's rows: those held before it, then its own."""
+    steps = [[before + number for number in step if number < own] for step in order]
+    return plan_of(steps, range(before), offered, options, count=count, seed=seed)

@@ -46,6 +46,8 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         name = f"checkpoint-{fingerprint[:8]}"
     with held(store.folder):
         store.update_manifest(kind=EVALUATION)
-        measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress)
+        measurement = Measurement(
+            recipe, prepared.stream, [], prepared.template, store, progress, models.generator_for
+        )
         measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
         return read_mapping(folder / "stages" / name / "scores.json")

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn import recipe_file
+from everlearn.crew import crew
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
 from everlearn.data.kept import keep_task, kept_task
@@ -92,6 +93,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.data.stream import load_stream
     from everlearn.models import loading
 
+    crew()  # refuses processes of which each would do all this
     method = assemble(recipe.method)
     model = loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
@@ -292,7 +294,9 @@ class _Run:
         self._phases: dict[tuple[int, str | None], ModelState] = {}
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
-        self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress)
+        self.measurement = Measurement(
+            recipe, self.stream, self.stages, self.template, store, progress, self.models.generator_for
+        )
 
     def go(self) -> RunResult:
         """All stages, then the final model and the report."""
@@ -390,34 +394,27 @@ class _Run:
         checkpoint, beside = tuning.start.folder, tuning.start.beside
 
         def make(folder: Path) -> None:
-            from everlearn.models import loading
-            from everlearn.training.stage import train_stage
+            from everlearn.runs.work import Training, train
 
             self.models.release()
-            loaded = loading.load_model(
+            order = Training(
                 self.recipe.model,
-                checkpoint=checkpoint,
-                trainable=True,
-                seed=seed,
-                beside=beside,
-                moving=list(tuning.moves),
+                folder,
+                load={"checkpoint": checkpoint, "seed": seed, "beside": beside, "moving": list(tuning.moves)},
+                stage={
+                    "rows": stage.rows,
+                    "config": config,
+                    "template": self.template,
+                    "seed": seed,
+                    "what": what,
+                    "mixture": mixture,
+                    "influences": influences,
+                    "phase": phase,
+                    "tuning": tuning,
+                },
+                save={"tuning": tuning},
             )
-            train_stage(
-                loaded,
-                stage.rows,
-                config,
-                self.template,
-                seed=seed,
-                folder=folder,
-                progress=self.progress,
-                what=what,
-                mixture=mixture,
-                influences=influences,
-                phase=phase,
-                tuning=tuning,
-            )
-            loading.save_checkpoint(loaded, folder, tuning=tuning)
-            in_memory.append(loaded)
+            in_memory.append(crew().together(train, order, self.progress))
 
         in_memory: list[LoadedModel] = []
         name = TRAINING if phase.is_released else phase.name
@@ -505,8 +502,6 @@ class _Run:
         )
 
     def _context(self, stage: Stage, state: ModelState) -> StageContext:
-        from everlearn.runs.models_at_hand import generator_for
-
         names = {other.index: other.name for other in self.stages}
         return StageContext(
             stage=stage,
@@ -521,7 +516,7 @@ class _Run:
             state=state,
             base=self.models.base,
             base_fingerprint=self.base_fingerprint,
-            generator_for=generator_for,
+            generator_for=self.models.generator_for,
             phase_of=lambda index, name: self._phases[index, name],
             order=self._order,
         )
@@ -543,7 +538,7 @@ class _Run:
         return {
             "everlearn": versions()["everlearn"],
             "versions": versions(),
-            "machine": machine(),
+            "machine": {**machine(), "processes": crew().count},
             "method": {"name": self.method.name, "options": self.method.described()},
             "label": self.label,
             "seed": self.recipe.seed,

@@ -61,6 +61,7 @@ class Measurement:
         template: How an instance becomes a prompt.
         store: Where the steps stand.
         progress: Where to show what goes on.
+        generator_for: The generation engine over a loaded model.
     """
 
     def __init__(
@@ -71,6 +72,7 @@ class Measurement:
         template: PromptTemplate,
         store: RunStore,
         progress: Progress,
+        generator_for: Callable[[LoadedModel], Generator],
     ) -> None:
         self.recipe = recipe
         self.stream = stream
@@ -78,6 +80,7 @@ class Measurement:
         self.template = template
         self.store = store
         self.progress = progress
+        self.generator_for = generator_for
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
@@ -96,9 +99,7 @@ class Measurement:
 
         def generator(loaded: LoadedModel) -> Generator:
             if not generators:
-                from everlearn.runs.models_at_hand import generator_for
-
-                generators.append(generator_for(loaded))
+                generators.append(self.generator_for(loaded))
             return generators[0]
 
         self._rows[index], self._scores[index] = {}, {}

@@ -11,15 +11,17 @@ of the other.
 from __future__ import annotations
 
 import gc
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.crew import crew
 from everlearn.models import loading
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
-    from everlearn.generation.protocol import Generator
+    from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
     from everlearn.models.loading import LoadedModel
     from everlearn.models.state import Part
 
@@ -43,6 +45,7 @@ class ModelsAtHand:
         self._latest: LoadedModel | None = None
         self._base: LoadedModel | None = None
         self._base_view = ExitStack()
+        self._viewed: LoadedModel | None = None
 
     def point_to(
         self, checkpoint: Path | None, loaded: LoadedModel | None = None, *, beside: tuple[Part, ...] = ()
@@ -79,11 +82,37 @@ class ModelsAtHand:
     def base(self) -> LoadedModel:
         """The base model theta(0)."""
         if self.config.tuning == "lora" and not self._is_base():
-            return self._base_view.enter_context(loading.base_of(self.latest()))
+            self._viewed = self._base_view.enter_context(loading.base_of(self.latest()))
+            return self._viewed
         return self._plain_base()
 
     def _is_base(self) -> bool:
         return self._checkpoint is None and not self._beside
+
+    def generator_for(self, loaded: LoadedModel) -> Generator:
+        """The generation engine over one of these models; with several processes, all of them complete."""
+        if crew().count > 1 and (loaded is self._latest or self._means_base(loaded)):
+            return _OfAll(self, loaded)
+        from everlearn.generation.engine import make_generator
+
+        return make_generator(loaded)
+
+    def _means_base(self, loaded: LoadedModel) -> bool:
+        return loaded is self._base or loaded is self._viewed
+
+    def complete(
+        self,
+        loaded: LoadedModel,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling,
+        progress: GenerationProgress | None,
+    ) -> list[list[Completion]]:
+        """Completes prompts in all processes."""
+        from everlearn.runs.work import Completing, complete
+
+        state = {"checkpoint": self._checkpoint, "beside": self._beside}
+        order = Completing(self.config, state, self._means_base(loaded), prompts, sampling)
+        return crew().together(complete, order, (loaded, progress))
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
         """Keeps these and frees what was before: a Trainer's cycles hold models and optimizers until collected."""
@@ -104,8 +133,14 @@ def _weight_bytes(loaded: LoadedModel | None) -> int:
     return 0 if loaded is None else sum(weight.numel() * weight.element_size() for weight in loaded.model.parameters())
 
 
-def generator_for(loaded: LoadedModel) -> Generator:
-    """The generation engine over a loaded model."""
-    from everlearn.generation.engine import make_generator
+class _OfAll:
+    """The generation engine of all processes over one of the models at hand."""
 
-    return make_generator(loaded)
+    def __init__(self, models: ModelsAtHand, loaded: LoadedModel) -> None:
+        self._models, self._loaded = models, loaded
+
+    def generate(
+        self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
+    ) -> list[list[Completion]]:
+        """Completes every prompt; see `Generator.generate`."""
+        return self._models.complete(self._loaded, prompts, sampling, progress)

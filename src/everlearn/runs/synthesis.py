@@ -13,7 +13,7 @@ from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import SYNTHESIS, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
-from everlearn.runs.models_at_hand import ModelsAtHand, generator_for
+from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.store import RunStore
 from everlearn.synthesis.options import SynthesisOptions
 
@@ -66,7 +66,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
                 step=store.steps_below(name),
                 base=models.base,
                 base_fingerprint=prepared.base_fingerprint,
-                generator_for=generator_for,
+                generator_for=models.generator_for,
                 template=prepared.template,
                 training=recipe.training,
                 progress=progress,

@@ -156,19 +156,21 @@ class Answers:
     def tokens(self, batch: Batch) -> tuple[int, int]:
         """Tokens of this process's share, and of its longest row."""
         lengths = [len(row.ids) for row in batch.rows]
-        return sum(lengths), max(lengths)
+        return sum(lengths), max(lengths, default=0)
 
     def gradients_of(self, rows: Sequence[EncodedRow], most_tokens: int) -> dict[str, Tensor]:
         """The gradient of the mean answer loss of rows by parameter name, float32; the model's own stay as they are.
 
         The model is in training mode, so dropout acts: its masks follow from the stream of the step, after its passes.
+        All processes ask for it at the same moment, and each computes its share.
         """
         named = {name: weight for name, weight in self._loss.model.named_parameters() if weight.requires_grad}
         answers = sum(row.answer_count for row in rows)
         total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
-        for part in self._loss.micro_batches(rows, most_tokens):
+        own = rows[self._processes.rank :: self._processes.count]
+        for part in self._loss.micro_batches(own, most_tokens):
             found = torch.autograd.grad(self._loss(part) / answers, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, found, strict=True):
                 if gradient is not None:
                     total[name] += gradient
-        return total
+        return self._processes.sums(total)

@@ -102,7 +102,8 @@ class Engine:
             that belong to the present weights. A group's `rate_factor`, where it has one, multiplies its rate.
         pace: Length, rates, limits.
         processes: This process among all.
-        module: What the objective calls, where that is not the model itself.
+        module: What the objective calls, where its backward pass exchanges gradients with other processes; None: the
+            model itself, whose gradients are exchanged after the passes of a step.
         influences: What methods add, already begun.
     """
 
@@ -120,6 +121,7 @@ class Engine:
         self.model, self.module = model, module or model
         self.objective, self.optimizers, self.pace = objective, optimizers, pace
         self.processes, self.influences = processes, influences
+        self._exchanges = module is None and processes.count > 1
         self.most_tokens = pace.most_tokens
         self._parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         self._unread: list[tuple[int, Tensor, Tensor | None, dict[str, Tensor], float, float]] = []
@@ -136,11 +138,13 @@ class Engine:
         Raises:
             UserError: memory does not suffice for a single row.
         """
-        pace = self.pace
+        pace, processes = self.pace, self.processes
         began = time.perf_counter()
         for number, batch, parts in self._ahead():
             rate = pace.peak * pace.schedule(number)
             loss = self._backward(number, batch, parts)
+            if self._exchanges:
+                processes.mean_gradients(list(self._parameters.values()))
             step = OptimizerStep(number, self.objective.rows(batch), self._parameters, rate)
             for influence in self.influences:
                 influence.after_backward(step)
@@ -178,7 +182,7 @@ class Engine:
                     total += loss.detach()
                 return total
             except RuntimeError as error:
-                if not ran_out_of_memory(error) or self.processes.count > 1:
+                if not ran_out_of_memory(error) or (self.processes.count > 1 and not self._exchanges):
                     raise
             self.model.zero_grad()  # outside the handler, which holds what was computed
             self._halve(*self.objective.tokens(batch))

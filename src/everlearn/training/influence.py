@@ -39,7 +39,8 @@ class Training:
         steps: Optimizer steps of the whole phase.
         gradients_of: Rows to the gradient of their mean answer loss, by parameter name; the model's own gradients
             stay as they are. Not yet in `begin`.
-        say: Shows the user a line, once whatever the number of processes.
+        say: Shows the user a line, once whatever the number of processes. Not to be
+            asked for in `term`, which each process calls for parts of its own.
     """
 
     model: Module

@@ -1,14 +1,16 @@
 """One process or several: who computes which share of a batch, and how their gradients become one.
 
-`accelerate launch` (or torchrun) starts the processes; Accelerate's `PartialState` chooses backend and device. Every
-process takes an equal share of each batch, so that the mean over processes is the mean over the batch. Weights are
-whole copies (DistributedDataParallel), or sharded with their optimizer state (FSDP2: `fully_shard`).
+`accelerate launch` (or torchrun) starts the processes. A version update's every process takes an equal share of each
+batch, so that the mean over processes is the mean over the batch; weights are whole copies
+(DistributedDataParallel), or sharded with their optimizer state (FSDP2: `fully_shard`). The shares of a stage's batch
+may differ in anything and may be empty: their gradients are exchanged once a step, after all its passes
+(`mean_gradients`).
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -17,10 +19,12 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from everlearn.errors import RecipeError
+from everlearn.crew import crew
+from everlearn.errors import RecipeError, UserError
 from everlearn.models.loading import choose_device
 
 _PATIENCE = timedelta(hours=12)  # the others wait while the first process tokenises
+_BUCKET_BYTES = 1 << 25
 
 
 @dataclass(frozen=True)
@@ -65,6 +69,28 @@ class Processes:
             value /= self.count
         return value
 
+    def sums(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Each tensor's sum over processes, in every one of them."""
+        if self.count > 1:
+            for tensor in tensors.values():
+                torch.distributed.all_reduce(tensor)
+        return tensors
+
+    def mean_gradients(self, parameters: Sequence[Tensor]) -> None:
+        """Makes gradients the mean over processes, some megabytes at a time; what none has computed stays None."""
+        if self.count == 1:
+            return
+        has = torch.tensor([weight.grad is not None for weight in parameters], dtype=torch.uint8)
+        torch.distributed.all_reduce(has, torch.distributed.ReduceOp.MAX)
+        moved = [weight for weight, was in zip(parameters, has.tolist(), strict=True) if was]
+        for weight in moved:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        for bucket in _buckets([weight.grad for weight in moved if weight.grad is not None]):
+            means = self.mean(torch.cat([gradient.reshape(-1) for gradient in bucket]))
+            for gradient, mean in zip(bucket, means.split([one.numel() for one in bucket]), strict=True):
+                gradient.copy_(mean.view_as(gradient))
+
     def share(self, batch_blocks: int) -> slice:
         """This process's part of a batch.
 
@@ -78,6 +104,21 @@ class Processes:
             )
         size = batch_blocks // self.count
         return slice(self.rank * size, (self.rank + 1) * size)
+
+
+def here(device: torch.device) -> Processes:
+    """This process's place in work that all do together.
+
+    Raises:
+        UserError: more processes than GPUs.
+    """
+    there = torch.cuda.device_count() if device.type == "cuda" else 0
+    if crew().count > 1 and there and int(os.environ.get("LOCAL_WORLD_SIZE", "1")) > there:
+        raise UserError(
+            f"{os.environ['LOCAL_WORLD_SIZE']} processes were started on a machine with {there} GPUs: start {there}, "
+            "or set model.device to cpu."
+        )
+    return Processes(device, crew().rank, crew().count)
 
 
 def join_processes(device: str) -> Processes:
@@ -139,6 +180,20 @@ def fill(target: Tensor, source: Tensor) -> None:
             target.copy_(distribute_tensor(source, target.device_mesh, target.placements))
         else:
             target.copy_(source)
+
+
+def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
+    """Neighbours of one number format, as many as are worth one exchange."""
+    bucket: list[Tensor] = []
+    size = 0
+    for tensor in tensors:
+        if bucket and (size >= _BUCKET_BYTES or tensor.dtype != bucket[0].dtype):
+            yield bucket
+            bucket, size = [], 0
+        bucket.append(tensor)
+        size += tensor.nbytes
+    if bucket:
+        yield bucket
 
 
 def _repeated_layers(model: nn.Module) -> list[nn.Module]:

@@ -8,7 +8,6 @@ before when training ends.
 from __future__ import annotations
 
 import math
-import os
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -49,7 +48,7 @@ from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
 from everlearn.training.influence import Influence, Training
 from everlearn.training.phase import Phase
 from everlearn.training.precision import autocast_format
-from everlearn.training.processes import Processes
+from everlearn.training.processes import Processes, here
 from everlearn.training.rows import EncodedRow, encode_rows
 from everlearn.training.schedules import Schedule
 from everlearn.training.trackers import tracking
@@ -110,10 +109,8 @@ def train_stage(
 
     Raises:
         DataError: rows that cannot be trained on.
-        UserError: the loss is no longer a number, a tracker is missing, or several processes were started.
+        UserError: the loss is no longer a number, a tracker is missing, or each of several processes walks by itself.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:
-        raise UserError("training runs in one process: start everlearn without torchrun or accelerate launch.")
     mixture, phase = mixture or Mixture(), phase or Phase()
 
     known: dict[int, EncodedRow] = {}  # a method may give the stage's own rows once more
@@ -132,7 +129,7 @@ def train_stage(
             shuffled += of_group
         else:
             apart.append(of_group)
-    processes = Processes(loaded.device)
+    processes = here(loaded.device)
     autocast = autocast_format(config.precision, loaded.device)
     loss = AnswerLoss(loaded.model, pad_id=loaded.tokenizer.pad_token_id, autocast=autocast)
     objective = Answers(
@@ -161,7 +158,7 @@ def train_stage(
         _state_kept(loaded, recompute=config.gradient_checkpointing),
         loss.packed_where_equal(everything) as is_packed,
         progress.step(what, len(objective)) as tick,
-        tracking(config.report_to, folder, what) as track,
+        tracking(config.report_to if processes.is_first else (), folder, what) as track,
     ):
         course = _Course(
             loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track, say=progress.say
@@ -182,9 +179,10 @@ def train_stage(
     }
     if notes := _means_of_notes(course.history):
         summary["notes"] = notes
-    write_jsonl(folder / "history.jsonl", course.history)
-    write_json(folder / "summary.json", summary)
-    delete_partials(folder)
+    if processes.is_first:
+        write_jsonl(folder / "history.jsonl", course.history)
+        write_json(folder / "summary.json", summary)
+        delete_partials(folder)
     return summary
 
 
@@ -249,14 +247,17 @@ class _Course:
             assert start is not None, "moments are inherited from a phase"
             assert (start / MOMENTS).exists(), "moments are inherited from a phase that has kept them"
             load_moments(start, model, [optimizer])
-        self._go_on(optimizer, influences)
+        with processes.first_goes_first():  # it deletes what cannot be used
+            self._go_on(optimizer, influences)
         look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
         pace = Pace(
             steps=steps,
             peak=config.learning_rate,
             schedule=phase.schedule or schedule_of(config, steps),
             max_grad_norm=config.max_grad_norm,
-            seed_of=lambda step: derive(self.seed, "step", self.objective.first + step),
+            seed_of=lambda step: derive(
+                self.seed, "step", self.objective.first + step, *([processes.rank] if processes.rank else [])
+            ),
             most_tokens=self.most_tokens,
             look_every=look_every,
             checkpoint_every=config.checkpoint_every,
@@ -271,13 +272,14 @@ class _Course:
             target = partial_folder(self.folder, finished)
             moments = moments_of(model, [optimizer])
             save_state(target, moving_tensors(model), record, processes, moments=moments, influences=influences)
-            keep_one_partial(self.folder, finished)
+            if processes.is_first:
+                keep_one_partial(self.folder, finished)
 
         self._began = time.perf_counter()
         with self._memory("the optimizer"):
             engine.run(self._look, save)
         self.most_tokens = engine.most_tokens
-        if phase.keeps_moments:
+        if phase.keeps_moments and processes.is_first:
             save_moments(self.folder / MOMENTS, model, [optimizer])
 
     @contextmanager
