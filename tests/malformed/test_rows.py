@@ -56,5 +56,5 @@ def test_no_text_comes_from_elsewhere_than_the_row(name: str, tmp_path: Path) ->
             texts = (row.instruction, row.input, row.output, *row.references, *(turn.content for turn in row.history))
             assert not [text for text in texts if invented(text, known)], place
             assert row.output.strip(), place
-    assert tried >= 12
+    assert tried >= 10
     assert used >= 2 or name in REFUSED
