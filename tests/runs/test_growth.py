@@ -114,7 +114,8 @@ def test_a_recipe_with_a_task_appended_goes_on_in_the_same_folder(
 def test_a_folder_without_cache_and_data_is_enough(
     tmp_path: Path, tiny_model: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    recipe = tiny_recipe(tmp_path / "here", tiny_model, method="ssr", evaluation={"max_new_tokens": 6})
+    base = Path(shutil.copytree(tiny_model, tmp_path / "here" / "base"))
+    recipe = tiny_recipe(tmp_path / "here", base, method="ssr", evaluation={"max_new_tokens": 6})
     folder = execute(first_two(recipe)).folder
     new = tmp_path / "there" / "places.jsonl"
     new.parent.mkdir()
@@ -124,7 +125,13 @@ def test_a_folder_without_cache_and_data_is_enough(
     data = read_mapping(there / "manifest.json")["data"]
     shutil.rmtree(tmp_path / "here")
     del trained[:]
-    assert main(["add", str(there), "--train", str(new), "--set", "demonstrations=4"]) == 0
+    command = ["add", str(there), "--train", str(new), "--set", "demonstrations=4"]
+    assert main(command) == 2
+    assert "model.base: there is no model folder" in capsys.readouterr().err
+    kept = yaml.safe_load((there / "recipe.yaml").read_text())
+    kept["model"]["base"] = str(tiny_model)
+    (there / "recipe.yaml").write_text(yaml.safe_dump(kept))
+    assert main(command) == 0
     shown = capsys.readouterr().err
     assert "task colours: its data cannot be read" in shown
     assert "the rows that the run has kept are used" in shown
