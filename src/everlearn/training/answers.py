@@ -135,7 +135,10 @@ class Answers:
         return self._loss.micro_batches(batch.rows, most_tokens)
 
     def loss(self, part: Part, batch: Batch) -> Tensor:
-        """A part's share of the loss of the whole step, as often as there are processes (the mean is over them)."""
+        """A part's share of the loss of the whole step, as often as there are processes (the mean is over them).
+
+        With influences that read parts, the loss and the sum of their terms beside each other.
+        """
         if batch.factors is None and not self._readers:
             return self._loss(part) / (batch.answers / self._processes.count)
         rows = part.rows if isinstance(part, Packing) else part
@@ -143,11 +146,12 @@ class Answers:
         with self._loss.number_format():
             total, seen = self._loss.seen(part, weights)
             total = total / (batch.answers if weights is None else 1)
+            terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):
                 term = influence.term(seen)
                 if term is not None:
-                    total = total + term / max(units, 1)
-        return total * self._processes.count
+                    terms = terms + term / max(units, 1)
+        return torch.stack([total, terms]) * self._processes.count
 
     def rows(self, batch: Batch) -> Sequence[EncodedRow]:
         """All rows of the step, whichever process computes them."""

@@ -36,7 +36,7 @@ Result = TypeVar("Result")
 
 Row = dict[str, float]
 """One step of the history: `step` (finished before it), `loss`, `learning_rate`, `seconds` since training (re)began,
-`penalty` where there is one, and what influences have noted."""
+`term` and `penalty` where influences have any, and what they have noted."""
 
 
 class Objective(Protocol):
@@ -51,7 +51,10 @@ class Objective(Protocol):
         ...
 
     def loss(self, part: Any, batch: Any) -> Tensor:
-        """A part's share of the loss of the whole step; the shares of all parts add up to it."""
+        """A part's share of the loss of the whole step; the shares of all parts add up to it.
+
+        A scalar, or two summands: the loss and what influences add to it.
+        """
         ...
 
     def rows(self, batch: Any) -> Sequence[EncodedRow]:
@@ -174,12 +177,12 @@ class Engine:
         while True:
             try:
                 seed_device(self.processes.device, self.pace.seed_of(number))
-                total = torch.zeros((), device=self.processes.device)
+                total = torch.zeros(2, device=self.processes.device)  # the loss, the terms
                 for at, part in enumerate(parts, 1):
                     with without_exchange(self.module, only=at < len(parts)):
                         loss = self.objective.loss(part, batch)
-                        loss.backward()
-                    total += loss.detach()
+                        loss.sum().backward()
+                    total[: loss.numel()] += loss.detach()
                 return total
             except RuntimeError as error:
                 if not ran_out_of_memory(error) or (self.processes.count > 1 and not self._exchanges):
@@ -229,8 +232,11 @@ class Engine:
         """The steps since the last look, their losses moved from the device."""
         means = self.processes.mean(torch.stack([loss for _, loss, *_ in self._unread])).tolist()
         rows: list[Row] = []
-        for loss, (number, _, penalty, notes, rate, seconds) in zip(means, self._unread, strict=True):
+        reads = any(influence.reads for influence in self.influences)
+        for (loss, term), (number, _, penalty, notes, rate, seconds) in zip(means, self._unread, strict=True):
             row = {"step": number, "loss": loss, "learning_rate": rate, "seconds": seconds}
+            if reads:
+                row["term"] = term
             if penalty is not None:
                 row["penalty"] = float(penalty)
             rows.append(row | {name: float(value) for name, value in notes.items()})
@@ -255,7 +261,12 @@ class Engine:
 
 def is_finite(row: Row) -> bool:
     """Whether a step's loss is a number."""
-    return math.isfinite(row["loss"] + row.get("penalty", 0.0))
+    return math.isfinite(whole_loss(row))
+
+
+def whole_loss(row: Row) -> float:
+    """A step's loss with all that was added to it."""
+    return row["loss"] + row.get("term", 0.0) + row.get("penalty", 0.0)
 
 
 def make_adamw(

@@ -44,7 +44,7 @@ from everlearn.training.checkpoint import (
     save_moments,
     save_state,
 )
-from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
+from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw, whole_loss
 from everlearn.training.influence import Influence, Training
 from everlearn.training.phase import Phase
 from everlearn.training.precision import autocast_format
@@ -66,7 +66,7 @@ _REMEDY = (
     "set training.gradient_checkpointing to true, lower training.max_prompt_tokens, set model.tuning to lora, or take "
     "a smaller model (a run with changed keys needs another --name)"
 )
-_STANDING = ("step", "loss", "learning_rate", "seconds", "penalty")
+_STANDING = ("step", "loss", "learning_rate", "seconds", "term", "penalty")
 """What a row of the history has without any note."""
 _LOOK_EVERY = {"cpu": 1}
 """Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
@@ -329,10 +329,11 @@ class _Course:
             self.answers += sum(one.answer_count for one in batch)
             row = {**row, "step": int(row["step"]) + 1, "seconds": row["seconds"] + self._seconds_before}
             if not is_finite(row):
+                adds = "term" in row or "penalty" in row
                 raise UserError(
-                    f"the loss became {row['loss']} at step {row['step']} of {steps}: lower training.learning_rate "
-                    f"(now {self.config.learning_rate:g})"
-                    f"{' or the strength of the penalty' if 'penalty' in row else ''}, or set training.precision to "
+                    f"the loss became {whole_loss(row)} at step {row['step']} of {steps}: lower "
+                    f"training.learning_rate (now {self.config.learning_rate:g})"
+                    f"{' or the strength of what the method adds' if adds else ''}, or set training.precision to "
                     "float32."
                 )
             self.history.append(row)
