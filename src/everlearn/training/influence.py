@@ -4,6 +4,8 @@ An influence is made for one phase, before the model is loaded, and dies with it
 its moments in the order of this file; every default does nothing. `term` and `penalty` may be called twice for the
 same rows (when memory ran out) and must change nothing. Only the engine calls backward, clips, steps and
 accumulates. With several processes each sees its own rows; what is divided by `units` is a sum over all of them.
+In all else an influence must act alike in each: what it draws comes from the seed it is given, and it travels to them
+before `begin`, so its class is one of a module and it holds no function made within another.
 """
 
 from __future__ import annotations
@@ -38,9 +40,8 @@ class Training:
         seed: Of the phase.
         steps: Optimizer steps of the whole phase.
         gradients_of: Rows to the gradient of their mean answer loss, by parameter name; the model's own gradients
-            stay as they are. Not yet in `begin`.
-        say: Shows the user a line, once whatever the number of processes. Not to be
-            asked for in `term`, which each process calls for parts of its own.
+            stay as they are. Not yet in `begin`, nor in `term`, which each process calls for parts of its own.
+        say: Shows the user a line, once whatever the number of processes.
     """
 
     model: Module
