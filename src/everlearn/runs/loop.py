@@ -292,6 +292,7 @@ class _Run:
         self.base = ModelState(prepared.base_fingerprint)
         self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
         self._phases: dict[tuple[int, str | None], ModelState] = {}
+        self._from_base: set[int] = set()  # stages behind the first that begin with the base alone
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
         self.measurement = Measurement(
@@ -363,6 +364,9 @@ class _Run:
             tuning = phase.tuning or Tuning(start)
             if phase.parent:
                 tuning = replace(tuning, start=self._phases[stage.index, phase.parent])
+            elif stage.index > 1 and not tuning.start.parts:
+                self._from_base.add(stage.index)
+                self.store.update_manifest(stages=self._describe_stages())
             state = self._train_phase(stage, phase, tuning, context, mixture, what)
             self._phases[stage.index, phase.name] = state
             if phase.is_released:
@@ -551,16 +555,20 @@ class _Run:
             "template": self.template.name,
             "notes": list(self.stream.notes),
             "data": self._accounts(),
-            "stages": [
-                {
-                    "index": stage.index,
-                    "name": stage.name,
-                    "tasks": [task.name for task in stage.tasks],
-                }
-                for stage in self.stages
-            ],
+            "stages": self._describe_stages(),
             "tasks": [_describe_task(task) for task in self.stream],
         }
+
+    def _describe_stages(self) -> list[dict[str, object]]:
+        return [
+            {
+                "index": stage.index,
+                "name": stage.name,
+                "tasks": [task.name for task in stage.tasks],
+                "start": "base" if stage.index in self._from_base else "previous",
+            }
+            for stage in self.stages
+        ]
 
 
 def _describe_task(task: Task) -> dict[str, object]:
