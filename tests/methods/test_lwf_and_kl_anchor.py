@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -78,7 +79,8 @@ def kl(first: torch.Tensor, second: torch.Tensor) -> float:
 def encoded(loaded: loading.LoadedModel, rows: list = ROWS, group: str = "own") -> list:
     from everlearn.data.prompts import get_template
 
-    return encode_rows(rows, get_template("vanilla", loaded.tokenizer), loaded.tokenizer, CONFIG, 256, group)
+    encoded = encode_rows(rows, get_template("vanilla", loaded.tokenizer), loaded.tokenizer, CONFIG, 256)
+    return [replace(row, group=group, number=at) for at, row in enumerate(encoded)]
 
 
 def test_the_last_model_is_kept_from_the_second_stage_on_and_the_base_from_the_first(

@@ -93,7 +93,8 @@ def test_a_score_has_one_interval_wherever_it_stands_and_answers_the_recipes_len
 
     def predict(*_: object, max_new_tokens: int, context_length: int, **__: object) -> list[dict[str, object]]:
         asked.add((max_new_tokens, context_length))
-        return [{"scores": {name: float(at) ** 3 for name in measure.METRIC_NAMES}} for at in range(5)]
+        row = {"prediction": "x", "gold": "x", "references": []}
+        return [{**row, "scores": {name: float(at) ** 3 for name in measure.METRIC_NAMES}} for at in range(5)]
 
     monkeypatch.setattr(tasks, "predict_task", predict)
     evaluation = {"max_new_tokens": 6, "bootstrap_samples": 101, "confidence": 0.8, "general": False}
