@@ -174,3 +174,17 @@ def test_no_file_but_a_recipe_is_overwritten_by_force(
     assert main(["init", str(tmp_path), "--out", str(tmp_path / name), "--force"]) == 2
     assert f"{name} is no recipe" in capsys.readouterr().err
     assert (tmp_path / name).read_text() == before
+
+
+@pytest.mark.parametrize("kind", [RUN, UPDATE, EVALUATION, SYNTHESIS])
+def test_no_folder_is_made_within_that_of_a_command(tmp_path: Path, kind: str) -> None:
+    outer = folder_of(kind, tmp_path / "outer")
+    for inner in (outer / "model", outer / "runs" / "deeper"):
+        with pytest.raises(RunError, match=r"is within .*outer, which holds .*: choose a --runs-dir"):
+            refuse_other(inner, RUN)
+
+
+def test_a_manifest_of_another_program_and_a_comparison_hold_runs(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", {"kind": "storage#object", "name": "an app"})
+    (tmp_path / "recipe.yaml").write_text("name: mine\n")
+    refuse_other(folder_of(COMPARISON, tmp_path / "runs" / "c") / "ssr-s1", RUN)

@@ -74,6 +74,11 @@ def refuse_other(folder: Path, kind: str) -> None:
         RunError: another command has made it, it holds other files, or there is a link in it where everlearn writes.
     """
     refuse_links(folder)
+    for outer in folder.resolve().parents:
+        if (held := _says(outer)) is not None:
+            raise RunError(
+                f"{folder} is within {outer}, which holds {_IN_WORDS[held]}: choose a --runs-dir or --out elsewhere."
+            )
     if not folder.exists():
         return
     if not folder.is_dir():
@@ -141,6 +146,14 @@ def _links_in(folder: Path) -> Iterator[Path]:
     for tree in _OWN_TREES:
         for place, folders, files in os.walk(folder / tree):
             yield from (Path(place, name) for name in (*folders, *files) if os.path.islink(os.path.join(place, name)))
+
+
+def _says(folder: Path) -> str | None:
+    """The kind that a folder's manifest names; a file of that name may be another program's."""
+    with suppress(UserError, OSError):
+        kind = (_stored(folder / "manifest.json") or {}).get("kind")
+        return kind if isinstance(kind, str) and kind in _IN_WORDS else None
+    return None
 
 
 def _stored(path: Path) -> dict[str, object] | None:
