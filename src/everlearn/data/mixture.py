@@ -6,11 +6,12 @@ further groups that is the mean over the answer tokens of the batch.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from everlearn.data.instance import Instance
+from everlearn.data.instance import Instance, Task
+from everlearn.data.samples import drawn_rows
 
 OWN = "own"
 """Name of the group of the stage's own rows."""
@@ -89,9 +90,10 @@ def shuffled(name: str, rows: Sequence[Instance]) -> Mixture:
     return Mixture((Group(name, tuple(rows)),)) if rows else Mixture()
 
 
-def beside(name: str, rows: Mapping[str, Sequence[Instance]]) -> Mixture:
-    """Rows that no step trains on, for influences to look at: a group `NAME/KEY` for each key."""
-    groups = [Group(f"{name}/{key}", tuple(of), per_step=0, is_within=False, drawn=_none) for key, of in rows.items()]
+def memories(name: str, tasks: Sequence[Task], count: int, seed: int) -> Mixture:
+    """Rows drawn of each task that no step trains on, for influences to look at: a group `NAME/TASK` each."""
+    drawn = {task.name: tuple(drawn_rows(task, count, seed, name)) for task in tasks}
+    groups = [Group(f"{name}/{key}", rows, per_step=0, is_within=False, drawn=_none) for key, rows in drawn.items()]
     return Mixture(tuple(groups))
 
 

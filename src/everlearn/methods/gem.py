@@ -23,8 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from everlearn.data.mixture import Mixture, beside
-from everlearn.data.samples import drawn_rows
+from everlearn.data.mixture import Mixture, memories
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
@@ -55,9 +54,7 @@ class GEM(Method):
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """Rows of each earlier task, which no step trains on."""
-        kept = self.options.memory_per_task
-        rows = {task.name: drawn_rows(task, kept, context.seed, self.name) for task in context.stage.seen}
-        return beside(self.name, rows)
+        return memories(self.name, context.stage.seen, self.options.memory_per_task, context.seed)
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """The projection, once there are earlier tasks."""

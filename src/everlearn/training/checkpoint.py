@@ -205,6 +205,11 @@ def keep_one_partial(folder: Path, step: int) -> None:
     _delete([path for path in _partials(folder) if path != partial_folder(folder, step)])
 
 
+def has_partials(folder: Path) -> bool:
+    """Whether any checkpoint of a stage is there."""
+    return bool(_partials(folder))
+
+
 def newest_partial(folder: Path, key: str, form: int) -> tuple[Path, dict[str, Any]] | None:
     """The newest whole checkpoint of a stage with that key and form, and its record; others are deleted."""
     for path in reversed(_partials(folder)):

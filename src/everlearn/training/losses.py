@@ -59,15 +59,12 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         device = hidden.device.type
         dtype = _computed_in(weight)
         matrix = weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
         each = hidden.new_zeros(len(targets), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        gradients = _Gradients(ctx, hidden, weight, bias)
         step = _block_of(weight)
         with torch.autocast(device, enabled=False):
             for start in range(0, hidden.shape[0], step):
@@ -80,20 +77,14 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 each[start : start + step] = terms[:, 0]
                 factor = None if factors is None else factors[start : start + step, None]
                 total += (terms if factor is None else factor * terms).sum()
-                if not (wants_hidden or wants_weight or wants_bias):
+                if not gradients.are_wanted:
                     continue
                 slope = scores.sub_(normalizer).exp_()  # softmax, in place
                 slope.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
                 if factor is not None:
                     slope *= factor
-                if grad_bias is not None:
-                    grad_bias += slope.sum(0).to(grad_bias.dtype)
-                slope = slope.to(dtype)
-                if grad_hidden is not None:
-                    grad_hidden[start : start + step] = slope @ matrix
-                if grad_weight is not None:
-                    grad_weight += slope.T @ states
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+                gradients.add(start, states, slope, matrix)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         ctx.mark_non_differentiable(each)
         return total, each
 
@@ -137,13 +128,10 @@ class _BlockwiseDivergence(torch.autograd.Function):
         other_bias: Tensor | None,
         terms: Terms,
     ) -> Tensor:
-        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
         dtype = _computed_in(weight)
         matrix, other_matrix = weight.to(dtype), other_weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
-        grad_hidden = torch.empty_like(hidden) if wants_hidden else None
-        grad_weight = torch.zeros_like(weight) if wants_weight else None
-        grad_bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        gradients = _Gradients(ctx, hidden, weight, bias)
         step = _block_of(weight)
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], step):
@@ -154,14 +142,8 @@ class _BlockwiseDivergence(torch.autograd.Function):
                     value = terms(scores.requires_grad_(), fixed).sum()
                 (slope,) = torch.autograd.grad(value, scores)
                 total += value.detach()
-                if grad_bias is not None:
-                    grad_bias += slope.sum(0).to(grad_bias.dtype)
-                slope = slope.to(dtype)
-                if grad_hidden is not None:
-                    grad_hidden[start : start + step] = slope @ matrix
-                if grad_weight is not None:
-                    grad_weight += slope.T @ states
-        ctx.save_for_backward(grad_hidden, grad_weight, grad_bias)
+                gradients.add(start, states, slope, matrix)
+        ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
         return total
 
     @staticmethod
@@ -169,6 +151,27 @@ class _BlockwiseDivergence(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         found = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
         return (*found, None, None, None, None)
+
+
+class _Gradients:
+    """The gradients of a sum over blocks with respect to the states and to the head, where they are wanted."""
+
+    def __init__(self, ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+        wants_hidden, wants_weight, wants_bias, *_ = ctx.needs_input_grad
+        self.hidden = torch.empty_like(hidden) if wants_hidden else None
+        self.weight = torch.zeros_like(weight) if wants_weight else None
+        self.bias = torch.zeros_like(bias) if bias is not None and wants_bias else None
+        self.are_wanted = wants_hidden or wants_weight or wants_bias
+
+    def add(self, start: int, states: Tensor, slope: Tensor, matrix: Tensor) -> None:
+        """One block's: `slope` is that of its logits, (block, vocabulary), in float32."""
+        if self.bias is not None:
+            self.bias += slope.sum(0).to(self.bias.dtype)
+        slope = slope.to(matrix.dtype)
+        if self.hidden is not None:
+            self.hidden[start : start + len(states)] = slope @ matrix
+        if self.weight is not None:
+            self.weight += slope.T @ states
 
 
 def _computed_in(weight: Tensor) -> torch.dtype:

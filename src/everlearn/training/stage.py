@@ -33,6 +33,7 @@ from everlearn.training.answers import Answers
 from everlearn.training.checkpoint import (
     FORM,
     delete_partials,
+    has_partials,
     keep_one_partial,
     load_influences,
     load_moments,
@@ -295,8 +296,14 @@ class _Course:
 
     def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence]) -> None:
         """Takes the newest checkpoint back, if there is one."""
+        had_any = has_partials(self.folder)
         found = newest_partial(self.folder, self.key, FORM)
         if found is None:
+            if had_any:
+                self.say(
+                    "the checkpoint within this stage is damaged, of other rows or settings, or of an earlier "
+                    "everlearn: the stage is trained again from its start."
+                )
             return
         path, record = found
         load_tensors(path / "model.safetensors", moving_tensors(self.loaded.model))
@@ -358,13 +365,19 @@ def _state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
     inner = inner_model(loaded.model)
     drawn_from = [inner.device] if inner.device.type == "cuda" else []  # left out: every GPU of the machine
     try:
-        with torch.random.fork_rng(drawn_from), warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # the name that all Transformers 5 releases have
+        with torch.random.fork_rng(drawn_from):
             if recompute:
-                inner.gradient_checkpointing_enable({"use_reentrant": False})
+                _recompute(inner.gradient_checkpointing_enable, {"use_reentrant": False})
             yield
     finally:
         if recompute:
-            inner.gradient_checkpointing_disable()
+            _recompute(inner.gradient_checkpointing_disable)
         loaded.model.zero_grad(set_to_none=True)
         loaded.model.eval()
+
+
+def _recompute(switch: Callable[..., None], *settings: object) -> None:
+    """Switches recomputation by the name that all Transformers 5 releases have, of which some warn."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        switch(*settings)
