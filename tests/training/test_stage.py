@@ -214,8 +214,11 @@ def test_a_checkpoint_of_other_rows_is_not_taken_up(folders, tmp_path) -> None:
         train(load(folders), tmp_path, config=config, influences=[Kill()])
     other = make_rows(11)
     resumed, fresh = load(folders), load(folders)
-    train(resumed, tmp_path, config=config, rows=other)
-    train(fresh, tmp_path / "fresh", rows=other)
+    lines: list[str] = []
+    for loaded, folder in ((resumed, tmp_path), (fresh, tmp_path / "fresh")):
+        template, shown = get_template("vanilla", loaded.tokenizer), LineProgress(lines.append, interval_s=1e9)
+        train_stage(loaded, other, config, template, seed=7, folder=folder, progress=shown, what="stage")
+    assert len([line for line in lines if "the stage is trained again from its start" in line]) == 1
     assert all(torch.equal(weight, weights(fresh)[name]) for name, weight in weights(resumed).items())
 
 
