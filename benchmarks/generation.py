@@ -32,10 +32,10 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
 
+from everlearn.environment import machine, versions
 from everlearn.files import write_json
 from everlearn.generation.engine import TransformersGenerator
 from everlearn.generation.protocol import Sampling
-from everlearn.runs.environment import machine, versions
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 DATA = Path(__file__).parents[2] / "shared" / "data" / "superni"

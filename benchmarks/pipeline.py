@@ -29,13 +29,13 @@ import torch
 
 import everlearn.runs.models_at_hand as models_at_hand
 import everlearn.training.stage as stage_training
+from everlearn.devices import autocast_format
+from everlearn.environment import machine, versions
 from everlearn.files import write_json
 from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import make_progress
 from everlearn.recipe import load_recipe
-from everlearn.runs.environment import machine, versions
 from everlearn.runs.loop import RunResult, execute
-from everlearn.training.precision import autocast_format
 
 RESULTS = Path(__file__).parent / "results" / "pipeline.json"
 CHECKPOINTING = {"published": True, "published_without_checkpointing": False}

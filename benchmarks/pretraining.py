@@ -58,8 +58,8 @@ def main() -> None:
         task = json.loads(args.child)
         print(json.dumps(globals()[task.pop("do")](**task)))
         return
+    from everlearn.environment import machine, versions
     from everlearn.files import write_json
-    from everlearn.runs.environment import machine, versions
 
     found: dict[str, Any] = json.loads(args.out.read_text()) if args.out.exists() else {}
     if "loop" in args.parts:

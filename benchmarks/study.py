@@ -14,11 +14,11 @@ import time
 from pathlib import Path
 from typing import Any
 
+from everlearn.environment import machine, versions
 from everlearn.files import read_json, write_json
 from everlearn.progress import make_progress
 from everlearn.recipe import load_recipe
 from everlearn.runs.compare import compare, parse_methods
-from everlearn.runs.environment import machine, versions
 
 METHODS = {
     "full": "sequential,ssr:preset=improved,random_rehearsal:ratio=0.1,ssr:preset=faithful,"

@@ -247,7 +247,7 @@ def uses_bfloat16() -> bool:
     """Both sides compute in the format that everlearn chooses here."""
     import torch
 
-    from everlearn.training.precision import autocast_format
+    from everlearn.devices import autocast_format
 
     return autocast_format("auto", torch.device("cpu")) is not None
 
@@ -343,8 +343,8 @@ def main() -> None:
         return
     from importlib.metadata import version
 
+    from everlearn.environment import machine, versions
     from everlearn.files import write_json
-    from everlearn.runs.environment import machine, versions
 
     began = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:

@@ -22,9 +22,9 @@ from typing import Any
 
 import yaml
 
+from everlearn.environment import machine, versions
 from everlearn.files import read_json, write_json, write_text
 from everlearn.progress import make_progress
-from everlearn.runs.environment import machine, versions
 from everlearn.updates.compare import compare
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, load_update_recipe
 from everlearn.updates.figure_file import figure_file

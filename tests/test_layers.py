@@ -14,9 +14,9 @@ from everlearn.recipe import MethodConfig
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths run_folder".split(), 0),
-    **dict.fromkeys("artifacts checking crew errors".split(), 0),
-    **dict.fromkeys("files ordinary_files progress seeds shares visible".split(), 0),
+    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths".split(), 0),
+    **dict.fromkeys("artifacts run_folder store crew devices layout environment fingerprints".split(), 0),
+    **dict.fromkeys("checking errors files ordinary_files progress seeds shares visible".split(), 0),
     "data": 1,
     "models": 2,
     "generation": 3,

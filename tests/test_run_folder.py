@@ -23,7 +23,7 @@ from everlearn.run_folder import (
     refuse_links,
     refuse_other,
 )
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 
 FILES: dict[str, dict[str, object]] = {
     RUN: {"manifest.json": {"kind": "run", "method": {}}},

@@ -1,4 +1,4 @@
-"""The record of an artifact: the files that it is made of with their sums, whether they are so, and how it is removed.
+"""An artifact, the result of a step: its record, whether its files are as that says, and how it is removed.
 
 An artifact is a folder whose `artifact.json` names its files. Only these are ever replaced or deleted: whatever else
 somebody has put beside them stays. Links are never followed: a link in the place of a file is a fault.
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 from everlearn.files import sha256_of
 
@@ -20,6 +20,33 @@ RECORD = "artifact.json"
 FINGERPRINT = re.compile(r"[0-9a-f]{32}")
 _LONGEST_NAME = 255  # bytes of one part of a path
 _SUM = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Artifact:
+    """The finished result of one step: a folder that will not change, and the hash of all it depends on."""
+
+    path: Path
+    fingerprint: str
+
+
+class StepRunner(Protocol):
+    """Runs a step once: with the same inputs, the stored artifact is returned instead."""
+
+    def __call__(
+        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
+    ) -> Artifact:
+        """Makes or finds an artifact.
+
+        Args:
+            name: Path of the artifact below the stage's folder, such as `synthesis/raw`.
+            inputs: JSON-serialisable description of all that the result depends on (settings, fingerprints of
+                other artifacts, seeds).
+            make: Writes the result's files into the folder it is given. After a kill it is called again with the
+                same folder, in which files that it had finished (written by `everlearn.files.write_*`) still stand.
+            version: Raised when the code of the step changes its results.
+        """
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -435,17 +435,6 @@ def test_another_gpu_than_the_first_is_refused_with_the_remedy(folders) -> None:
         loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda:1"}))
 
 
-def test_the_device_is_a_gpu_where_there_is_one(monkeypatch) -> None:
-    found = []
-    for cuda, mps in ((True, True), (False, True), (False, False)):
-        monkeypatch.setattr(torch.cuda, "is_available", lambda cuda=cuda: cuda)
-        monkeypatch.setattr(torch.backends.mps, "is_available", lambda mps=mps: mps)
-        found.append(loading.choose_device("auto").type)
-    assert found == ["cuda", "mps", "cpu"]
-    with pytest.raises(ModelError, match=r"model\.device 'gpu' is not available on this machine"):
-        loading.choose_device("gpu")
-
-
 @pytest.mark.parametrize("shown", [True, False])
 def test_bars_of_transformers_are_off_while_it_works_and_then_as_before(shown) -> None:
     from transformers.utils import logging
@@ -483,3 +472,24 @@ def test_frozen_weights_are_bfloat16_where_the_device_multiplies_it(
 ) -> None:
     monkeypatch.setattr(loading, "has_native_bfloat16", lambda device: is_native)
     assert loading.load_model(config_of(folders["llama"], tuning=tuning, dtype=dtype)).model.dtype == loaded_as
+
+
+def test_a_model_beyond_the_memory_is_refused_with_what_takes_less(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = loading.load_model(ModelConfig(base=str(tiny_model), tuning="full")).model.num_parameters()
+    full = ModelConfig(base=str(tiny_model), tuning="full")
+    lora = ModelConfig(base=str(tiny_model), dtype="float32")
+    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 4)
+    for config in (full, lora):
+        loading.check_model(config)
+    loading.check_model(lora, trains=True)
+    with pytest.raises(ModelError, match=r"full tuning of 0\.0 billion weights in float32 takes .* set model\.tuning"):
+        loading.check_model(full, trains=True)
+    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 4 - 1)
+    with pytest.raises(ModelError, match=r"a model of 0\.0 .* cpu has 0: set model\.dtype to bfloat16, or choose"):
+        loading.check_model(lora)
+    loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
+    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 2 - 1)
+    with pytest.raises(ModelError, match=r"in bfloat16 .* cpu has 0: choose a smaller model\.$"):
+        loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 import safetensors.numpy
 
-from everlearn.methods.base import Artifact
+from everlearn.artifacts import Artifact
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.runs import loop, measure, publish
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 from tests.runs.test_loop import tiny_recipe
 
 Plan = Callable[[Recipe], dict[str, str]]

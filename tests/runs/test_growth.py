@@ -150,7 +150,7 @@ def test_a_folder_without_cache_and_data_is_enough(
 def test_a_run_that_is_killed_while_it_grows_is_gone_on_with(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str], at: int
 ) -> None:
-    from everlearn.runs.store import RunStore
+    from everlearn.store import RunStore
 
     recipe = tiny_recipe(tmp_path, tiny_model, method=EWC)
     folder = execute(first_two(recipe)).folder

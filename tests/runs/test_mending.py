@@ -15,7 +15,7 @@ from everlearn.cli.main import main
 from everlearn.errors import RunError
 from everlearn.files import write_text
 from everlearn.runs.mending import examine, remove
-from everlearn.runs.store import MARK, RunStore
+from everlearn.store import MARK, RunStore
 
 HEX = "0123456789abcdef" * 2
 SUM = "0" * 64

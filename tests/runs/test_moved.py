@@ -37,7 +37,7 @@ def make_project(folder: Path, model: Path) -> Path:
 @pytest.fixture
 def without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     """Anything that would be computed again fails."""
-    from everlearn.runs.store import RunStore
+    from everlearn.store import RunStore
 
     def refuse(*_: object) -> None:
         raise AssertionError("something is computed again")

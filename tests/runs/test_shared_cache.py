@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.files import write_text
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 
 NOBODY = 65534
 

@@ -8,8 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
 
-from everlearn.data.instance import Instance, Task, fingerprint_of
+from everlearn.data.instance import Instance, Task
 from everlearn.data.prompts import VanillaTemplate
+from everlearn.fingerprints import fingerprint_of
 from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
 from everlearn.progress import LineProgress
 from everlearn.recipe import TrainingConfig

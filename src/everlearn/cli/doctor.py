@@ -47,8 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if missing:
         tell("missing: " + ", ".join(missing) + " - pip install everlearn again")
         return 1
+    from everlearn.environment import machine, versions
     from everlearn.models.embedded_base import embedded_base_path
-    from everlearn.runs.environment import machine, versions
 
     for name, version in versions().items():
         tell(f"{name:14} {version}")

@@ -6,12 +6,11 @@ that two runs over the same data share their artifacts whatever the files were c
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from everlearn.data.account import TaskAccount
+from everlearn.fingerprints import fingerprint_of
 
 REAL = "real"
 SYNTHETIC = "synthetic"
@@ -147,12 +146,3 @@ class TaskStream:
         names = tuple(names)
         kept = sorted((one for one in self.accounts if one.task in names), key=lambda one: names.index(one.task))
         return replace(self, tasks=tuple(self[name] for name in names), accounts=tuple(kept))
-
-
-def fingerprint_of(*parts: object) -> str:
-    """SHA-256 (first 32 hex digits) of JSON-serialisable parts; keys sorted, so order of keys does not matter."""
-    digest = hashlib.sha256()
-    for part in parts:
-        digest.update(json.dumps(part, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode())
-        digest.update(b"\x00")
-    return digest.hexdigest()[:32]

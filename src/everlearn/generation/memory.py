@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from everlearn.models.memory import free_bytes
+from everlearn.devices import free_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

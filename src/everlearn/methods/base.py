@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, ClassVar, Literal
 
+from everlearn.artifacts import StepRunner
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.mixture import Mixture
 from everlearn.models.state import ModelState
@@ -31,10 +31,6 @@ if TYPE_CHECKING:
     from everlearn.recipe import ModelConfig, TrainingConfig
     from everlearn.training.influence import Influence
     from everlearn.training.phase import Phase
-
-BASE_STAGE = "00-base"
-"""Folder name, among the stages, of what is measured before any training."""
-
 
 Trait = Literal[
     "averages weights",
@@ -80,33 +76,6 @@ class Stage:
     def rows(self) -> tuple[Instance, ...]:
         """Training rows of the stage's own tasks, in task order."""
         return tuple(row for task in self.tasks for row in task.train)
-
-
-@dataclass(frozen=True, slots=True)
-class Artifact:
-    """The finished result of one step: a folder that will not change, and the hash of all it depends on."""
-
-    path: Path
-    fingerprint: str
-
-
-class StepRunner(Protocol):
-    """Runs a step once: with the same inputs, the stored artifact is returned instead."""
-
-    def __call__(
-        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
-    ) -> Artifact:
-        """Makes or finds an artifact.
-
-        Args:
-            name: Path of the artifact below the stage's folder, such as `synthesis/raw`.
-            inputs: JSON-serialisable description of all that the result depends on (settings, fingerprints of
-                other artifacts, seeds).
-            make: Writes the result's files into the folder it is given. After a kill it is called again with the
-                same folder, in which files that it had finished (written by `everlearn.files.write_*`) still stand.
-            version: Raised when the code of the step changes its results.
-        """
-        ...
 
 
 @dataclass(frozen=True)

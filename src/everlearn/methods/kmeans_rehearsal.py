@@ -14,11 +14,13 @@ from typing import Annotated
 
 from pydantic import Field
 
-from everlearn.data.instance import Instance, Task, fingerprint_of
+from everlearn.artifacts import StepRunner
+from everlearn.data.instance import Instance, Task
 from everlearn.data.mixture import Mixture, shuffled
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, write_jsonl
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, StepRunner
+from everlearn.fingerprints import fingerprint_of
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.shares import share_of
 

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from everlearn.data.control_tokens import plain_ids
-from everlearn.data.instance import fingerprint_of
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.batching import by_length, tokens_at_once
 from everlearn.models.faults import told
 from everlearn.models.folders import PICKLED, content_hash

@@ -16,9 +16,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.instance import fingerprint_of
+from everlearn.devices import GIB, choose_device, has_native_bfloat16, total_bytes
 from everlearn.errors import ModelError
 from everlearn.files import write_error
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models import adapters
 from everlearn.models.descriptions import (
     blamed,
@@ -30,9 +31,7 @@ from everlearn.models.descriptions import (
 )
 from everlearn.models.faults import reason_of, told
 from everlearn.models.folders import content_hash
-from everlearn.models.formats import has_native_bfloat16
 from everlearn.models.json_files import read_object
-from everlearn.models.memory import GIB, total_bytes
 from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
 from everlearn.models.state import MOVING, Part, Tuning
@@ -333,31 +332,6 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
         if not isinstance(error, OSError) and type(error) is not Exception:
             raise
         raise write_error(folder, error) from None
-
-
-def choose_device(name: str) -> torch.device:
-    """The torch device that a recipe names.
-
-    Raises:
-        ModelError: no such device here, or one of several but not the first, which the Trainer would take.
-    """
-    import torch
-
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        if device.index:
-            raise ModelError(
-                f"model.device {name!r}: only the first device can be trained on: set it to {device.type}, and the "
-                f"environment variable CUDA_VISIBLE_DEVICES to {device.index}."
-            )
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
-        raise ModelError(f"model.device {name!r} is not available on this machine: use auto, cpu or cuda.") from None
-    return device
 
 
 def dtype_of(config: ModelConfig) -> str:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError
 from everlearn.files import disk_error
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.folders import OWN_LAYOUT, check_tensors, content_hash, loadable_files, present_in, weight_names
 from everlearn.models.json_files import read_object
 from everlearn.ordinary_files import is_folder, shown, stat_of

@@ -14,7 +14,7 @@ from pathlib import Path
 from everlearn.artifacts import RECORD, is_plain, read_record
 from everlearn.errors import RunError
 from everlearn.files import read_vouched, sha256_of
-from everlearn.methods.base import BASE_STAGE
+from everlearn.layout import BASE_STAGE
 from everlearn.recipe import read_stored
 from everlearn.report.forms import EstimateForm, ManifestForm, MatrixForm, in_form, read_form
 from everlearn.report.parsing import form_of, items, mapping, number, optional, stands

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from everlearn.artifacts import RECORD, fault_of, read_record
-from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RunError
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.folders import content_hash
 from everlearn.ordinary_files import inside, is_folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.files import held, read_mapping
-from everlearn.methods.base import BASE_STAGE
+from everlearn.layout import BASE_STAGE
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import EVALUATION, refuse_other
@@ -14,7 +14,7 @@ from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 
 
 def folder_of(recipe: Recipe) -> Path:

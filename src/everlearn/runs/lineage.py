@@ -15,12 +15,12 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from everlearn.environment import versions
 from everlearn.errors import RunError
 from everlearn.files import read_jsonl, read_vouched, write_vouched
 from everlearn.methods.base import Stage
 from everlearn.models.state import ModelState
-from everlearn.runs.environment import versions
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 
 LINEAGE = "lineage.json"
 MERGE = "merge"

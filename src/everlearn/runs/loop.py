@@ -16,11 +16,13 @@ from typing import TYPE_CHECKING
 from everlearn import recipe_file
 from everlearn.crew import crew
 from everlearn.data.account import data_line
-from everlearn.data.instance import Instance, Task, TaskStream, fingerprint_of
+from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.kept import keep_task, kept_task
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
-from everlearn.methods.base import BASE_STAGE, Facts, Method, Stage, StageContext
+from everlearn.fingerprints import fingerprint_of
+from everlearn.layout import BASE_STAGE
+from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.methods.stack import assemble
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.ordinary_files import stat_of
@@ -32,8 +34,8 @@ from everlearn.runs.growth import GROWING, grows, refuse_other_rows, refuse_othe
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement, check_measurement
-from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
+from everlearn.store import RunStore
 from everlearn.training.phase import TRAINING
 
 if TYPE_CHECKING:
@@ -537,7 +539,7 @@ class _Run:
         return targets if isinstance(targets, str) else ", ".join(targets)
 
     def _describe(self) -> dict[str, object]:
-        from everlearn.runs.environment import machine, versions
+        from everlearn.environment import machine, versions
 
         return {
             "everlearn": versions()["everlearn"],

@@ -10,14 +10,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.data.instance import Task, TaskStream, fingerprint_of
+from everlearn.data.instance import Task, TaskStream
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl, write_vouched
+from everlearn.fingerprints import fingerprint_of
 from everlearn.methods.base import Stage
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, Recipe
-from everlearn.runs.store import RunStore
 from everlearn.seeds import derive
+from everlearn.store import RunStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -21,7 +21,7 @@ from everlearn.errors import RunError
 from everlearn.files import read_json
 from everlearn.recipe_paths import found_path
 from everlearn.run_folder import kind_of, refuse_links
-from everlearn.runs.store import MARK
+from everlearn.store import MARK
 
 _SHARD = re.compile(r"[0-9a-f]{2}")
 _DEPTH = 2  # from a folder of runs over a comparison to its runs

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import TaskStream
+from everlearn.environment import versions
 from everlearn.files import disk_error, make_folder, read_mapping, write_json, write_text
 from everlearn.recipe import EMBEDDED, Recipe
-from everlearn.runs.environment import versions
 from everlearn.runs.model_card import Handed, model_card
 
 if TYPE_CHECKING:

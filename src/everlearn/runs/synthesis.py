@@ -14,7 +14,7 @@ from everlearn.run_folder import SYNTHESIS, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.models_at_hand import ModelsAtHand
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 from everlearn.synthesis.options import SynthesisOptions
 
 if TYPE_CHECKING:

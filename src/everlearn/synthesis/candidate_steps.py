@@ -10,6 +10,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.artifacts import Artifact
 from everlearn.files import read_jsonl
 from everlearn.synthesis import continuations
 from everlearn.synthesis.continuations import prompts_for, sampling_for, write_raw
@@ -19,7 +20,6 @@ from everlearn.synthesis.job import Job, counters_of, write_sifted
 from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.parsing import Candidate, Limits, RawText, counts, parse_alpaca, parse_superni
 from everlearn.synthesis.refusals import refuse_hopeless_base
-from everlearn.synthesis.steps import StepResult
 
 if TYPE_CHECKING:
     from everlearn.models.loading import LoadedModel
@@ -29,7 +29,7 @@ ALL, FIRST = "synthesis", "synthesis/first"
 """Where the steps stand that all continuations go through, and those of the first chunk."""
 
 
-def raw_step(job: Job, place: str = ALL) -> StepResult:
+def raw_step(job: Job, place: str = ALL) -> Artifact:
     """The base model's continuations, or only the first chunk of them: `raw.jsonl`."""
     tools, options, settings = job.tools, job.options, job.settings
     prompts, samples = job.plan
@@ -71,7 +71,7 @@ def raw_step(job: Job, place: str = ALL) -> StepResult:
     return tools.step(f"{place}/raw", inputs, make)
 
 
-def look_first(job: Job) -> StepResult:
+def look_first(job: Job) -> Artifact:
     """The first chunk of continuations.
 
     Raises:
@@ -88,7 +88,7 @@ def has_several_chunks(job: Job) -> bool:
     return math.prod(job.plan) > continuations.CHUNK_SEQUENCES
 
 
-def parsed_step(job: Job, raw: StepResult, place: str = ALL) -> StepResult:
+def parsed_step(job: Job, raw: Artifact, place: str = ALL) -> Artifact:
     """Candidates that are well formed: `kept.jsonl`, and the others with their reason."""
     save_more, is_anchored = job.options.save_more, job.settings.is_improved
 
@@ -126,7 +126,7 @@ def limits_of(job: Job, base: LoadedModel) -> Limits:
     )
 
 
-def found_in(job: Job, raw: StepResult, place: str = ALL) -> tuple[StepResult, Losses]:
+def found_in(job: Job, raw: Artifact, place: str = ALL) -> tuple[Artifact, Losses]:
     """The candidates among continuations, in `kept.jsonl`, and what was dropped on the way to them."""
     parsed = parsed_step(job, raw, place)
     if not job.settings.is_improved:
@@ -135,7 +135,7 @@ def found_in(job: Job, raw: StepResult, place: str = ALL) -> tuple[StepResult, L
     return filtered, Losses((parsed, filtered))
 
 
-def filtered_step(job: Job, parsed: StepResult, place: str = ALL) -> StepResult:
+def filtered_step(job: Job, parsed: Artifact, place: str = ALL) -> Artifact:
     """Candidates that could be the task's and are new: `kept.jsonl`, and the others with their reason."""
     labels = () if job.is_refined else job.task.labels
     given = job.options.near_duplicates

@@ -9,13 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.artifacts import StepRunner
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Task
 from everlearn.files import write_json, write_jsonl
 from everlearn.synthesis.demonstrations import Layout, check_demonstrations, layout_of
 from everlearn.synthesis.options import Settings, SynthesisOptions, resolve, rows_asked_for
 from everlearn.synthesis.parsing import Candidate, Counters, Sifted
-from everlearn.synthesis.steps import Steps
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -44,7 +44,7 @@ class Tools:
         latest_fingerprint: Identifies it.
     """
 
-    step: Steps
+    step: StepRunner
     base: Callable[[], LoadedModel]
     base_fingerprint: str
     generator_for: Callable[[LoadedModel], Generator]

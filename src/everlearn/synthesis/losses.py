@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from everlearn.artifacts import Artifact
 from everlearn.files import read_json, read_jsonl
-from everlearn.synthesis.steps import StepResult
 
 OF_ANSWERS = ("run_on", "unknown_label", "copy_of_input", "no_letter")
 LONGEST_EXAMPLE = 160
@@ -23,7 +23,7 @@ class Losses:
         steps: Each with `counts.json` and `rejected.jsonl`.
     """
 
-    steps: tuple[StepResult, ...] = ()
+    steps: tuple[Artifact, ...] = ()
 
     @cached_property
     def counts(self) -> Counter[str]:

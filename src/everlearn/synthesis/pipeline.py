@@ -13,6 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from everlearn.artifacts import Artifact
 from everlearn.data.instance import Instance, Task
 from everlearn.files import read_jsonl, write_jsonl
 from everlearn.synthesis.candidate_steps import found_in, has_several_chunks, look_first, raw_step
@@ -25,7 +26,6 @@ from everlearn.synthesis.refinement import as_instances
 from everlearn.synthesis.refinement_step import look_at_answers, refined_step
 from everlearn.synthesis.refusals import refuse_few_answers, refuse_few_candidates
 from everlearn.synthesis.selection_steps import embedded_step, selected_step
-from everlearn.synthesis.steps import StepResult
 
 __all__ = ["Synthesis", "Tools", "synthesize_task", "try_base"]
 
@@ -99,7 +99,7 @@ def try_base(task: Task, options: SynthesisOptions, tools: Tools) -> None:
         _candidates(job)
 
 
-def _candidates(job: Job) -> tuple[StepResult, StepResult, Losses]:
+def _candidates(job: Job) -> tuple[Artifact, Artifact, Losses]:
     """The raw step, the candidates in it, and what was dropped on the way."""
     raw = raw_step(job)
     found, losses = found_in(job, raw)

@@ -8,6 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.artifacts import Artifact
 from everlearn.files import read_jsonl, write_json, write_jsonl
 from everlearn.generation.counting import Counted
 from everlearn.synthesis.candidate_steps import ALL, FIRST, found_in, look_first
@@ -17,7 +18,7 @@ from everlearn.synthesis.job import Job, counters_of
 from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.refinement import Answering, answer, fault_of, label_shares, take
 from everlearn.synthesis.refusals import first_answers, refuse_hopeless_answers
-from everlearn.synthesis.steps import Row, StepResult, evenly, in_chunks
+from everlearn.synthesis.steps import Row, evenly, in_chunks
 
 if TYPE_CHECKING:
     from everlearn.models.loading import LoadedModel
@@ -46,7 +47,7 @@ def look_at_answers(job: Job) -> None:
     refuse_hopeless_answers(job, seen, seen - losses.counts.total() + losses.counts["surplus"], losses)
 
 
-def refined_step(job: Job, selected: StepResult, place: str = ALL) -> StepResult:
+def refined_step(job: Job, selected: Artifact, place: str = ALL) -> Artifact:
     """Writes `refined.jsonl`, `rejected.jsonl` and `counts.json`."""
     tools, options, settings = job.tools, job.options, job.settings
     labels = job.task.labels if settings.is_improved else ()

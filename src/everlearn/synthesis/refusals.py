@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import math
 
+from everlearn.artifacts import Artifact
 from everlearn.errors import UserError
 from everlearn.files import read_json
 from everlearn.synthesis.job import Job
 from everlearn.synthesis.losses import Losses
-from everlearn.synthesis.steps import StepResult
 
 CLEAR = 4
 """Rows that must be due before a first look judges. Chosen here: where just as many come as are needed, none of four
 that are due comes in one of 50 cases; models that can do the task give many times what is needed."""
 
 
-def refuse_hopeless_base(job: Job, first: StepResult, found: int, losses: Losses) -> None:
+def refuse_hopeless_base(job: Job, first: Artifact, found: int, losses: Losses) -> None:
     """Refuses to let the base model go on when its first continuations give next to nothing.
 
     Args:

@@ -7,19 +7,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.instance import Instance, fingerprint_of
+from everlearn.artifacts import Artifact
+from everlearn.data.instance import Instance
 from everlearn.files import write_json, write_jsonl
+from everlearn.fingerprints import fingerprint_of
 from everlearn.synthesis.job import Job
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import label_shares, take
 from everlearn.synthesis.selection import Chosen, select_clustered, select_random
-from everlearn.synthesis.steps import Row, StepResult
+from everlearn.synthesis.steps import Row
 
 if TYPE_CHECKING:
     import numpy as np
 
 
-def embedded_step(job: Job, found: StepResult, candidates: Sequence[Candidate]) -> StepResult:
+def embedded_step(job: Job, found: Artifact, candidates: Sequence[Candidate]) -> Artifact:
     """Vectors of the candidates (and of real rows for supervised selection): `embeddings.safetensors`."""
     options, tools = job.options, job.tools
     reference = job.task.train if options.selection == "supervised" else ()
@@ -56,9 +58,7 @@ def embedded_step(job: Job, found: StepResult, candidates: Sequence[Candidate]) 
     return tools.step("synthesis/embedded", inputs, make)
 
 
-def selected_step(
-    job: Job, found: StepResult, candidates: Sequence[Candidate], embedded: StepResult | None
-) -> StepResult:
+def selected_step(job: Job, found: Artifact, candidates: Sequence[Candidate], embedded: Artifact | None) -> Artifact:
     """The rows to refine, or to rehearse as they are: `selected.jsonl`."""
     settings = job.settings
     wanted = min(settings.wanted, len(candidates))
@@ -95,7 +95,7 @@ def selected_step(
     return job.tools.step("synthesis/selected", inputs, make, version=2 if settings.is_improved else 1)
 
 
-def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: StepResult | None) -> list[Chosen]:
+def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: Artifact | None) -> list[Chosen]:
     if embedded is None:
         return select_random(len(candidates), wanted)
     from safetensors.numpy import load_file

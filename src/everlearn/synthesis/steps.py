@@ -1,43 +1,15 @@
-"""Work in steps whose results are kept: what the synthesis knows of the run's storage, and pieces within a step.
-
-`Steps` is the part of the stage loop's step runner that is used here, so that this room needs none above it.
-`in_chunks` divides a long step into files, so that a killed one goes on where it stood.
-"""
+"""Pieces within a step: a long one is divided into files, so that a killed one goes on where it stood."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from everlearn.files import read_jsonl, write_jsonl
 
 Item = TypeVar("Item")
 Row = dict[str, object]
-
-
-class StepResult(Protocol):
-    """A finished step: a folder that will not change, and the hash of all it depends on."""
-
-    @property
-    def path(self) -> Path:
-        """The folder."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """The hash."""
-        ...
-
-
-class Steps(Protocol):
-    """Runs a step once: with the same inputs, the stored result is returned instead."""
-
-    def __call__(
-        self, name: str, inputs: Mapping[str, object], make: Callable[[Path], None], *, version: int = 1
-    ) -> StepResult:
-        """Makes or finds a result; `make` may be called again with a folder in which finished files still stand."""
-        ...
 
 
 def in_chunks(

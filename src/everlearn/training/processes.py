@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from everlearn.crew import crew
+from everlearn.devices import choose_device
 from everlearn.errors import RecipeError, UserError
-from everlearn.models.loading import choose_device
 
 _PATIENCE = timedelta(hours=12)  # the others wait while the first process tokenises
 _BUCKET_BYTES = 1 << 25

@@ -18,10 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from everlearn.data.instance import fingerprint_of
 from everlearn.data.mixture import OWN, Mixture
+from everlearn.devices import autocast_format
 from everlearn.errors import UserError
 from everlearn.files import write_json, write_jsonl
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.adapters import inner_model
 from everlearn.models.batching import ran_out_of_memory
 from everlearn.models.state import MOMENTS, Tuning
@@ -48,7 +49,6 @@ from everlearn.training.checkpoint import (
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw, whole_loss
 from everlearn.training.influence import Influence, Training
 from everlearn.training.phase import Phase
-from everlearn.training.precision import autocast_format
 from everlearn.training.processes import Processes, here
 from everlearn.training.rows import EncodedRow, encode_rows
 from everlearn.training.schedules import Schedule

@@ -112,7 +112,7 @@ def describe_plan(recipe: UpdateRecipe, prepared: Prepared) -> dict[str, object]
 def describe_run(recipe: UpdateRecipe, prepared: Prepared, processes: int, folder: Path) -> dict[str, object]:
     """What `manifest.json` in the run folder holds beside the status of the run and of its segments."""
     from everlearn import __version__
-    from everlearn.runs.environment import machine, versions
+    from everlearn.environment import machine, versions
 
     return {
         "everlearn": __version__,

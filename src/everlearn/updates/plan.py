@@ -17,7 +17,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Literal
 
-from everlearn.data.instance import fingerprint_of
+from everlearn.fingerprints import fingerprint_of
 from everlearn.training.schedules import Schedule, branch_length
 from everlearn.updates.rates import Rates
 

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from everlearn.devices import autocast_format
 from everlearn.errors import RunError
 from everlearn.seeds import derive
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
-from everlearn.training.precision import autocast_format
 from everlearn.training.processes import Processes, spread
 from everlearn.training.rows import EncodedRow
 from everlearn.updates.config import UpdateTraining

@@ -10,9 +10,9 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.data.instance import fingerprint_of
 from everlearn.errors import ModelError, RecipeError, nearest
 from everlearn.files import disk_error, move_into, share_as
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.descriptions import check_tokenizer_files
 from everlearn.models.faults import told
 from everlearn.models.json_files import check_numbers

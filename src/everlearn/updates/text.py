@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING
 
 from everlearn.data.containers import data_suffix
-from everlearn.data.instance import fingerprint_of
 from everlearn.data.source_names import (
     files_in,
     hub_parts,
@@ -28,6 +27,7 @@ from everlearn.data.source_names import (
 )
 from everlearn.data.unpacking import GZIP, unpacked
 from everlearn.errors import DataError, nearest
+from everlearn.fingerprints import fingerprint_of
 from everlearn.ordinary_files import is_folder, opened, size, stat_of
 
 if TYPE_CHECKING:

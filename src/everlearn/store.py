@@ -23,8 +23,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
-from everlearn.artifacts import FINGERPRINT, RECORD, fault_of, read_record, remove_artifact
-from everlearn.data.instance import fingerprint_of
+from everlearn.artifacts import FINGERPRINT, RECORD, Artifact, StepRunner, fault_of, read_record, remove_artifact
 from everlearn.errors import RunError
 from everlearn.files import (
     disk_error,
@@ -38,7 +37,7 @@ from everlearn.files import (
     write_text,
     write_vouched,
 )
-from everlearn.methods.base import Artifact, StepRunner
+from everlearn.fingerprints import fingerprint_of
 from everlearn.recipe_paths import kept_path
 
 MARK = ".everlearn-cache"
@@ -113,7 +112,7 @@ class RunStore:
         version: int = 1,
         shared: bool = True,
     ) -> Artifact:
-        """Makes or finds the artifact of a step; see `methods.base.StepRunner`.
+        """Makes or finds the artifact of a step; see `everlearn.artifacts.StepRunner`.
 
         Args:
             place: Path of the artifact below the run folder.

@@ -12,12 +12,12 @@ import pytest
 from safetensors import SafetensorError
 
 from everlearn import artifacts
+from everlearn import store as store_module
 from everlearn.artifacts import fault_of
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_jsonl, write_json, write_text
-from everlearn.runs import store as store_module
 from everlearn.runs.mending import examine, remove
-from everlearn.runs.store import RunStore
+from everlearn.store import RunStore
 
 
 class Maker:

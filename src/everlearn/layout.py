@@ -1,0 +1,6 @@
+"""Names of places in a run folder, for those who write there and those who read."""
+
+from __future__ import annotations
+
+BASE_STAGE = "00-base"
+"""Folder name, among the stages, of what is measured before any training."""
