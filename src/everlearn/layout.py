@@ -4,3 +4,5 @@ from __future__ import annotations
 
 BASE_STAGE = "00-base"
 """Folder name, among the stages, of what is measured before any training."""
+FINDINGS = "findings"
+"""Folder of a stage with what the method has found."""

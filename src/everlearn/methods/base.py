@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from everlearn.artifacts import StepRunner
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.mixture import Mixture
+from everlearn.findings import Findings
 from everlearn.models.state import ModelState
 from everlearn.recipe import Section
 
@@ -226,6 +227,13 @@ class Method:
         """Another model than the trained one, to be measured, handed back, and the next stage's start: a merge.
 
         It is made in a step, like every artifact. Default: nothing, the trained model is released.
+        """
+        return None
+
+    def findings(self, context: StageContext) -> Findings | None:
+        """What the method has found in the stage, for the report; called once, when all of the stage is made.
+
+        Values that change from step to step are noted by influences instead (`OptimizerStep.note`).
         """
         return None
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from everlearn.checking import first_double
 from everlearn.data.mixture import Mixture
 from everlearn.errors import RecipeError
+from everlearn.findings import Findings, joined
 from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
 from everlearn.methods.registry import make_method
 from everlearn.recipe_method import JOIN
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
     from everlearn.recipe import MethodConfig
     from everlearn.training.influence import Influence
 
-ADDS = ("check", "try_base", "rehearsal", "influences", "after_stage", "state_tensors", "state_json", "load_state")
+ADDS = (
+    "check", "try_base", "rehearsal", "influences", "after_stage", "findings", "state_tensors", "state_json",
+    "load_state",
+)  # fmt: skip
 """Hooks that all methods of a stack are asked at."""
 EXCLUSIVE = {
     "stages": "how the tasks are split into stages",
@@ -156,6 +160,11 @@ class Stack(Method):
         """Asks each, in order."""
         for part in self.parts:
             part.after_stage(context)
+
+    def findings(self, context: StageContext) -> Findings | None:
+        """Those of each, under its name."""
+        found = {part.name: part.findings(context) for part in self.parts}
+        return joined({name: one for name, one in found.items() if one is not None})
 
     def state_tensors(self) -> dict[str, np.ndarray]:
         """Those of each, below its name."""

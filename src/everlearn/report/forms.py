@@ -117,6 +117,43 @@ class ManifestForm(Form):
         return self
 
 
+Finding = Annotated[float, Field(ge=-1e100, le=1e100)]
+
+
+class CurveForm(Form):
+    """A course that a method found."""
+
+    x: str
+    points: list[Annotated[list[Finding | None], Field(min_length=2, max_length=2)]]
+
+    @model_validator(mode="after")
+    def _has_places(self) -> CurveForm:
+        if any(x is None for x, _ in self.points):
+            raise ValueError("a point of a curve has no place")
+        return self
+
+
+class TableForm(Form):
+    """A small table that a method found."""
+
+    heads: Annotated[list[str], Field(min_length=1)]
+    rows: list[list[str | Finding | None]]
+
+    @model_validator(mode="after")
+    def _is_even(self) -> TableForm:
+        if any(len(row) != len(self.heads) for row in self.rows):
+            raise ValueError("a row of a table has not as many cells as there are heads")
+        return self
+
+
+class FindingsForm(Form):
+    """`findings.json` of a stage."""
+
+    numbers: dict[str, Finding | None] = {}
+    curves: dict[str, CurveForm] = {}
+    tables: dict[str, TableForm] = {}
+
+
 class WeightsForm(Form):
     """Weights in the lineage of a run."""
 

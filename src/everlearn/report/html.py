@@ -2,8 +2,8 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-rehearsal, what else acted while training, forgotten instances, what the data held, and last how it all came about.
-Parts whose files are absent are left out, so an unfinished run has a report too.
+rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, and last how
+it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from everlearn.report.comparison import comparison
 from everlearn.report.curves import average_curve, curves
 from everlearn.report.data import data
 from everlearn.report.empty import doubt
+from everlearn.report.findings import findings
 from everlearn.report.forgotten import forgotten
 from everlearn.report.headline import headline, metrics_line, unfinished
 from everlearn.report.heatmap import any_measured, heat_maps, matrix_title
@@ -38,6 +39,7 @@ NAVIGATION = {
     "curves": "Curves",
     "rehearsal": "Rehearsal",
     "acting": "While training",
+    "findings": "Found",
     "forgotten": "Forgotten",
     "data": "Data",
     "lineage": "Lineage",
@@ -135,6 +137,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("curves", "Learning and forgetting", curves(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("acting", "What acted while training", acting(study)),
+        ("findings", "What the methods found", findings(study)),
         ("forgotten", "Once right, now wrong", forgotten(study)),
         ("data", "What the data held", data(study)),
         ("lineage", "Which weights came from which", lineage(study)),

@@ -20,8 +20,9 @@ from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.kept import keep_task, kept_task
 from everlearn.errors import RunError
 from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
+from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
-from everlearn.layout import BASE_STAGE
+from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.methods.stack import assemble
 from everlearn.models.state import Kind, ModelState, Part, Tuning
@@ -317,6 +318,7 @@ class _Run:
             phases = {name: state for (at, name), state in self._phases.items() if at == stage.index and name}
             lineage.trained(stage, phases, released)
             self._point_to(released)
+            self._find(stage, released)
             shown = self.stream.tasks if self.recipe.evaluation.unseen_tasks else (*stage.seen, *stage.tasks)
             self.measurement.stage(stage.name, stage.index, self.models.latest, released.fingerprint, shown)
             progress.say(self.measurement.line(stage))
@@ -488,6 +490,22 @@ class _Run:
         values = read_json(artifact.path / "state.json")
         assert isinstance(values, dict), "a method's JSON state is a mapping"
         self.method.load_state(load_file(artifact.path / "state.safetensors"), values)
+
+    def _find(self, stage: Stage, released: ModelState) -> None:
+        """Stores what the method has found in the stage."""
+        if not self.method.overrides("findings"):
+            return
+
+        def make(folder: Path) -> None:
+            found = self.method.findings(self._context(stage, released)) or Findings()
+            write_json(folder / "findings.json", found.to_json())
+
+        inputs = {
+            "model": released.fingerprint,
+            "method": [self.method.name, self.method.versions, self.method.described(), self._state],
+            "stage": [stage.index, stage.is_last],
+        }
+        self.store.step(f"stages/{stage.name}/{FINDINGS}", FINDINGS, inputs, make, shared=False)
 
     def _publish(self, released: ModelState, matrix: Mapping[str, object]) -> None:
         """The final model as a folder of its own that Transformers or PEFT load as it is."""
