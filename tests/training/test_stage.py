@@ -14,7 +14,7 @@ import torch
 
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import Group, Mixture
-from everlearn.data.prompts import get_template
+from everlearn.data.prompts import VanillaTemplate, get_template
 from everlearn.errors import DataError, MissingExtraError, UserError
 from everlearn.files import read_json, read_jsonl
 from everlearn.models import loading
@@ -448,6 +448,42 @@ def test_rows_of_a_group_take_places_of_the_batch_or_come_on_top(folders, tmp_pa
     config = CONFIG.model_copy(update={"epochs": 1})
     train(load(folders), tmp_path, rows=ROWS[:8], mixture=Mixture((group,)), config=config, influences=[Count()])
     assert sizes == expected
+
+
+class Reversed(VanillaTemplate):
+    """Asks for the answer's question."""
+
+    name = "reversed"
+
+    def prompt_ids(self, instance, tokenizer, max_tokens=None):
+        return [tokenizer.bos_token_id, *tokenizer.encode(instance.output, add_special_tokens=False)]
+
+    def target_ids(self, instance, tokenizer, max_tokens=None):
+        return tokenizer.encode(instance.input, add_special_tokens=False)
+
+
+def test_a_row_that_follows_another_is_there_in_its_steps_in_a_wording_of_its_own(folders, tmp_path) -> None:
+    seen: list[tuple[dict[str, list[int]], set[int]]] = []
+    loaded = load(folders)
+
+    class Look(Influence):
+        def penalty(self, rows):
+            numbers = {name: sorted(r.number for r in rows if r.group == name) for name in ("own", "old", "other")}
+            for row in rows:
+                if row.group == "other":
+                    text = loaded.tokenizer.decode(row.ids[row.prompt_length :])
+                    assert text == (ROWS[:6] + ROWS[8:])[[0, 5, 6][row.number]].input
+            seen.append((numbers, {row.number for row in rows if row.group == "other"}))
+
+    follows = (("own", 0), ("own", 5), ("old", 0))
+    other = Group("other", [ROWS[0], ROWS[5], ROWS[8]], follows=follows, template=Reversed(), weight=0.5, mean="own")
+    mixture = Mixture((Group("old", ROWS[8:]), other))
+    train(loaded, tmp_path, rows=ROWS[:6], mixture=mixture, influences=[Look()])
+    assert [len(step["own"]) + len(step["old"]) for step, _ in seen] == [4, 4] * 2
+    for step, others in seen:
+        assert others == {at for at, (group, number) in enumerate(follows) if number in step[group]}
+    assert sum(len(others) for _, others in seen) == 3 * 2
+    assert mixture.rehearsed == [ROWS[8], ROWS[9]]
 
 
 def token_losses(loaded, row) -> list[float]:

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from everlearn.data.instance import Instance, Task
 from everlearn.data.samples import drawn_rows
+from everlearn.fingerprints import fingerprint_of
+
+if TYPE_CHECKING:
+    from everlearn.data.prompts import PromptTemplate
 
 OWN = "own"
 """Name of the group of the stage's own rows."""
@@ -38,6 +42,9 @@ class Group:
             nothing to resume; None: passes over the rows, each shuffled. Only with `per_step`.
         weight: Of the group's mean in the loss; 0 where only the influences' terms count.
         mean: How its loss is averaged.
+        follows: For each row the group (a shuffled one, or `OWN`) and the number of another: steps that hold that one
+            hold it too, on top of the batch. Not with `per_step`.
+        template: How its rows are worded; None: as the run's. Such a wording sees to its own lengths.
     """
 
     name: str
@@ -47,6 +54,13 @@ class Group:
     drawn: Draw | None = None
     weight: float = 1.0
     mean: Mean = "tokens"
+    follows: Sequence[tuple[str, int]] = ()
+    template: PromptTemplate | None = None
+
+    @property
+    def is_shuffled(self) -> bool:
+        """Whether its rows stand among the stage's own."""
+        return self.per_step is None and not self.follows
 
 
 @dataclass(frozen=True)
@@ -56,15 +70,17 @@ class Mixture:
     Attributes:
         groups: What methods add, in order: rows of the earliest task first.
         own: Weight and mean of the stage's own rows; None: (1, "tokens").
+        rewritten: The stage's own rows as they are trained on; None: as they are.
     """
 
     groups: Sequence[Group] = ()
     own: tuple[float, Mean] | None = None
+    rewritten: Sequence[Instance] | None = None
 
     @property
     def rehearsed(self) -> list[Instance]:
-        """The rows that steps train on, in order."""
-        return [row for group in self.groups if group.per_step != 0 for row in group.rows]
+        """The rows that steps train on, in order; those in another wording once."""
+        return [row for group in self.groups if group.per_step != 0 and not group.follows for row in group.rows]
 
     @property
     def rows(self) -> list[Instance]:
@@ -74,12 +90,17 @@ class Mixture:
     def describe(self) -> object:
         """What the trained weights depend on beyond rows that are shuffled in plainly, as JSON; None: nothing."""
         is_plain = self.own is None and all(
-            group.per_step is None and group.weight == 1.0 and group.mean == "tokens" for group in self.groups
+            group.is_shuffled and group.template is None and group.weight == 1.0 and group.mean == "tokens"
+            for group in self.groups
         )
         if is_plain:
             return None
         groups = [
-            [group.name, len(group.rows), group.per_step, group.is_within, group.weight, group.mean]
+            [
+                *(group.name, len(group.rows), group.per_step, group.is_within, group.weight, group.mean),
+                *([fingerprint_of([list(place) for place in group.follows])] if group.follows else ()),
+                *([group.template.name] if group.template else ()),
+            ]
             for group in self.groups
         ]
         return {"own": list(self.own or (1.0, "tokens")), "groups": groups}

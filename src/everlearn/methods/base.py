@@ -40,6 +40,7 @@ Trait = Literal[
     "penalty",
     "projects gradients",
     "rehearses",
+    "rewrites own rows",
     "starts elsewhere",
     "synthesizes",
     "trains once",
@@ -188,6 +189,17 @@ class Method:
     def stages(self, stream: TaskStream) -> list[Stage]:
         """Splits the stream into stages. Default: one stage a task."""
         return one_stage_per_task(stream.tasks)
+
+    def template(self, template: PromptTemplate) -> PromptTemplate:
+        """How instances are worded, in training, measuring and what is handed back. Default: as the recipe says.
+
+        Args:
+            template: The recipe's.
+
+        Returns:
+            A template of a name of its own, or the given one.
+        """
+        return template
 
     def check(self, facts: Facts) -> None:
         """Refuses (UserError) what cannot work, before any training."""

@@ -35,6 +35,7 @@ EXCLUSIVE = {
     "stages": "how the tasks are split into stages",
     "phases": "in which phases and from which weights a stage is trained",
     "released": "which model a stage hands on",
+    "template": "how instances are worded",
 }
 """Hooks that one method of a stack may override, and what such a method decides."""
 REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
@@ -45,6 +46,7 @@ REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
     ("changes parts", "changes parts", "each says which weights a stage trains"),
     ("averages weights", "averages weights", "each would hand on an average of its own"),
     ("weighs own rows", "weighs own rows", "each sets the weight of a stage's own rows"),
+    ("rewrites own rows", "rewrites own rows", "each would train on other rows than the stage's own"),
     ("synthesizes", "synthesizes", "each would write its synthetic rows where the other does"),
     ("trains once", "penalty", "{0} trains all tasks in one stage, so {1} has no earlier weights to hold"),
     ("trains once", "rehearses", "{0} trains all tasks in one stage, so {1} has no earlier task to rehearse"),
@@ -148,9 +150,11 @@ class Stack(Method):
         mixtures = [part.rehearsal(context) for part in self.parts]
         groups = [group for mixture in mixtures for group in mixture.groups]
         own = [mixture.own for mixture in mixtures if mixture.own is not None]
+        rewritten = [mixture.rewritten for mixture in mixtures if mixture.rewritten is not None]
         assert first_double(group.name for group in groups) is None, "a method's groups have names of its own"
         assert len(own) < 2, "a method that weighs the stage's own rows has the trait that says so"
-        return Mixture(tuple(groups), own[0] if own else None)
+        assert len(rewritten) < 2, "a method that rewrites the stage's own rows has the trait that says so"
+        return Mixture(tuple(groups), own[0] if own else None, rewritten[0] if rewritten else None)
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """Those of each, in order."""

@@ -117,7 +117,7 @@ def inspect_data(
 
     method = assemble(recipe.method)
     tokenizer = loading.load_tokenizer(recipe.model)
-    template = get_template(recipe.model.template_name, tokenizer)
+    template = method.template(get_template(recipe.model.template_name, tokenizer))
     context = loading.context_length(recipe.model)
     reading = read_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer)
     stream, refused = reading.stream, reading.refusal(recipe.stream)

@@ -100,7 +100,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     method = assemble(recipe.method)
     model = loading.check_model(recipe.model, trains=trains)
     tokenizer = loading.load_tokenizer(recipe.model)
-    template = get_template(recipe.model.template_name, tokenizer)
+    template = method.template(get_template(recipe.model.template_name, tokenizer))
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     kept = partial(kept_task, folder) if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
@@ -356,7 +356,7 @@ class _Run:
             self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
             (row.to_json() for row in mixture.rehearsed if row.task not in own),
         )
-        shuffled = sum(len(group.rows) for group in mixture.groups if group.per_step is None)
+        shuffled = sum(len(group.rows) for group in mixture.groups if group.is_shuffled)
         config = self.recipe.training
         sizes = {"batch_size": config.batch_size, "epochs": config.epochs}
         self._order = order_of(len(stage.rows) + shuffled, mixture, **sizes, seed=self._seed(stage))  # type: ignore[arg-type]
@@ -382,13 +382,13 @@ class _Run:
         self, stage: Stage, phase: Phase, tuning: Tuning, context: StageContext, mixture: Mixture, what: str
     ) -> ModelState:
         influences = self.method.influences(context)
-        seed = self._seed(stage)
+        seed, own = self._seed(stage), stage.rows if mixture.rewritten is None else mixture.rewritten
         config = self.recipe.training
         if phase.changes:
             config = type(config).model_validate({**config.model_dump(), **phase.changes})
         inputs = {
             "start": tuning.start.fingerprint,
-            "rows": rows_fingerprint([*stage.rows, *mixture.rows]),
+            "rows": rows_fingerprint([*own, *mixture.rows]),
             "training": config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
             "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
             "template": self.template.name,
@@ -410,7 +410,7 @@ class _Run:
                 folder,
                 load={"checkpoint": checkpoint, "seed": seed, "beside": beside, "moving": list(tuning.moves)},
                 stage={
-                    "rows": stage.rows,
+                    "rows": own,
                     "config": config,
                     "template": self.template,
                     "seed": seed,
@@ -441,6 +441,9 @@ class _Run:
         """What the method rehearses; what becomes of rows that are too long is told in the manifest."""
         mixture, groups = self.method.rehearsal(context), []
         for group in mixture.groups:
+            if group.template is not None:
+                groups.append(group)
+                continue
             rows, notes = rehearsed_within_limits(group.rows, self.recipe.training, self.template, self.tokenizer)
             groups.append(replace(group, rows=tuple(rows)))
             for task, note in notes.items():

@@ -14,12 +14,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everlearn.data.mixture import OWN, Mean, Mixture
+from everlearn.data.mixture import OWN, Group, Mean, Mixture
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence
 from everlearn.training.packing import Packing
 from everlearn.training.processes import Processes
-from everlearn.training.row_order import Batches, Passes
+from everlearn.training.row_order import Batches, Following, Passes
 from everlearn.training.rows import EncodedRow
 
 Part = Packing | list[EncodedRow]
@@ -83,18 +83,22 @@ class Answers:
     ) -> None:
         self._loss, self._shuffled, self._processes = loss, shuffled, processes
         self._readers = [influence for influence in influences if influence.reads]
-        apart = [group for group in mixture.groups if group.per_step is not None]
+        apart = [group for group in mixture.groups if not group.is_shuffled]
         self.order = order_of(len(shuffled), mixture, batch_size=batch_size, epochs=epochs, seed=seed)
         self.first, self._end = steps or (0, len(self.order))
         assert self._end <= len(self.order), "a phase ends within its stage"
-        self._drawn = [
-            (rows, group.drawn(self.order, seed) if group.drawn else Passes(group, len(self.order), seed))
-            for group, rows in zip(apart, groups, strict=True)
-        ]
+        self._drawn = [(rows, self._steps_of(group, seed)) for group, rows in zip(apart, groups, strict=True)]
         self._shares: dict[str, tuple[float, Mean]] | None = None
         if mixture.own is not None or any(group.weight != 1.0 or group.mean != "tokens" for group in mixture.groups):
             self._shares = {OWN: mixture.own or (1.0, "tokens")}
             self._shares |= {group.name: (group.weight, group.mean) for group in mixture.groups}
+
+    def _steps_of(self, group: Group, seed: int) -> Sequence[Sequence[int]]:
+        """Row numbers of a group that has an order of its own, by step of the stage."""
+        if group.follows:
+            places = {(row.group, row.number): place for place, row in enumerate(self._shuffled)}
+            return Following({places[other]: at for at, other in enumerate(group.follows)}, self.order)
+        return group.drawn(self.order, seed) if group.drawn else Passes(group, len(self.order), seed)
 
     def __len__(self) -> int:
         """Optimizer steps of the phase."""

@@ -9,7 +9,7 @@ generator state and a plan of any length costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -74,6 +74,24 @@ class Passes(Sequence[list[int]]):
         if self._pass[0] != turn:
             self._pass = (turn, shuffled(len(self._group.rows), self._seed, self._group.name, turn))
         return self._pass[1][at]
+
+
+class Following(Sequence[list[int]]):
+    """The rows of a group that go with others of a step.
+
+    Args:
+        numbers: Place among the shuffled rows to the number of the row of the group that goes with it.
+        order: Of the shuffled rows.
+    """
+
+    def __init__(self, numbers: Mapping[int, int], order: Sequence[list[int]]) -> None:
+        self._numbers, self._order = numbers, order
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def __getitem__(self, step: int) -> list[int]:  # type: ignore[override]
+        return [self._numbers[place] for place in self._order[step] if place in self._numbers]
 
 
 def shuffled(count: int, seed: int, *purpose: str | int) -> list[int]:

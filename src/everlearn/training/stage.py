@@ -114,19 +114,21 @@ def train_stage(
     """
     mixture, phase = mixture or Mixture(), phase or Phase()
 
-    known: dict[int, EncodedRow] = {}  # a method may give the stage's own rows once more
+    known: dict[tuple[int, str], EncodedRow] = {}  # a method may give the stage's own rows once more
 
-    def encoded(instances: Sequence[Instance], group: str = OWN) -> list[EncodedRow]:
-        new = [row for row in instances if id(row) not in known]
+    def encoded(
+        instances: Sequence[Instance], group: str = OWN, worded: PromptTemplate = template
+    ) -> list[EncodedRow]:
+        new = [row for row in instances if (id(row), worded.name) not in known]
         if new or not instances:
-            made = encode_rows(new, template, loaded.tokenizer, config, loaded.context_length)
-            known.update((id(row), one) for row, one in zip(new, made, strict=True))
-        return [replace(known[id(row)], group=group, number=at) for at, row in enumerate(instances)]
+            made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
+            known.update(((id(row), worded.name), one) for row, one in zip(new, made, strict=True))
+        return [replace(known[id(row), worded.name], group=group, number=at) for at, row in enumerate(instances)]
 
     shuffled, apart = encoded(rows), []
     for group in mixture.groups:
-        of_group = encoded(group.rows, group=group.name) if group.rows else []
-        if group.per_step is None:
+        of_group = encoded(group.rows, group.name, group.template or template) if group.rows else []
+        if group.is_shuffled:
             shuffled += of_group
         else:
             apart.append(of_group)
