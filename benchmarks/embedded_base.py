@@ -22,9 +22,9 @@ from pathlib import Path
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
 
-from everlearn.data.corpus import held_out_microtasks, held_out_text
-from everlearn.data.embedded_stream import TASKS, embedded_stream
-from everlearn.data.grammars import Grammar
+from everlearn.data.embedded.corpus import held_out_microtasks, held_out_text
+from everlearn.data.embedded.grammars import Grammar
+from everlearn.data.embedded.stream import TASKS, embedded_stream
 from everlearn.data.instance import Instance, Task
 from everlearn.models.embedded_base import embedded_base_path
 

@@ -135,7 +135,7 @@ def make_blocks(shape: dict[str, int], steps: int, folder: Path):
     """A token file of blocks with a learnable order, read by both sides."""
     import numpy as np
 
-    from everlearn.updates.blocks import Blocks
+    from everlearn.data.blocks import Blocks
 
     rng = np.random.default_rng(0)
     start = rng.integers(0, shape["vocabulary"], (steps * shape["rows"], 1))
@@ -150,12 +150,12 @@ def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> d
 
     from everlearn.training.processes import join_processes
     from everlearn.training.schedules import Schedule
-    from everlearn.updates.config import UpdateTraining
-    from everlearn.updates.pretraining import TextTraining
+    from everlearn.training.text import TextTraining
+    from everlearn.training.text_config import TextTrainingConfig
 
     with tempfile.TemporaryDirectory() as folder:
         blocks = make_blocks(shape, steps, Path(folder))
-        settings = UpdateTraining(
+        settings = TextTrainingConfig(
             block_tokens=shape["block"],
             batch_blocks=shape["rows"],
             precision=precision,
@@ -220,7 +220,7 @@ def _speed(shape: dict[str, int], steps: int, began: float, processor: float, lo
 
 def write_text(path: Path, size: int) -> None:
     """Generated text of so many bytes, blank lines between documents."""
-    from everlearn.updates.drifting_corpus import documents_of
+    from everlearn.data.embedded.drifting_corpus import documents_of
 
     documents = documents_of(3, 20_000, seed=0)
     draw = random.Random(0)
@@ -232,8 +232,8 @@ def write_text(path: Path, size: int) -> None:
 
 
 def make_tokenizer(path: Path, folder: Path) -> Path:
+    from everlearn.data.text import TextSource
     from everlearn.updates.start import _train_bpe, leading_text
-    from everlearn.updates.text import TextSource
 
     tokenizer = _train_bpe(leading_text(TextSource(str(path)).documents(), 2_000_000), 2048)
     tokenizer.save_pretrained(folder / "tokenizer")
@@ -279,9 +279,9 @@ def loaded_tokenizer(folder: str) -> Any:
 
 def tokenised(path: str, tokenizer: Any, cache: str, *, heldout_ratio: float) -> tuple[Any, float]:
     """Everlearn's token files of a text, and the seconds that they took."""
-    from everlearn.updates.blocks import tokenise
+    from everlearn.data.blocks import tokenise
+    from everlearn.data.text import TextSource
     from everlearn.updates.start import tokenizer_fingerprint
-    from everlearn.updates.text import TextSource
 
     began = time.perf_counter()
     files = tokenise(
@@ -335,7 +335,7 @@ def peak_memory(path: str, tokenizer: str, size: int) -> dict[str, Any]:
     import numpy as np
     import torch  # noqa: F401 - part of what a training process holds anyway
 
-    from everlearn.updates.sampler import BlockOrder
+    from everlearn.training.block_order import BlockOrder
 
     loaded = loaded_tokenizer(tokenizer)
     before = _peak_mib()

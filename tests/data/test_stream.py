@@ -168,7 +168,7 @@ def test_loading_needs_no_heavy_library():
     import sys
 
     code = (
-        "import sys; import everlearn.data.stream, everlearn.data.prompts, everlearn.data.recipe_writer; "
+        "import sys; import everlearn.data.stream, everlearn.data.prompts, everlearn.runs.recipe_writer; "
         "print(sorted({'torch', 'transformers', 'datasets', 'pyarrow', 'pandas'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

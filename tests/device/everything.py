@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from everlearn.data.embedded_stream import embedded_stream
+from everlearn.data.embedded.stream import embedded_stream
 from everlearn.files import write_jsonl
 from everlearn.generation.engine import make_generator
 from everlearn.generation.protocol import Sampling

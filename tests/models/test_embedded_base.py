@@ -4,8 +4,8 @@ import random
 
 import pytest
 
-from everlearn.data.embedded_stream import TASKS, embedded_stream
-from everlearn.data.grammars import Grammar
+from everlearn.data.embedded.grammars import Grammar
+from everlearn.data.embedded.stream import TASKS, embedded_stream
 from everlearn.errors import ModelError
 from everlearn.models import embedded_base
 

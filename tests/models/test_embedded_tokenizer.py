@@ -5,8 +5,8 @@ from itertools import islice
 
 import pytest
 
-from everlearn.data.corpus import documents
-from everlearn.data.words import CONNECTIVES, LABELS, NONSENSE, POOLS
+from everlearn.data.embedded.corpus import documents
+from everlearn.data.embedded.words import CONNECTIVES, LABELS, NONSENSE, POOLS
 from everlearn.models.embedded_base import embedded_base_path
 
 PROMPT = "Translate it.\n\nInput: red cat\nOutput: zam\n\nInput:"

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data.text import TextAccount, TextSource
 from everlearn.files import read_json
 from everlearn.progress import LineProgress
 from everlearn.updates import commands
 from everlearn.updates.config import UpdateRecipe
-from everlearn.updates.text import TextAccount, TextSource
 from tests.updates.tiny_runs import tiny_tree, write_versions
 
 ROWS = [

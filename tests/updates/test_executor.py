@@ -15,8 +15,8 @@ from everlearn.errors import RunError
 from everlearn.files import unfinished
 from everlearn.progress import LineProgress
 from everlearn.training import checkpoint
+from everlearn.training import text as pretraining
 from everlearn.training.processes import Processes
-from everlearn.updates import pretraining
 from everlearn.updates.commands import add_version
 from everlearn.updates.executor import execute
 from tests.killed import killed_at

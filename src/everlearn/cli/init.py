@@ -21,7 +21,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Writes the recipe and says what to do next."""
-    from everlearn.data.recipe_writer import left_out_of, write_recipe
+    from everlearn.runs.recipe_writer import left_out_of, write_recipe
 
     folder = Path(args.folder)
     out = Path(args.out) if args.out else folder / "recipe.yaml"

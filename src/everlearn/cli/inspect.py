@@ -56,9 +56,9 @@ def run(args: argparse.Namespace) -> int:
 def _recipe(args: argparse.Namespace) -> tuple[Recipe, dict[str, str] | None]:
     """The recipe to look into; for data files one with a task each, and the files of folders that are left out."""
     from everlearn.cli.options import named_folder, read_keys
-    from everlearn.data.given_sources import tasks_of
     from everlearn.ordinary_files import is_folder
     from everlearn.recipe import EMBEDDED, load_recipe, make_recipe, set_dotted
+    from everlearn.runs.given_sources import tasks_of
 
     first = args.sources[0]
     stored = _stored(named_folder(first)) if is_folder(first) else None

@@ -42,7 +42,7 @@ def _whole(least: int, most: int) -> Callable[[str], int]:
 def run(args: argparse.Namespace) -> int:
     """Trains and says where the model is."""
     from everlearn.cli.options import make_display, named_folder
-    from everlearn.updates.base_model import pretrain
+    from everlearn.runs.pretraining import pretrain
 
     out = named_folder(args.out)
     display = make_display(args, out)

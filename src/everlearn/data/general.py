@@ -21,7 +21,7 @@ def general_passages(path: str | None = None, *, embedded: bool = False) -> list
         DataError: the file cannot be read or holds no text.
     """
     if path is None and embedded:
-        from everlearn.data.corpus import held_out_text
+        from everlearn.data.embedded.corpus import held_out_text
 
         return held_out_text(seed=0)
     try:

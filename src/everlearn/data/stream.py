@@ -170,7 +170,7 @@ def _embedded_task(config: StreamConfig, task: TaskConfig, seed: int, account: A
 
 def _embedded(config: StreamConfig, seed: int) -> TaskStream:
     """The embedded stream, with fewer rows where a limit says so."""
-    from everlearn.data.embedded_stream import embedded_stream
+    from everlearn.data.embedded.stream import embedded_stream
 
     stream = embedded_stream(seed)
     train, evaluation = len(stream[0].train), len(stream[0].evaluation)

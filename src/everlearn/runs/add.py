@@ -7,7 +7,6 @@ from contextlib import suppress
 from pathlib import Path
 
 from everlearn.checking import checked
-from everlearn.data.recipe_writer import columns_of, task_name
 from everlearn.errors import DataError, RecipeError, RunError
 from everlearn.progress import Progress
 from everlearn.recipe import TaskConfig
@@ -16,6 +15,7 @@ from everlearn.run_folder import COMPARISON, RUN, UPDATE, UPDATE_COMPARISON, kin
 from everlearn.runs.compare import compare, planned
 from everlearn.runs.growth import longer
 from everlearn.runs.loop import RunResult, execute, recipe_of
+from everlearn.runs.recipe_writer import columns_of, task_name
 
 
 def add_task(folder: Path, task: Mapping[str, object], progress: Progress) -> dict[str, list[RunResult]] | RunResult:

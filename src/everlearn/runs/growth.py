@@ -79,7 +79,7 @@ def _in_order(stream: StreamConfig) -> list[TaskConfig]:
     """The tasks in order of arrival."""
     tasks = stream.tasks
     if isinstance(tasks, str):
-        from everlearn.data.embedded_stream import TASKS
+        from everlearn.data.embedded.stream import TASKS
 
         tasks = [TaskConfig(name=task.name, train=EMBEDDED) for task in TASKS]
     known = {task.name: task for task in tasks}

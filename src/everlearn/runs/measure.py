@@ -220,7 +220,7 @@ class Measurement:
             passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
             scores: dict[str, object] = {"perplexity": perplexity(loaded, passages, tick=tick, **self._level())}
         if embedded:
-            from everlearn.data.corpus import held_out_microtasks
+            from everlearn.data.embedded.corpus import held_out_microtasks
 
             with self.progress.step(f"answering micro-tasks after {stage_name}") as tick:
                 scores["microtasks"] = microtask_accuracy(

@@ -16,10 +16,9 @@ from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, unknown
 from everlearn.recipe import EMBEDDED, Name, Section, Seeds, read_tree, set_dotted
 from everlearn.recipe_paths import Folder, Source, Word, anchored
+from everlearn.training.text_config import TextTrainingConfig
 from everlearn.updates.plan import PARADIGMS, Paradigm, Placement, Rewarm, State, VersionPlan
 from everlearn.updates.rates import Rates
-
-Decay = Annotated[float, Field(ge=0, lt=1)]
 
 
 class VersionConfig(Section):
@@ -156,36 +155,6 @@ class PathConfig(Section):
         return self
 
 
-class UpdateTraining(Section):
-    """The optimizer's step and the machine."""
-
-    block_tokens: Annotated[int, Field(ge=8, le=1 << 20)] = 1024
-    """Length of a packed block."""
-    batch_blocks: Annotated[int, Field(ge=1)] = 32
-    """Blocks of one optimizer step, over all processes."""
-    micro_batch_blocks: Annotated[int, Field(ge=1)] | None = None
-    """Blocks computed at once by a process; nothing: all of its share."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.1
-    """AdamW's decoupled decay, on matrices only."""
-    betas: Annotated[tuple[Decay, Decay], Field(strict=False)] = (0.9, 0.95)
-    """AdamW's moment decays."""
-    max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
-    """Gradients are clipped to this norm."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the computation (autocast); weights and optimizer stay float32. `auto`: bfloat16 where it is native."""
-    attention: Literal["auto", "sdpa", "eager"] = "auto"
-    """`auto`: torch's fused attention, but plain matrix products on a CPU in bfloat16 with blocks of at most 512
-    tokens, where they were measured to be faster (1.1 to 1.4 times the whole step)."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, slower."""
-    sharding: Literal["none", "fsdp"] = "none"
-    """With several processes: whole copies of the model, or weights and optimizer sharded over them (FSDP2)."""
-    checkpoint_every: Annotated[int, Field(ge=1)] = 500
-    """Optimizer steps between checkpoints; only the newest is kept."""
-    device: str = "auto"
-    """`auto`: cuda, then mps, then cpu; or a torch device name."""
-
-
 class QualityConfig(Section):
     """What is measured on each release."""
 
@@ -227,7 +196,7 @@ class UpdateRecipe(Section):
     model: ModelStart = ModelStart(config={"model_type": "llama"})
     schedule: ScheduleConfig = ScheduleConfig()
     path: PathConfig = PathConfig()
-    training: UpdateTraining = UpdateTraining()
+    training: TextTrainingConfig = TextTrainingConfig()
     quality: QualityConfig = QualityConfig()
     compare: Annotated[tuple[Arm, ...], Field(strict=False)] = ()
     """Arms of `everlearn update --compare`; nothing: the three paradigms."""

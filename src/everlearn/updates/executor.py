@@ -25,6 +25,7 @@ from everlearn.progress import LineProgress, Progress
 from everlearn.run_folder import UPDATE, refuse_other, unmade_if_refused
 from everlearn.seeds import derive
 from everlearn.shares import share_of
+from everlearn.training.block_order import BlockOrder
 from everlearn.training.checkpoint import (
     is_state,
     load_moments,
@@ -39,14 +40,13 @@ from everlearn.training.checkpoint import (
 )
 from everlearn.training.engine import Row
 from everlearn.training.processes import Processes, fill, join_processes, whole
+from everlearn.training.text import TextTraining
 from everlearn.updates.account import data_line
 from everlearn.updates.folder import UpdateFolder, claim, now
 from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
 from everlearn.updates.plan import Segment
 from everlearn.updates.prepare import Prepared, prepare
-from everlearn.updates.pretraining import TextTraining
 from everlearn.updates.quality import keep_heldout
-from everlearn.updates.sampler import BlockOrder
 from everlearn.updates.start import initial_model
 
 if TYPE_CHECKING:

@@ -143,7 +143,7 @@ def _microtasks(
     release: Path, quality: QualityConfig, device: torch.device, progress: Progress
 ) -> Mapping[str, object]:
     """Few-shot micro-task accuracy of a release."""
-    from everlearn.data.corpus import held_out_microtasks
+    from everlearn.data.embedded.corpus import held_out_microtasks
     from everlearn.evaluation.general import microtask_accuracy
     from everlearn.generation.engine import make_generator
     from everlearn.models.loading import load_model

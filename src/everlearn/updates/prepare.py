@@ -11,16 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.data.blocks import RECORD, TokenFiles, read_token_files, tokenise
+from everlearn.data.text import TextSource
 from everlearn.errors import DataError, ModelError, RecipeError, RunError
 from everlearn.progress import Progress
 from everlearn.recipe import cache_folder
-from everlearn.updates.blocks import RECORD, TokenFiles, read_token_files, tokenise
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, VersionConfig
 from everlearn.updates.cost import flops_per_token
 from everlearn.updates.folder import UpdateFolder
 from everlearn.updates.plan import VersionPlan
 from everlearn.updates.start import get_tokenizer, model_config, read_tokenizer, size_of, tokenizer_fingerprint
-from everlearn.updates.text import TextSource
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedTokenizerBase
@@ -123,7 +123,7 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
 
 
 def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
-    from everlearn.data.corpus import held_out_microtasks
+    from everlearn.data.embedded.corpus import held_out_microtasks
     from everlearn.evaluation.general import longest_microtask
     from everlearn.models.descriptions import context_of
 
@@ -145,7 +145,7 @@ def cache_of(recipe: UpdateRecipe) -> Path:
 def versions_of(recipe: UpdateRecipe, cache: Path) -> tuple[VersionConfig, ...]:
     """The versions; those of the generated corpus are written into the cache first."""
     if isinstance(recipe.versions, EmbeddedVersions):
-        from everlearn.updates.drifting_corpus import write_version
+        from everlearn.data.embedded.drifting_corpus import write_version
 
         wanted = recipe.versions
         return tuple(

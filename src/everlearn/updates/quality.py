@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from everlearn.data.blocks import Blocks
 from everlearn.evaluation.bootstrap import percentile_interval, resampled_means
 from everlearn.files import unfinished
 from everlearn.models.batching import tokens_at_once
-from everlearn.updates.blocks import Blocks
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -10,6 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.data.text import TextSource
 from everlearn.errors import ModelError, RecipeError, nearest
 from everlearn.files import disk_error, move_into, share_as
 from everlearn.fingerprints import fingerprint_of
@@ -21,7 +22,6 @@ from everlearn.ordinary_files import is_folder, shown
 from everlearn.recipe import ModelConfig
 from everlearn.seeds import derive
 from everlearn.updates.config import ModelStart
-from everlearn.updates.text import TextSource
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

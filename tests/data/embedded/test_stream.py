@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from everlearn.data.embedded_stream import DAY_CODES, DESKS, ROOM_CODES, RUVIAN, TASKS, embedded_stream
-from everlearn.data.grammars import RESERVED_TEMPLATES, Grammar
+from everlearn.data.embedded.grammars import RESERVED_TEMPLATES, Grammar
+from everlearn.data.embedded.stream import DAY_CODES, DESKS, ROOM_CODES, RUVIAN, TASKS, embedded_stream
 
 
 def test_training_and_evaluation_inputs_are_all_different() -> None:

@@ -3,12 +3,12 @@ from __future__ import annotations
 import random
 from itertools import islice
 
-from everlearn.data.corpus import documents, held_out_microtasks, held_out_text, story
-from everlearn.data.embedded_stream import TASKS
-from everlearn.data.grammars import RESERVED_TEMPLATES, Grammar, draw_grammar, is_held_out
-from everlearn.data.microtasks import distinct_instances, draw_task, few_shot_document
-from everlearn.data.task_families import FAMILIES
-from everlearn.data.words import LABELS, NONSENSE, POOLS, TITLES
+from everlearn.data.embedded.corpus import documents, held_out_microtasks, held_out_text, story
+from everlearn.data.embedded.grammars import RESERVED_TEMPLATES, Grammar, draw_grammar, is_held_out
+from everlearn.data.embedded.microtasks import distinct_instances, draw_task, few_shot_document
+from everlearn.data.embedded.stream import TASKS
+from everlearn.data.embedded.task_families import FAMILIES
+from everlearn.data.embedded.words import LABELS, NONSENSE, POOLS, TITLES
 
 
 def test_the_same_seed_gives_the_same_documents_and_another_seed_others() -> None:

@@ -19,7 +19,7 @@ from everlearn.seeds import derive
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
 from everlearn.training.processes import Processes, spread
 from everlearn.training.rows import EncodedRow
-from everlearn.updates.config import UpdateTraining
+from everlearn.training.text_config import TextTrainingConfig
 
 FLUSH_STEPS = 20
 """Optimizer steps between two writes of the log."""
@@ -88,7 +88,7 @@ class TextTraining:
         seed: Root seed, for dropout.
     """
 
-    def __init__(self, model: PreTrainedModel, settings: UpdateTraining, processes: Processes, seed: int) -> None:
+    def __init__(self, model: PreTrainedModel, settings: TextTrainingConfig, processes: Processes, seed: int) -> None:
         self.settings = settings
         self.processes = processes
         self._seed = seed
@@ -170,7 +170,7 @@ class TextTraining:
         Engine(self.model, objective, optimizers, pace, self.processes, module=self._module).run(look, checkpoint)
 
 
-def attention_of(settings: UpdateTraining, number_format: torch.dtype | None, device: torch.device) -> str | None:
+def attention_of(settings: TextTrainingConfig, number_format: torch.dtype | None, device: torch.device) -> str | None:
     """The attention to switch to; None: the model's own choice."""
     if settings.attention != "auto":
         return settings.attention

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from everlearn.data.words import POOLS
+from everlearn.data.embedded.words import POOLS
 from everlearn.files import write_text
 
 NEW_PEOPLE, NEW_TOWNS, NEW_INVENTIONS = 60, 12, 12

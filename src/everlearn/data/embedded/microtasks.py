@@ -11,9 +11,9 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from everlearn.data.grammars import draw_grammar
-from everlearn.data.task_families import FAMILIES, Draw, any_word, category
-from everlearn.data.words import TITLES
+from everlearn.data.embedded.grammars import draw_grammar
+from everlearn.data.embedded.task_families import FAMILIES, Draw, any_word, category
+from everlearn.data.embedded.words import TITLES
 
 _KINDS = tuple("text message note line phrase record sentence remark entry input request card report item".split())
 _OPENERS = (

@@ -9,8 +9,8 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 
-from everlearn.data.grammars import Grammar
-from everlearn.data.words import CAPITALS, LABELS, NONSENSE, OPPOSITES, POOLS, TITLES
+from everlearn.data.embedded.grammars import Grammar
+from everlearn.data.embedded.words import CAPITALS, LABELS, NONSENSE, OPPOSITES, POOLS, TITLES
 
 Draw = Callable[[random.Random], tuple[str, str]]
 """Draws one instance: input and answer."""

@@ -12,9 +12,9 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from everlearn.data.grammars import RESERVED_TEMPLATES, Grammar
+from everlearn.data.embedded.grammars import RESERVED_TEMPLATES, Grammar
+from everlearn.data.embedded.words import NONSENSE, POOLS
 from everlearn.data.instance import Instance, Task, TaskStream
-from everlearn.data.words import NONSENSE, POOLS
 
 DEMONSTRATIONS = 20  # the last rows of the training split, as in the SSR data
 
@@ -30,7 +30,7 @@ class EmbeddedTask:
     labels: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        assert self.template in RESERVED_TEMPLATES, "templates of the stream are reserved in everlearn.data.grammars"
+        assert self.template in RESERVED_TEMPLATES, "templates of the stream are reserved in grammars.py"
 
 
 _TEMPLATES = (

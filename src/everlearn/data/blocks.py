@@ -26,10 +26,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from everlearn.data.control_tokens import deaf_copy, plain_ids
+from everlearn.data.text import TextAccount, TextSource
 from everlearn.errors import DataError, RunError
 from everlearn.files import disk_error, held, move_into, read_mapping, share_as, write_json
 from everlearn.fingerprints import fingerprint_of
-from everlearn.updates.text import TextAccount, TextSource
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data import text as text_module
+from everlearn.data.text import LONGEST, TextSource
 from everlearn.errors import DataError
-from everlearn.updates import text as text_module
-from everlearn.updates.text import LONGEST, TextSource
 
 _PACKED = gzip.compress(b"".join(b"The cat %d was seen by %d men.\n\n" % (n, n * 7 % 90) for n in range(600)), mtime=0)
 DAMAGED = _PACKED[:200] + bytes([_PACKED[200] ^ 64]) + _PACKED[201:]
@@ -78,7 +78,7 @@ def test_a_blank_line_across_two_chunks_still_ends_a_document(tmp_path: Path, mo
     path = tmp_path / "text.txt"
     path.write_text("äa\n \nbb\n\n\ncc\ndd", encoding="utf-8")
     for size in range(1, 9):
-        monkeypatch.setattr("everlearn.updates.text._CHUNK", size)
+        monkeypatch.setattr("everlearn.data.text._CHUNK", size)
         assert list(TextSource(str(path)).documents()) == ["äa", "bb", "cc\ndd"]
 
 

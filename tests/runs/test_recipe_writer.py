@@ -10,10 +10,10 @@ import pytest
 from pydantic import BaseModel
 
 from everlearn.cli.main import main
-from everlearn.data.recipe_writer import left_out_of, write_recipe
 from everlearn.data.stream import load_stream
 from everlearn.errors import DataError
 from everlearn.recipe import MethodConfig, Recipe, Section, TaskConfig, load_recipe
+from everlearn.runs.recipe_writer import left_out_of, write_recipe
 
 
 def rows_of(name: str, first: int, count: int, keys: tuple[str, str] = ("input", "output")) -> str:

@@ -12,10 +12,10 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from everlearn.data.grammars import is_held_out
-from everlearn.data.microtasks import distinct_instances, draw_task, few_shot_document
-from everlearn.data.task_families import FAMILIES, FIXED_MEANING
-from everlearn.data.words import POOLS
+from everlearn.data.embedded.grammars import is_held_out
+from everlearn.data.embedded.microtasks import distinct_instances, draw_task, few_shot_document
+from everlearn.data.embedded.task_families import FAMILIES, FIXED_MEANING
+from everlearn.data.embedded.words import POOLS
 
 FEW_SHOT_SHARE = 0.75
 ZERO_SHOT_SHARE = 0.10

@@ -1,7 +1,7 @@
 """How the embedded base model is made: tokenizer, packed corpus and training, all from one seed.
 
 The model is a Llama of two million parameters that learns to read demonstrations of small text tasks. It is trained
-as a version of an update run is (`updates.pretraining`), an endless generated corpus giving the blocks. The default
+as a version of an update run is (`training.text`), an endless generated corpus giving the blocks. The default
 settings of `pretrain` are the recipe of the shipped weights: the same seed and token budget repeat it up to the
 rounding of the machine. Weights are fp32 under bf16 autocast, saved in bf16.
 
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase
 
-from everlearn.data.corpus import Document, documents
+from everlearn.data.embedded.corpus import Document, documents
 from everlearn.errors import UserError
 from everlearn.files import write_error, write_json
 from everlearn.models.embedded_tokenizer import BLANK_LINE, train_tokenizer
@@ -34,8 +34,8 @@ from everlearn.run_folder import PRETRAINING, refuse_other
 from everlearn.training.engine import Row
 from everlearn.training.processes import Processes
 from everlearn.training.schedules import cosine, warm_up_factor
-from everlearn.updates.config import UpdateTraining
-from everlearn.updates.pretraining import TextTraining
+from everlearn.training.text import TextTraining
+from everlearn.training.text_config import TextTrainingConfig
 
 DEFAULT_TOKENS = 17_000_000  # about an hour on one core
 BLOCK_TOKENS = 256
@@ -94,7 +94,7 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = LlamaForCausalLM(model_config(tokenizer))
-        settings = UpdateTraining(
+        settings = TextTrainingConfig(
             block_tokens=BLOCK_TOKENS,
             batch_blocks=BATCH_BLOCKS,
             max_grad_norm=1.0,

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from everlearn.updates.sampler import BlockOrder, permuted
+from everlearn.training.block_order import BlockOrder, permuted
 
 
 @settings(max_examples=60)

@@ -12,7 +12,7 @@ import re
 import zlib
 from dataclasses import dataclass, field
 
-from everlearn.data.words import CONNECTIVES, LABELS, POOLS
+from everlearn.data.embedded.words import CONNECTIVES, LABELS, POOLS
 
 HELD_OUT_MODULUS = 16  # one grammar in sixteen is kept for evaluation
 

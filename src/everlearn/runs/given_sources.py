@@ -7,11 +7,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from everlearn.checking import checked
-from everlearn.data.recipe_writer import columns_of, task_name, tasks_in
 from everlearn.data.source_names import is_saved_dataset
 from everlearn.errors import DataError
 from everlearn.ordinary_files import is_folder, is_regular
 from everlearn.recipe import TaskConfig
+from everlearn.runs.recipe_writer import columns_of, task_name, tasks_in
 
 
 def tasks_of(sources: Iterable[str]) -> tuple[list[TaskConfig], dict[str, str]]:

@@ -15,7 +15,7 @@ torch = pytest.importorskip("torch")
 @pytest.fixture
 def recipe(monkeypatch: pytest.MonkeyPatch):
     """The pre-training module, shrunk to seconds."""
-    from everlearn.updates import base_model
+    from everlearn.runs import pretraining as base_model
 
     monkeypatch.setattr(base_model, "TOKENIZER_DOCUMENTS", 500)
     monkeypatch.setattr(base_model, "VOCABULARY_SIZE", 700)
@@ -89,7 +89,7 @@ def test_blocks_hold_whole_documents(recipe) -> None:
 
 
 def test_the_answer_of_a_zero_shot_document_is_tokenized_as_in_fine_tuning(recipe) -> None:
-    from everlearn.data.corpus import Document
+    from everlearn.data.embedded.corpus import Document
 
     tokenizer = recipe.build_tokenizer(0)
     (ids,) = recipe.encode_documents(tokenizer, [Document("zero_shot", "Write the last word.\n\nred cat", "cat")])
@@ -98,7 +98,7 @@ def test_the_answer_of_a_zero_shot_document_is_tokenized_as_in_fine_tuning(recip
 
 
 def test_the_shipped_weights_are_small_and_made_by_the_default_recipe() -> None:
-    from everlearn.updates.base_model import BATCH_BLOCKS, BLOCK_TOKENS, DEFAULT_TOKENS
+    from everlearn.runs.pretraining import BATCH_BLOCKS, BLOCK_TOKENS, DEFAULT_TOKENS
 
     folder = embedded_base_path()
     assert sum(file.stat().st_size for file in folder.iterdir()) < 16 * 2**20

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 from pathlib import Path
 
-from everlearn.updates.drifting_corpus import (
+from everlearn.data.embedded.drifting_corpus import (
     NEW_INVENTIONS,
     NEW_PEOPLE,
     NEW_TOWNS,

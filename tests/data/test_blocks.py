@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from everlearn.data import blocks
+from everlearn.data.blocks import TokenFiles, tokenise
+from everlearn.data.text import TextSource
 from everlearn.errors import DataError
 from everlearn.files import held
-from everlearn.updates import blocks
-from everlearn.updates.blocks import TokenFiles, tokenise
-from everlearn.updates.text import TextSource
 from tests.tiny_models import make_tokenizer
 
 WORDS = "the cat runs the dog sleeps a red bird says yes".split()
