@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,31 @@ def test_loss_and_gradients_equal_the_plain_computation(tmp_path, architecture: 
     assert found.keys() == expected.keys()
     for name, gradient in expected.items():
         torch.testing.assert_close(found[name], gradient, rtol=0, atol=1e-5 * gradient.abs().max().item() + 1e-9)
+
+
+@pytest.mark.parametrize("is_packed", [True, False])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_state_of_raw_text_is_seen_on_both_paths(tmp_path, architecture: str, is_packed: bool) -> None:
+    model = loaded_model(tmp_path, architecture, "lora")
+    texts = [replace(row, prompt_length=0, is_text=True) for row in ROWS[:4]]
+    rows = [*ROWS[4:], *texts]
+    answer_loss = AnswerLoss(model, pad_id=3)
+    found = {}
+    with answer_loss.packed_where_equal(rows):
+        answer_loss.is_packed = is_packed
+        for part in answer_loss.micro_batches(rows, 400):
+            _, seen = answer_loss.seen(part, None, rows)
+            there = [row for row in seen.rows if row.is_text]
+            if seen.text is None:
+                assert not there
+                continue
+            assert seen.text.requires_grad
+            for row, states in zip(there, seen.text.split([len(row.ids) for row in there]), strict=True):
+                found[row.ids] = states
+    assert len(found) == len(texts)
+    for row in texts:
+        output = model(input_ids=torch.tensor([row.ids]), output_hidden_states=True)
+        torch.testing.assert_close(found[row.ids], output.hidden_states[-1][0], rtol=1e-4, atol=1e-5)
 
 
 def test_dropout_does_not_rule_packing_out(tmp_path) -> None:

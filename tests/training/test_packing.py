@@ -43,6 +43,14 @@ def test_a_row_without_prompt_is_predicted_from_its_own_first_token() -> None:
     assert (packing.predicts.tolist(), packing.targets.tolist()) == ([0, 1], [8, 2])
 
 
+def test_raw_text_keeps_its_last_token_whose_state_predicts_nothing() -> None:
+    text = EncodedRow((7, 8, 2), 0, is_text=True)
+    packing = pack(split_batch([row(5, 6, 9, 2, prompt=2), text, text], 100)[0])
+    assert packing.input_ids[0, packing.text].tolist() == [7, 8, 2] * 2
+    assert sorted(packing.targets.tolist()) == [2, 2, 2, 8, 8, 9]
+    assert all(int(packing.input_ids[0, at]) != 2 for at in packing.predicts)
+
+
 @settings(max_examples=50, deadline=None)
 @given(count=st.integers(1, 40), seed=st.integers(0, 99), prefixes=st.integers(1, 6), most=st.integers(60, 2000))
 def test_every_row_is_laid_out_once_within_the_bound(count: int, seed: int, prefixes: int, most: int) -> None:

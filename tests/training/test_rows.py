@@ -8,7 +8,7 @@ from everlearn.data.instance import Instance, Turn
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError
 from everlearn.recipe import TrainingConfig
-from everlearn.training.rows import check_rows, overlong
+from everlearn.training.rows import check_rows, encode_rows, overlong
 from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.tiny_models import make_tokenizer
 
@@ -88,3 +88,20 @@ def test_an_answer_is_cut_where_its_end_token_does_not_fit() -> None:
     rows = [Instance("", "q", "a" * count, "letters") for count in (39, 40)]
     found = overlong(rows, template, tokenizer, TrainingConfig(max_target_tokens=40))
     assert (found.prompts, found.answers) == (frozenset(), {1})
+
+
+def test_raw_text_is_trained_as_its_tokens_are_without_template_and_cut() -> None:
+    tokenizer = make_tokenizer()
+    template = get_template("vanilla", tokenizer)
+    config = TrainingConfig(max_prompt_tokens=2, max_target_tokens=2)
+    text = Instance("", "", "the cat", "general text", tokens=tuple(range(4, 14)))
+    assert text.form == "text"
+    assert Instance.from_json(text.to_json()) == text
+    assert "tokens" not in row(2).to_json(), "rows of tasks keep their fingerprints"
+    (one,) = encode_rows([text], template, tokenizer, config, 10)
+    assert (one.ids, one.prompt_length, one.answer_count, one.is_text) == (text.tokens, 0, 9, True)
+    assert not overlong([text], template, tokenizer, config).answers
+    with pytest.raises(DataError, match="have 10 tokens, the model's context is 9"):
+        encode_rows([text], template, tokenizer, config, 9)
+    with pytest.raises(DataError, match="has no token to predict"):
+        encode_rows([Instance("", "", "the", "general text", tokens=(4,))], template, tokenizer, config, 9)

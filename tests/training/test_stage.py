@@ -421,6 +421,9 @@ def test_gradients_of_other_rows_are_computed_in_smaller_parts_where_memory_is_s
         ({}, None, lambda own, other: (sum(map(sum, own)) + sum(map(sum, other))) / (len_of(own) + len_of(other))),
         ({"weight": 0.25, "mean": "own"}, (1.0, "own"), lambda own, other: mean(own) + 0.25 * mean(other)),
         ({"mean": "rows"}, (1.0, "rows"), lambda own, other: sum(sum(r) / len(r) for r in own + other) / 4),
+        ({}, (1.0, "rows"), lambda own, other: sum(sum(r) / len(r) for r in own + other) / 4),
+        ({"mean": "groups"}, (1.0, "groups"), lambda own, other: (mean(own) + mean(other)) / 2),
+        ({"mean": "groups"}, (3.0, "groups"), lambda own, other: (3 * mean(own) + mean(other)) / 4),
         ({"weight": 0.0, "mean": "own"}, None, lambda own, other: mean(own)),
     ],
 )
@@ -433,6 +436,16 @@ def test_groups_enter_the_loss_with_their_weight_and_mean(folders, tmp_path, gro
     train(loaded, tmp_path, rows=ROWS[:2], mixture=mixture, config=CONFIG.model_copy(update={"epochs": 1}))
     first = next(read_jsonl(tmp_path / "history.jsonl"))
     assert first["loss"] == pytest.approx(expected(*losses), rel=1e-4)
+
+
+def test_a_group_that_has_no_row_in_a_step_takes_no_part_in_the_mean_over_groups(folders, tmp_path) -> None:
+    loaded = load(folders, dropout=0.0)
+    own = encode_rows(ROWS[:2], get_template("vanilla", loaded.tokenizer), loaded.tokenizer, CONFIG, 256)
+    expected = mean([token_losses(loaded, row) for row in own])
+    other = Group("memory", ROWS[2:4], per_step=2, drawn=lambda order, seed: [[]] * len(order), mean="groups")
+    mixture = Mixture((other,), own=(1.0, "groups"))
+    train(loaded, tmp_path, rows=ROWS[:2], mixture=mixture, config=CONFIG.model_copy(update={"epochs": 1}))
+    assert next(read_jsonl(tmp_path / "history.jsonl"))["loss"] == pytest.approx(expected, rel=1e-4)
 
 
 @pytest.mark.parametrize(("is_within", "expected"), [(True, [[3, 1], [3, 1], [2, 1]]), (False, [[4, 1], [4, 1]])])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from everlearn.data.account import TaskAccount
 from everlearn.fingerprints import fingerprint_of
@@ -37,6 +38,8 @@ class Instance:
         id: Stable identifier within the task; readers make one from file and row when the data has none.
         references: Further accepted answers beside `output`.
         history: Earlier turns of the conversation, system message included, oldest first.
+        tokens: Of raw text: its ids as they are trained, in the model's own tokens. No template, no cut, all of them
+            but the first are targets; `output` is the same for the reader.
     """
 
     instruction: str
@@ -47,6 +50,12 @@ class Instance:
     id: str = ""
     references: tuple[str, ...] = ()
     history: tuple[Turn, ...] = ()
+    tokens: tuple[int, ...] = ()
+
+    @property
+    def form(self) -> Literal["dialogue", "text"]:
+        """A prompt and its answer, or raw text."""
+        return "text" if self.tokens else "dialogue"
 
     @property
     def query(self) -> str:
@@ -75,6 +84,7 @@ class Instance:
             id=str(row.get("id", "")),
             references=tuple(str(text) for text in row.get("references", ())),  # type: ignore[attr-defined]
             history=tuple(Turn(str(t["role"]), str(t["content"])) for t in row.get("history", ())),  # type: ignore[attr-defined]
+            tokens=tuple(int(token) for token in row.get("tokens", ())),  # type: ignore[attr-defined]
         )
 
 

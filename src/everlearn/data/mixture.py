@@ -1,7 +1,8 @@
 """What is rehearsed beside a stage's own rows, and how it meets them.
 
 Every row of a step belongs to a group, and the loss of a step is the sum over groups of weight times mean. Without
-further groups that is the mean over the answer tokens of the batch.
+further groups that is the mean over the answer tokens of the batch. A row of raw text has no answer: all its tokens
+but the first are meant.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
 OWN = "own"
 """Name of the group of the stage's own rows."""
 
-Mean = Literal["tokens", "own", "rows"]
-"""How a group's loss is averaged: over the answer tokens of all groups that say so together; over the group's own
-answer tokens in the step; or each row over its own tokens, then over the rows of all groups that say so."""
+Mean = Literal["tokens", "own", "rows", "groups"]
+"""How a group's loss is averaged. `tokens`: with the stage's own rows, as these are; they themselves over the answer
+tokens of the step. `own`: over the group's own answer tokens in the step. `rows`: each row over its own tokens, then
+over the rows of all groups that say so. `groups`: over the group's own answer tokens, then over those groups that say
+so and have rows in the step."""
 
 Draw = Callable[[Sequence[Sequence[int]], int], Sequence[Sequence[int]]]
 """The order of the shuffled rows (row numbers of each step) and a seed, to the group's row numbers of each step."""

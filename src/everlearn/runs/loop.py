@@ -354,7 +354,7 @@ class _Run:
         own = {task.name for task in stage.tasks}
         write_jsonl(
             self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
-            (row.to_json() for row in mixture.rehearsed if row.task not in own),
+            (replace(row, tokens=()).to_json() for row in mixture.rehearsed if row.task not in own),
         )
         shuffled = sum(len(group.rows) for group in mixture.groups if group.is_shuffled)
         config = self.recipe.training

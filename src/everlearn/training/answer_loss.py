@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
@@ -57,6 +57,22 @@ MOST_LOGITS = 1 << 28
 GPU takes otherwise would have 16 GiB of them with Gemma's vocabulary of 256,000. A single row may have more."""
 
 
+class Passed(NamedTuple):
+    """What the forward pass of a part of a batch has left.
+
+    Attributes:
+        states: That predict the answer tokens, (answers, width); logits where there is no head.
+        head: The output head over them; None on the plain path.
+        targets: The answer tokens.
+        text: Final hidden states of all tokens of the rows of raw text, (tokens, width); None where there are none.
+    """
+
+    states: Tensor
+    head: Module | None
+    targets: Tensor
+    text: Tensor | None
+
+
 class AnswerLoss:
     """Computes losses of micro-batches.
 
@@ -92,14 +108,20 @@ class AnswerLoss:
     def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
         """Summed cross-entropy over the answer tokens of a part of a batch."""
         with self.number_format():
-            return self._loss(*self._states(part), None)[0]
+            return self._loss(self.passed(part), None)[0]
 
-    def seen(self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None) -> tuple[Tensor, Seen]:
+    def seen(
+        self,
+        part: Packing | Sequence[EncodedRow],
+        weights: Sequence[float] | None,
+        whole: Sequence[EncodedRow],
+    ) -> tuple[Tensor, Seen]:
         """The loss of a part of a batch, and what its forward pass has left for influences.
 
         Args:
             part: Of a batch.
             weights: Factor of each row's cross-entropy, in the order of the part's rows; None: 1.
+            whole: All rows of the step.
 
         Returns:
             The weighted sum over the answer tokens, and what there is to see.
@@ -107,21 +129,21 @@ class AnswerLoss:
         rows = part.rows if isinstance(part, Packing) else tuple(part)
         counts = torch.tensor([row.answer_count for row in rows])
         row_of = torch.arange(len(rows)).repeat_interleave(counts).to(self.device)
-        states, head, targets = self._states(part)
+        passed = self.passed(part, keeps_text=True)
         factors = None if weights is None else torch.tensor(weights, device=self.device)[row_of]
-        total, each = self._loss(states, head, targets, factors)
+        total, each = self._loss(passed, factors)
         losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
 
         def again(view: View) -> tuple[Tensor, Head | None]:
             self.model.eval()  # else dropout would act on the other view, and the draws be others for the rest
             try:
                 with torch.no_grad(), self.number_format(keeps_casts=False), view():
-                    states, head, _ = self._states(part)
-                    return states, None if head is None else head_of(head)
+                    there = self.passed(part)
+                    return there.states, None if there.head is None else head_of(there.head)
             finally:
                 self.model.train()
 
-        return total, Seen(rows, row_of, targets, states, head, losses, again)
+        return total, Seen(rows, row_of, passed.targets, passed.states, passed.head, losses, passed.text, whole, again)
 
     def padded(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels` of rows as Transformers' models take them, (rows, longest)."""
@@ -160,9 +182,9 @@ class AnswerLoss:
         is_training = self.model.training
         self.model.eval()
         try:
-            plain, _ = self._loss(*self._states(probe), None)
+            plain, _ = self._loss(self.passed(probe), None)
             stack.enter_context(packed_attention_on(self.inner))
-            packed, _ = self._loss(*self._states(pack(split_batch(probe, 1 << 20)[0])), None)
+            packed, _ = self._loss(self.passed(pack(split_batch(probe, 1 << 20)[0])), None)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, ImportError):
             return False
         finally:
@@ -177,20 +199,23 @@ class AnswerLoss:
         is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
         return is_plain and not self.inner._is_stateful and min(windows, default=longest) >= longest
 
-    def _states(self, part: Packing | Sequence[EncodedRow]) -> tuple[Tensor, Module | None, Tensor]:
-        """States that predict the answer tokens, the head over them, and the tokens; on the plain path logits."""
-        return self._packed(part) if isinstance(part, Packing) else self._plain(part)
+    def passed(self, part: Packing | Sequence[EncodedRow], *, keeps_text: bool = False) -> Passed:
+        """The forward pass of a part of a batch.
 
-    def _loss(
-        self, states: Tensor, head: Module | None, targets: Tensor, weights: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+        Args:
+            part: Of a batch.
+            keeps_text: Whether the states of raw text are looked at.
+        """
+        return self._packed(part, keeps_text) if isinstance(part, Packing) else self._plain(part, keeps_text)
+
+    def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weighted sum of cross-entropies, and each one detached."""
-        if head is not None:
-            return answer_cross_entropy(states, head, targets, weights)
-        each = cross_entropy(states.float(), targets, reduction="none")
+        if passed.head is not None:
+            return answer_cross_entropy(passed.states, passed.head, passed.targets, weights)
+        each = cross_entropy(passed.states.float(), passed.targets, reduction="none")
         return (each if weights is None else weights * each).sum(), each.detach()
 
-    def _packed(self, packing: Packing) -> tuple[Tensor, Module, Tensor]:
+    def _packed(self, packing: Packing, keeps_text: bool) -> Passed:
         packing = packing.to(self.device)
         states = self.inner.get_decoder()(
             input_ids=packing.input_ids,
@@ -199,14 +224,19 @@ class AnswerLoss:
             use_cache=False,
             packing=packing,
         ).last_hidden_state[0]  # (tokens, width)
-        return states.index_select(0, packing.predicts), self.inner.get_output_embeddings(), packing.targets
+        text = states.index_select(0, packing.text) if keeps_text and len(packing.text) else None
+        head = self.inner.get_output_embeddings()
+        return Passed(states.index_select(0, packing.predicts), head, packing.targets, text)
 
-    def _plain(self, rows: Sequence[EncodedRow]) -> tuple[Tensor, None, Tensor]:
+    def _plain(self, rows: Sequence[EncodedRow], keeps_text: bool) -> Passed:
         batch = self.padded(rows)
         wanted = batch.pop("labels")[:, 1:]
-        logits = self.model(**batch, use_cache=False).logits[:, :-1]
         is_answer = wanted != IGNORED
-        return logits[is_answer], None, wanted[is_answer]
+        is_text = torch.tensor([row.is_text for row in rows], device=self.device)
+        keeps_text = keeps_text and any(row.is_text for row in rows)
+        output = self.model(**batch, use_cache=False, output_hidden_states=keeps_text)
+        text = output.hidden_states[-1][batch["attention_mask"].bool() & is_text[:, None]] if keeps_text else None
+        return Passed(output.logits[:, :-1][is_answer], None, wanted[is_answer], text)
 
     def number_format(self, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
         """Autocast as the stage has it.

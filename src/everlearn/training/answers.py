@@ -51,6 +51,19 @@ def order_of(rows: int, mixture: Mixture, *, batch_size: int, epochs: float, see
     return Batches(rows, batch_size=batch_size - within, epochs=epochs, seed=seed)
 
 
+def _shares_of(mixture: Mixture) -> dict[str, tuple[float, Mean, str]] | None:
+    """Weight and mean of each group, and the group that it is averaged with; None: all over their tokens together."""
+    if mixture.own is None and all(group.weight == 1.0 and group.mean == "tokens" for group in mixture.groups):
+        return None
+    own_weight, own = mixture.own or (1.0, "tokens")
+
+    def share(name: str, weight: float, mean: Mean) -> tuple[float, Mean, str]:
+        return (weight, own, OWN) if mean == "tokens" else (weight, mean, name)
+
+    named = {group.name: share(group.name, group.weight, group.mean) for group in mixture.groups}
+    return {OWN: share(OWN, own_weight, own), **named}
+
+
 class Answers:
     """Batches of rows and their loss.
 
@@ -88,10 +101,7 @@ class Answers:
         self.first, self._end = steps or (0, len(self.order))
         assert self._end <= len(self.order), "a phase ends within its stage"
         self._drawn = [(rows, self._steps_of(group, seed)) for group, rows in zip(apart, groups, strict=True)]
-        self._shares: dict[str, tuple[float, Mean]] | None = None
-        if mixture.own is not None or any(group.weight != 1.0 or group.mean != "tokens" for group in mixture.groups):
-            self._shares = {OWN: mixture.own or (1.0, "tokens")}
-            self._shares |= {group.name: (group.weight, group.mean) for group in mixture.groups}
+        self._shares = _shares_of(mixture)
 
     def _steps_of(self, group: Group, seed: int) -> Sequence[Sequence[int]]:
         """Row numbers of a group that has an order of its own, by step of the stage."""
@@ -122,16 +132,16 @@ class Answers:
     def _factors(self, whole: Sequence[EncodedRow]) -> dict[int, float] | None:
         if self._shares is None:
             return None
-        counts: dict[str, int] = {}
-        for row in whole:
-            mean = self._shares[row.group][1]
-            key = {"tokens": "", "rows": "rows of all"}.get(mean, f"group {row.group}")
-            counts[key] = counts.get(key, 0) + (1 if mean == "rows" else row.answer_count)
+        shares = [self._shares[row.group] for row in whole]
+        tokens: dict[str, int] = {}
+        for row, (_, _, name) in zip(whole, shares, strict=True):
+            tokens[name] = tokens.get(name, 0) + row.answer_count
+        by_rows = sum(mean == "rows" for _, mean, _ in shares)
+        by_groups = sum(self._shares[name][0] for name in {name for _, mean, name in shares if mean == "groups"})
         factors = {}
-        for row in whole:
-            weight, mean = self._shares[row.group]
-            key = {"tokens": "", "rows": "rows of all"}.get(mean, f"group {row.group}")
-            factors[id(row)] = weight / counts[key] / (row.answer_count if mean == "rows" else 1)
+        for row, (weight, mean, name) in zip(whole, shares, strict=True):
+            count = row.answer_count * by_rows if mean == "rows" else tokens[name]
+            factors[id(row)] = weight / count / (by_groups if mean == "groups" else 1)
         return factors
 
     def parts(self, batch: Batch, most_tokens: int) -> Sequence[Part]:
@@ -148,7 +158,7 @@ class Answers:
         rows = part.rows if isinstance(part, Packing) else part
         weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
         with self._loss.number_format():
-            total, seen = self._loss.seen(part, weights)
+            total, seen = self._loss.seen(part, weights, batch.whole)
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):

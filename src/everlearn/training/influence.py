@@ -72,6 +72,9 @@ class Seen:
         states: Hidden states that predict them, (answers, width); logits (answers, vocabulary) where `head` is None.
         head: The model's output head; None where the model treats its logits in a way of its own.
         losses: Summed cross-entropy of each row's answer, detached, (rows,).
+        text: Final hidden states of all tokens of the rows of raw text, the last ones too, row after row, (tokens,
+            width); None where there are none.
+        whole: All rows of the step, whichever part and process computes them.
         again: The same states once more under another view of the model, without gradient and dropout, and the head
             over them as it is under that view.
     """
@@ -82,6 +85,8 @@ class Seen:
     states: Tensor
     head: Module | None
     losses: Tensor
+    text: Tensor | None
+    whole: Sequence[EncodedRow]
     again: Callable[[View], tuple[Tensor, Head | None]]
 
     def places(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:

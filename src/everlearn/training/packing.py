@@ -7,7 +7,7 @@ keys of its prefix and its own; only these small blocks are padded.
 Causal attention makes this exact: a prefix's states do not depend on what follows. With dropout on, the rows of a
 group share the prefix's dropout mask: the same distribution for each row, drawn once.
 
-The last token of a row predicts nothing and is left out.
+The last token of a row predicts nothing and is left out; raw text keeps it, since all its states are looked at.
 """
 
 from __future__ import annotations
@@ -70,6 +70,7 @@ class Packing:
         key_slot: Where each token stands among all key slots as an own key, (tokens,).
         predicts: Tokens that predict an answer token, (answers,).
         targets: The ids they should predict, (answers,).
+        text: All tokens of the rows of raw text, row after row, (text tokens,).
     """
 
     rows: tuple[EncodedRow, ...]
@@ -80,6 +81,7 @@ class Packing:
     key_slot: Tensor
     predicts: Tensor
     targets: Tensor
+    text: Tensor
 
     def to(self, device: torch.device) -> Packing:
         """The same on another device."""
@@ -94,6 +96,7 @@ class Packing:
             self.key_slot.to(device),
             self.predicts.to(device),
             self.targets.to(device),
+            self.text.to(device),
         )
 
 
@@ -117,6 +120,7 @@ def pack(groups: Sequence[Group]) -> Packing:
     positions: list[int] = []
     predicts: list[int] = []
     targets: list[int] = []
+    text: list[int] = []
     spans: list[_Span] = []
     for group in groups:
         shared, prefix_start = group.prefix_length, len(ids)
@@ -125,12 +129,13 @@ def pack(groups: Sequence[Group]) -> Packing:
             positions += range(shared)
             spans.append(_Span(prefix_start, shared))
         for row in group.rows:
-            start, length = len(ids), len(row.ids) - 1 - shared
-            ids += row.ids[shared:-1]
+            start, length = len(ids), row.computed - shared
+            ids += row.ids[shared : row.computed]
             positions += range(shared, shared + length)
             spans.append(_Span(start, length, prefix_start, shared))
             first = max(row.prompt_length, 1)
-            predicts += range(start + first - 1 - shared, start + length)
+            predicts += range(start + first - 1 - shared, start + len(row.ids) - 1 - shared)
+            text += range(start, start + length) if row.is_text else ()
             targets += row.ids[first:]
     blocks, query_slot, key_slot = _blocks(spans, len(ids))
     return Packing(
@@ -142,6 +147,7 @@ def pack(groups: Sequence[Group]) -> Packing:
         key_slot=key_slot,
         predicts=torch.tensor(predicts),
         targets=torch.tensor(targets),
+        text=torch.tensor(text, dtype=torch.long),
     )
 
 

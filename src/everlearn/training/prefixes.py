@@ -28,8 +28,8 @@ class Group:
 
     @property
     def tokens(self) -> int:
-        """Tokens computed: the prefix once, the last token of each row never."""
-        return self.prefix_length + sum(len(row.ids) - 1 - self.prefix_length for row in self.rows)
+        """Tokens computed: the prefix once, the last token of an answer never."""
+        return self.prefix_length + sum(row.computed - self.prefix_length for row in self.rows)
 
 
 def split_batch(rows: Sequence[EncodedRow], most_tokens: int) -> list[list[Group]]:
@@ -59,7 +59,7 @@ def _filled(groups: Sequence[Group], most_tokens: int) -> list[list[Group]]:
         while waiting:
             taken, cost = 0, group.prefix_length
             while taken < len(waiting):
-                more = len(waiting[taken].ids) - 1 - group.prefix_length
+                more = waiting[taken].computed - group.prefix_length
                 if cost + more > room:
                     break
                 cost, taken = cost + more, taken + 1

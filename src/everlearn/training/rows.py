@@ -46,12 +46,19 @@ class EncodedRow:
         prompt_length: How many of them are the prompt; the loss is on the rest.
         group: Group that it came with (`everlearn.data.mixture`).
         number: Place among the rows of its group.
+        is_text: Raw text, without prompt: the state of its last token is computed as well.
     """
 
     ids: tuple[int, ...]
     prompt_length: int
     group: str = OWN
     number: int = 0
+    is_text: bool = False
+
+    @property
+    def computed(self) -> int:
+        """Tokens that a packed forward pass takes: the last one of an answer predicts nothing and is left out."""
+        return len(self.ids) if self.is_text else len(self.ids) - 1
 
     @property
     def answer_count(self) -> int:
@@ -85,6 +92,8 @@ def overlong(
     longest_prompt, longest_answer = config.max_prompt_tokens, config.max_target_tokens
     prompts, answers = set(), set()
     for place, row in enumerate(rows):
+        if row.form == "text":
+            continue
         may_have, controls = _bytes(template.text(row)), _controls(row)
         if may_have + controls > longest_prompt and len(template.prompt_ids(row, tokenizer)) > longest_prompt:
             prompts.add(place)
@@ -132,10 +141,15 @@ def _encode(
     config: TrainingConfig,
     context_length: int,
 ) -> EncodedRow:
-    prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
-    answer = template.target_ids(row, tokenizer, config.max_target_tokens)
-    one = EncodedRow((*prompt, *answer), len(prompt))
+    if row.form == "text":
+        one = EncodedRow(row.tokens, 0, is_text=True)
+    else:
+        prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
+        answer = template.target_ids(row, tokenizer, config.max_target_tokens)
+        one = EncodedRow((*prompt, *answer), len(prompt))
     where = f"task {row.task!r}, training row {row.id or number}"
+    if one.answer_count < 1 and one.is_text:
+        raise DataError(f"{where}: a text of one token has no token to predict: remove the row.")
     if one.answer_count < 1:
         raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
     if len(one.ids) > context_length:
