@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from everlearn.shares import share_of
-from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+from everlearn.synthesis.options import DemonstrationOptions, resolve, rows_asked_for
 from everlearn.training.row_order import Batches
 
 
@@ -25,7 +25,8 @@ def test_nothing_is_rounded_up_for_a_trifle(ratio: float, count: int, up: int) -
 
 
 def test_counts_of_rows_and_steps_follow() -> None:
-    settings = resolve(SynthesisOptions(minimum=0.07, spare=0.07, oversampling=1.1), 100)
-    assert (settings.least, settings.wanted, settings.plan(1000)) == (7, 107, (110, 1))
+    options = DemonstrationOptions(minimum=0.07, spare=0.07, oversampling=1.1)
+    settings = resolve(options, 100)
+    assert (settings.least, settings.wanted, options.plan(settings, 1000)) == (7, 107, (110, 1))
     assert rows_asked_for(0.575, 100) == 58  # a half, to even; as binary fractions it is a little less
     assert len(Batches(10, batch_size=1, epochs=1.1, seed=0)) == 11

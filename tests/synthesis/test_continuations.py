@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ import pytest
 import everlearn.synthesis.continuations as continuations
 from everlearn.progress import LineProgress
 from everlearn.synthesis.continuations import longest_block, prompts_for, sampling_for, write_raw
-from everlearn.synthesis.options import Settings, SynthesisOptions, resolve
+from everlearn.synthesis.options import DemonstrationOptions, Settings, resolve
 from everlearn.synthesis.prompts import SynthesisPrompt
+from everlearn.synthesis.writers.demonstrations import FromDemonstrations
 from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.synthesis.fakes import FakeGenerator, number_task
 
@@ -19,12 +21,13 @@ POOL = number_task().demonstrations
 LONGEST = longest_block(POOL, "superni", TOKENIZER)
 
 
-def settings(count: int = 10, **values: object) -> Settings:
-    return resolve(SynthesisOptions.model_validate(values), count)
+def settings(count: int = 10, **values: object) -> tuple[DemonstrationOptions, Settings]:
+    options = DemonstrationOptions.model_validate(values)
+    return options, resolve(options, count)
 
 
 def prompts(task: str = "numbers", *, seed: int = 0, context: int = 4096, **values: object) -> list[SynthesisPrompt]:
-    return prompts_for(task, POOL, "superni", settings(**values), TOKENIZER, context, seed=seed)
+    return prompts_for(task, POOL, "superni", *settings(**values), TOKENIZER, context, seed=seed)
 
 
 @pytest.mark.parametrize(("preset", "room"), [("faithful", 1), ("improved", LONGEST)])
@@ -57,15 +60,15 @@ def test_prompts_are_drawn_by_seed_and_task() -> None:
     ],
 )
 def test_a_continuation_has_the_length_asked_for_or_that_of_the_preset(values: dict[str, object], cap: int) -> None:
-    assert sampling_for(POOL, "superni", settings(**values), TOKENIZER).max_new_tokens == cap
+    assert sampling_for(POOL, "superni", *settings(**values), TOKENIZER).max_new_tokens == cap
 
 
 def test_every_option_of_the_sampling_reaches_the_engine() -> None:
     values = {"temperature": 0.4, "top_p": 0.3, "top_k": 7, "repetition_penalty": 1.3, "samples_per_prompt": 2}
-    sampling = sampling_for(POOL, "superni", settings(**values, max_length=900, stop=["."]), TOKENIZER)
+    sampling = sampling_for(POOL, "superni", *settings(**values, max_length=900, stop=["."]), TOKENIZER)
     assert {name: getattr(sampling, name) for name in values} == values
     assert (sampling.max_length, sampling.stop) == (900, (".",))
-    assert sampling_for(POOL, "superni", settings(stop=[]), TOKENIZER).stop == ()
+    assert sampling_for(POOL, "superni", *settings(stop=[]), TOKENIZER).stop == ()
 
 
 def test_every_chunk_task_and_run_has_a_seed_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,9 +78,9 @@ def test_every_chunk_task_and_run_has_a_seed_of_its_own(tmp_path: Path, monkeypa
         generator = FakeGenerator(TOKENIZER)
         write_raw(
             tmp_path / f"{task}-{seed}",
-            task,
+            FromDemonstrations(replace(number_task(), name=task), *settings(4), is_refined=True),
             prompts(count=4),
-            sampling_for(POOL, "superni", settings(4), TOKENIZER),
+            sampling_for(POOL, "superni", *settings(4), TOKENIZER),
             TOKENIZER,
             generator,
             seed=seed,

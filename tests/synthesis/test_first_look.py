@@ -12,7 +12,7 @@ import pytest
 import everlearn.models.embeddings as embeddings
 from everlearn.errors import UserError
 from everlearn.synthesis import candidate_steps, continuations
-from everlearn.synthesis.options import SynthesisOptions
+from everlearn.synthesis.options import DemonstrationOptions
 from everlearn.synthesis.pipeline import synthesize_task, try_base
 from tests.synthesis.fakes import Workshop, answer_parity, make_workshop, number_task
 
@@ -27,13 +27,13 @@ def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def made(workshop: Workshop, **values: object) -> list[str]:
     rows = synthesize_task(
-        number_task(labels=True), SynthesisOptions.model_validate({**ROWS, **values}), workshop.tools
+        number_task(labels=True), DemonstrationOptions.model_validate({**ROWS, **values}), workshop.tools
     )
     return [row.query + row.output for row in rows.rows]
 
 
 def tried(workshop: Workshop, **values: object) -> None:
-    try_base(number_task(labels=True), SynthesisOptions.model_validate({**ROWS, **values}), workshop.tools)
+    try_base(number_task(labels=True), DemonstrationOptions.model_validate({**ROWS, **values}), workshop.tools)
 
 
 def written(text: str) -> Callable[[str, random.Random], str]:

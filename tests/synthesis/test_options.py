@@ -5,15 +5,15 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
-from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+from everlearn.synthesis.options import DemonstrationOptions, resolve, rows_asked_for
 
 
 def test_the_faithful_preset_is_what_the_scripts_do() -> None:
-    settings = resolve(SynthesisOptions(preset="faithful"), 200)
+    options = DemonstrationOptions(preset="faithful")
+    settings = resolve(options, 200)
     assert (settings.top_p, settings.repetition_penalty, settings.clusters) == (0.6, 1.2, 20)
-    assert settings.plan(380) == (380, 3)
+    assert options.plan(settings, 380) == (380, 3)
     assert (settings.wanted, settings.least) == (200, 200)
-    options = settings.options
     assert (options.demonstrations, options.temperature, options.top_k, options.max_length) == (2, 0.9, 50, 2048)
     assert (options.ratio, options.selection, options.refine, options.save_more) == (0.1, "kmeans", True, False)
 
@@ -36,29 +36,30 @@ def test_ten_percent_of_2000_rows_are_200() -> None:
 def test_improved_samples_are_spread_over_many_prompts(
     count: int, options: dict[str, int], plan: tuple[int, int]
 ) -> None:
-    assert resolve(SynthesisOptions.model_validate(options), count).plan(380) == plan
+    given = DemonstrationOptions.model_validate(options)
+    assert given.plan(resolve(given, count), 380) == plan
 
 
 def test_an_option_given_overrides_the_preset() -> None:
-    options = SynthesisOptions(preset="faithful", top_p=0.9, minimum=0, samples_per_prompt=1, max_prompts=7)
+    options = DemonstrationOptions(preset="faithful", top_p=0.9, minimum=0, samples_per_prompt=1, max_prompts=7)
     settings = resolve(options, 10)
-    assert (settings.top_p, settings.least, settings.plan(380)) == (0.9, 0, (7, 1))
+    assert (settings.top_p, settings.least, options.plan(settings, 380)) == (0.9, 0, (7, 1))
 
 
 def test_spare_rows_are_only_refined_where_the_surplus_is_taken_away() -> None:
-    assert resolve(SynthesisOptions(spare=0.5), 10).wanted == 15
-    assert resolve(SynthesisOptions(preset="faithful", spare=0.5), 10).wanted == 10
+    assert resolve(DemonstrationOptions(spare=0.5), 10).wanted == 15
+    assert resolve(DemonstrationOptions(preset="faithful", spare=0.5), 10).wanted == 10
 
 
 def test_improved_clusters_never_exceed_the_rows_asked_for() -> None:
-    assert resolve(SynthesisOptions(), 8).clusters == 8
-    assert resolve(SynthesisOptions(preset="faithful"), 8).clusters == 20
+    assert resolve(DemonstrationOptions(), 8).clusters == 8
+    assert resolve(DemonstrationOptions(preset="faithful"), 8).clusters == 20
 
 
 def test_answers_that_are_missing_must_be_refined() -> None:
     with pytest.raises(ValidationError, match="needs refine: true"):
-        SynthesisOptions(save_more=True, refine=False)
+        DemonstrationOptions(save_more=True, refine=False)
 
 
 def test_every_option_is_documented() -> None:
-    assert [name for name, field in SynthesisOptions.model_fields.items() if not field.description] == []
+    assert [name for name, field in DemonstrationOptions.model_fields.items() if not field.description] == []

@@ -18,7 +18,7 @@ from everlearn.data.instance import Instance, Task, Turn
 from everlearn.data.prompts import AlpacaTemplate
 from everlearn.errors import DataError, MissingExtraError, UserError
 from everlearn.synthesis import selection_steps
-from everlearn.synthesis.options import SynthesisOptions
+from everlearn.synthesis.options import DemonstrationOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
 from everlearn.synthesis.selection import Chosen
 from tests.synthesis.fakes import Workshop, answer_parity, make_workshop, number_task
@@ -41,8 +41,8 @@ def hash_of(text: str) -> int:
     return int.from_bytes(text.encode()[-4:], "big") % 2**31
 
 
-def options(**values: object) -> SynthesisOptions:
-    return SynthesisOptions.model_validate({"clusters": 3, **values})
+def options(**values: object) -> DemonstrationOptions:
+    return DemonstrationOptions.model_validate({"clusters": 3, **values})
 
 
 def run(workshop: Workshop, task: Task | None = None, **values: object) -> Synthesis:

@@ -26,7 +26,7 @@ from everlearn.errors import RecipeError
 from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.synthesis.demonstrations import check_demonstrations, layout_of
-from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+from everlearn.synthesis.options import DemonstrationOptions, resolve, rows_asked_for
 
 if TYPE_CHECKING:
     import numpy as np
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from everlearn.synthesis.pipeline import Tools
 
 
-class SSROptions(SynthesisOptions, MethodOptions):
+class SSROptions(DemonstrationOptions, MethodOptions):
     """The options of synthesis, as they stand."""
 
 
@@ -74,7 +74,7 @@ class SSR(Method):
                     "ratio, or use preset: improved."
                 )
             layout = layout_of(pool) if options.layout == "auto" else options.layout
-            check_room(task.name, pool, layout, settings, facts.tokenizer, facts.context_length)
+            check_room(task.name, pool, layout, options, settings, facts.tokenizer, facts.context_length)
 
     def try_base(self, context: StageContext) -> None:
         """Lets the base model write its first continuations, before hours of training.

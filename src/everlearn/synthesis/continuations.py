@@ -25,9 +25,10 @@ from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Completion, Sampling
 from everlearn.seeds import derive
 from everlearn.synthesis.demonstrations import Layout, ordered_subsets
-from everlearn.synthesis.options import Settings
+from everlearn.synthesis.options import DemonstrationOptions, Settings
 from everlearn.synthesis.prompts import SynthesisPrompt, alpaca_block, superni_block, synthesis_prompts
 from everlearn.synthesis.steps import Row, in_chunks
+from everlearn.synthesis.writers.writer import Writer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,7 @@ def prompts_for(
     task: str,
     demonstrations: Sequence[Instance],
     layout: Layout,
+    options: DemonstrationOptions,
     settings: Settings,
     tokenizer: PreTrainedTokenizerBase,
     context: int,
@@ -57,6 +59,7 @@ def prompts_for(
         task: Its name.
         demonstrations: The pool.
         layout: Of the prompts.
+        options: What is shown.
         settings: How many and how long.
         tokenizer: Of the base model.
         context: Of the base model, in tokens.
@@ -65,16 +68,17 @@ def prompts_for(
     Raises:
         DataError: all of them are too long; names the shortest and the remedy.
     """
-    size, shown = len(demonstrations), settings.options.demonstrations
-    most, _ = settings.plan(math.perm(size, shown))
+    size, shown = len(demonstrations), options.demonstrations
+    most, _ = options.plan(settings, math.perm(size, shown))
     subsets = ordered_subsets(size, shown, most=most, seed=derive(seed, "synthesis", task, "prompts"))
-    return _fitting(task, demonstrations, subsets, layout, settings, tokenizer, context)
+    return _fitting(task, demonstrations, subsets, layout, options, settings, tokenizer, context)
 
 
 def check_room(
     task: str,
     demonstrations: Sequence[Instance],
     layout: Layout,
+    options: DemonstrationOptions,
     settings: Settings,
     tokenizer: PreTrainedTokenizerBase,
     context: int,
@@ -85,8 +89,8 @@ def check_room(
         DataError: names the length and the remedy.
     """
     lengths = _block_lengths(demonstrations, layout, tokenizer)
-    shortest = sorted(range(len(lengths)), key=lambda at: lengths[at])[: settings.options.demonstrations]
-    _fitting(task, demonstrations, [tuple(shortest)], layout, settings, tokenizer, context)
+    shortest = sorted(range(len(lengths)), key=lambda at: lengths[at])[: options.demonstrations]
+    _fitting(task, demonstrations, [tuple(shortest)], layout, options, settings, tokenizer, context)
 
 
 def _fitting(
@@ -94,13 +98,14 @@ def _fitting(
     demonstrations: Sequence[Instance],
     subsets: Sequence[tuple[int, ...]],
     layout: Layout,
+    options: DemonstrationOptions,
     settings: Settings,
     tokenizer: PreTrainedTokenizerBase,
     context: int,
 ) -> list[SynthesisPrompt]:
     """The prompts of these subsets that leave room: for a token, or improved for the longest demonstration."""
     room = longest_block(demonstrations, layout, tokenizer) if settings.is_improved else 1
-    limit = min(settings.options.max_length, context) - len(bos_ids(tokenizer)) - room + 1
+    limit = min(options.max_length, context) - len(bos_ids(tokenizer)) - room + 1
     lengths: list[int] = []
 
     def count_tokens(text: str) -> int:
@@ -112,7 +117,7 @@ def _fitting(
         raise DataError(
             f"task {task}: even the shortest synthesis prompt has {min(lengths)} tokens, and with room for an "
             f"instance at most {limit - 1} fit into the model's context of {context}: lower the method's "
-            f"`demonstrations` (now {settings.options.demonstrations}), give shorter demonstrations, or use a model "
+            f"`demonstrations` (now {options.demonstrations}), give shorter demonstrations, or use a model "
             "with a longer context."
         )
     return prompts
@@ -131,16 +136,19 @@ def _block_lengths(
 
 
 def sampling_for(
-    demonstrations: Sequence[Instance], layout: Layout, settings: Settings, tokenizer: PreTrainedTokenizerBase
+    demonstrations: Sequence[Instance],
+    layout: Layout,
+    options: DemonstrationOptions,
+    settings: Settings,
+    tokenizer: PreTrainedTokenizerBase,
 ) -> Sampling:
     """How continuations are drawn; the seed is set for each chunk."""
-    options = settings.options
     cap = options.max_length
     stop: tuple[str, ...] = ()
     if settings.is_improved:
         cap = 2 * longest_block(demonstrations, layout, tokenizer)
         stop = (NEXT_INSTANCE[layout],)
-    _, samples = settings.plan(math.perm(len(demonstrations), options.demonstrations))
+    _, samples = options.plan(settings, math.perm(len(demonstrations), options.demonstrations))
     return Sampling(
         max_new_tokens=options.max_new_tokens or cap,
         max_length=options.max_length,
@@ -155,7 +163,7 @@ def sampling_for(
 
 def write_raw(
     folder: Path,
-    task: str,
+    writer: Writer,
     prompts: Sequence[SynthesisPrompt],
     sampling: Sampling,
     tokenizer: PreTrainedTokenizerBase,
@@ -170,17 +178,17 @@ def write_raw(
 
     Args:
         folder: Of the step; chunks that stand in it are not made again.
-        task: Its name.
-        prompts: From `prompts_for`.
-        sampling: From `sampling_for`.
-        tokenizer: Of the base model.
-        generator: Over the base model.
+        writer: Of the task.
+        prompts: Of the writer, those with equal first numbers together.
+        sampling: Of the writer.
+        tokenizer: Of the model that writes.
+        generator: Over that model.
         seed: Of the run.
         progress: Where to show what goes on.
         first: The rows of the first chunk, where they were made before.
         only_first: Whether nothing but the first chunk is wanted.
     """
-    bos = bos_ids(tokenizer)
+    task = writer.task.name
     chunks = chunks_of(prompts, sampling.samples_per_prompt)
     if only_first:
         chunks = chunks[:1]
@@ -191,7 +199,7 @@ def write_raw(
         if first is not None and number == 0:
             yield from first
             return
-        ids = [[*bos, *plain_ids(prompt.text, tokenizer)] for prompt in chunk]
+        ids = [writer.prompt_ids(prompt, tokenizer) for prompt in chunk]
         drawn = generator.generate(
             ids,
             replace(sampling, seed=derive(seed, "synthesis", task, "samples", number)),
@@ -212,7 +220,7 @@ def write_raw(
 def chunks_of(prompts: Sequence[SynthesisPrompt], samples: int) -> list[list[SynthesisPrompt]]:
     """Whole groups of one first demonstration, joined until a chunk has `CHUNK_SEQUENCES` continuations."""
     chunks: list[list[SynthesisPrompt]] = [[]]
-    for _, group in groupby(prompts, key=lambda prompt: prompt.subset[0]):
+    for _, group in groupby(prompts, key=lambda prompt: prompt.subset[:1]):
         if len(chunks[-1]) * samples >= CHUNK_SEQUENCES:
             chunks.append([])
         chunks[-1] += group

@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.artifacts import StepRunner
-from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Task
 from everlearn.files import write_json, write_jsonl
-from everlearn.synthesis.demonstrations import Layout, check_demonstrations, layout_of
 from everlearn.synthesis.options import Settings, SynthesisOptions, resolve, rows_asked_for
-from everlearn.synthesis.parsing import Candidate, Counters, Sifted
+from everlearn.synthesis.parsing import Sifted
+from everlearn.synthesis.writers.writer import Writer
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
-
     from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
@@ -64,15 +59,15 @@ class Job:
         task: The task.
         options: As the user gave them.
         settings: With the preset's values.
-        layout: Of prompts and parser.
+        writer: Makes the candidates.
         tools: Models and storage.
-        is_refined: Whether the latest model answers the selected inputs.
+        is_refined: Whether a model answers the selected inputs.
     """
 
     task: Task
     options: SynthesisOptions
     settings: Settings
-    layout: Layout
+    writer: Writer
     tools: Tools
     is_refined: bool
 
@@ -81,18 +76,9 @@ class Job:
         """The demonstrations."""
         return self.task.demonstrations
 
-    @property
-    def plan(self) -> tuple[int, int]:
-        """Prompts to use and samples of each."""
-        return self.settings.plan(math.perm(len(self.pool), self.options.demonstrations))
-
-    def compared(self, row: Candidate | Instance) -> str:
-        """What tells instances apart: the input alone, or with the instruction where that is invented too."""
-        return row.input if self.layout == "superni" else row.query
-
 
 def make_job(task: Task, options: SynthesisOptions, tools: Tools, count: int | None = None) -> Job:
-    """Checks the demonstrations and fills in the preset's values.
+    """Fills in the preset's values and chooses the writer.
 
     Args:
         task: The task.
@@ -103,25 +89,9 @@ def make_job(task: Task, options: SynthesisOptions, tools: Tools, count: int | N
     Raises:
         DataError: the demonstrations cannot be used.
     """
-    check_demonstrations(task.name, task.demonstrations, options.demonstrations, options.layout)
     asked = rows_asked_for(options.ratio, len(task.train)) if count is None else count
-    layout = layout_of(task.demonstrations) if options.layout == "auto" else options.layout
-    is_refined = options.refine and tools.latest is not None
-    return Job(task, options, resolve(options, asked), layout, tools, is_refined)
-
-
-def counters_of(tokenizer: PreTrainedTokenizerBase) -> Counters:
-    """Token counts by the model's own tokenizer.
-
-    The published counts are by one fixed tokenizer each (P10): the language model's with BOS, the embedding model's
-    with two special tokens; here the model's own stands for both.
-    """
-
-    @cache
-    def count(text: str) -> int:
-        return len(plain_ids(text, tokenizer))
-
-    return Counters(text=lambda text: 1 + count(text), embedded=lambda text: 2 + count(text))
+    settings, is_refined = resolve(options, asked), options.is_refined(has_latest=tools.latest is not None)
+    return Job(task, options, settings, options.writer(task, settings, is_refined=is_refined), tools, is_refined)
 
 
 def write_sifted(folder: Path, sifted: Sifted, counts: Mapping[str, object]) -> None:

@@ -7,8 +7,9 @@ pitfalls that the specification lists (spec section 12). `resolve` makes concret
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -16,31 +17,23 @@ from everlearn.recipe import Section
 from everlearn.shares import share_of
 from everlearn.synthesis.prompts import PUBLISHED_LIMIT
 
+if TYPE_CHECKING:
+    from everlearn.artifacts import Artifact
+    from everlearn.data.instance import Task
+    from everlearn.synthesis.job import Job
+    from everlearn.synthesis.writers.writer import Writer
+
 Preset = Literal["faithful", "improved"]
 Selection = Literal["kmeans", "random", "supervised"]
 
 
-class SynthesisOptions(Section):
-    """What to synthesize and how. Sources: arXiv 2403.01244 and its scripts (spec sections 1 to 4)."""
+class SynthesisOptions(Section, ABC):
+    """What all that synthesize can be told, and which parts of the synthesis depend on what they are."""
 
     preset: Preset = "improved"
     """`faithful`: the published behaviour; `improved`: without duplicates, copies of demonstrations, run-on answers,
     rows like no demonstration (answers that repeat their input) and label skew, with counts that add up. Every
     option below that is left out follows the preset."""
-
-    demonstrations: Annotated[int, Field(ge=1, le=100)] = 2
-    """Demonstrations in a prompt (K; published: 2). All ordered subsets of the task's pool are used."""
-    layout: Literal["auto", "superni", "alpaca"] = "auto"
-    """Prompt and parser. `superni`: one definition, the model invents inputs; `alpaca`: it invents instructions too.
-    `auto`: superni where all demonstrations share their instruction and have an input."""
-    samples_per_prompt: Annotated[int, Field(ge=1, le=10_000)] | None = None
-    """Samples of each prompt, exact repetitions among them dropped. faithful: 3 (published). improved: as many as it
-    takes for `oversampling`."""
-    max_prompts: Annotated[int, Field(ge=1)] | None = None
-    """At most that many prompts, drawn by the run's seed. faithful: all. improved: as many as `oversampling` takes."""
-    oversampling: Annotated[float, Field(ge=1, le=1000)] = 5
-    """Only improved: samples for each row asked for, spread over as many prompts as possible. 5, chosen here: the
-    embedded base writes a usable instance in about two of three samples, filters and label balance need a choice."""
 
     temperature: Annotated[float, Field(ge=0.01, le=100)] = 0.9
     """Of the sampling (published)."""
@@ -61,8 +54,6 @@ class SynthesisOptions(Section):
     """Strings that end a continuation. faithful: none. improved: the mark of the next instance at a line's start, so
     that a continuation is one instance, which is the one nearest to the demonstrations."""
 
-    save_more: bool = False
-    """Keep an input without answer (published, for a generator that gives too few valid instances); needs `refine`."""
     near_duplicates: Annotated[float, Field(gt=0, le=1)] | None = None
     """Only improved: inputs more alike than this (character 4-grams, Jaccard) are the same. Left out: at least 0.7,
     and more where the demonstrations resemble each other more."""
@@ -85,11 +76,6 @@ class SynthesisOptions(Section):
     """Share of the rows asked for below which synthesis is refused. faithful: 1. improved: 0.25, fewer rows than asked
     for are reported."""
 
-    refine: bool = True
-    """Let the latest model answer the selected inputs again (published); otherwise the base model's answers stay."""
-    refinement_prompt: Literal["training", "published"] = "training"
-    """`training`: exactly the training template. `published`: the text of the scripts, which for template llama2 has
-    two BOS and a space more (P2); only for vanilla and llama2."""
     refinement_tokens: Annotated[int, Field(ge=1)] | None = None
     """Most tokens of a refined answer. faithful: up to `max_length`. improved: twice the longest demonstration's
     answer; answers that do not end by then are dropped (P3)."""
@@ -97,11 +83,87 @@ class SynthesisOptions(Section):
     """Only improved: rows refined beyond those asked for, as a share of them, to replace dropped answers and to
     balance labels. Left out: 1, since refining is much cheaper than synthesis."""
 
+    @abstractmethod
+    def writer(self, task: Task, settings: Settings, *, is_refined: bool) -> Writer:
+        """How candidates are written.
+
+        Args:
+            task: What is written.
+            settings: These options with the preset's values.
+            is_refined: Whether a model answers what is selected.
+
+        Raises:
+            DataError: the task's demonstrations cannot be used.
+        """
+
+    @abstractmethod
+    def is_refined(self, *, has_latest: bool) -> bool:
+        """Whether a model answers the selected inputs; `has_latest`: whether there is one beside the base."""
+
+    @abstractmethod
+    def answered(self, job: Job, selected: Artifact, place: str) -> Artifact:
+        """The step in which the selected inputs are answered: `refined.jsonl`, `rejected.jsonl`, `counts.json`."""
+
+
+class DemonstrationOptions(SynthesisOptions):
+    """What is synthesized from demonstrations and how. Sources: arXiv 2403.01244 and its scripts (spec sections 1 to
+    4)."""
+
+    demonstrations: Annotated[int, Field(ge=1, le=100)] = 2
+    """Demonstrations in a prompt (K; published: 2). All ordered subsets of the task's pool are used."""
+    layout: Literal["auto", "superni", "alpaca"] = "auto"
+    """Prompt and parser. `superni`: one definition, the model invents inputs; `alpaca`: it invents instructions too.
+    `auto`: superni where all demonstrations share their instruction and have an input."""
+    samples_per_prompt: Annotated[int, Field(ge=1, le=10_000)] | None = None
+    """Samples of each prompt, exact repetitions among them dropped. faithful: 3 (published). improved: as many as it
+    takes for `oversampling`."""
+    max_prompts: Annotated[int, Field(ge=1)] | None = None
+    """At most that many prompts, drawn by the run's seed. faithful: all. improved: as many as `oversampling` takes."""
+    oversampling: Annotated[float, Field(ge=1, le=1000)] = 5
+    """Only improved: samples for each row asked for, spread over as many prompts as possible. 5, chosen here: the
+    embedded base writes a usable instance in about two of three samples, filters and label balance need a choice."""
+
+    save_more: bool = False
+    """Keep an input without answer (published, for a generator that gives too few valid instances); needs `refine`."""
+
+    refine: bool = True
+    """Let the latest model answer the selected inputs again (published); otherwise the base model's answers stay."""
+    refinement_prompt: Literal["training", "published"] = "training"
+    """`training`: exactly the training template. `published`: the text of the scripts, which for template llama2 has
+    two BOS and a space more (P2); only for vanilla and llama2."""
+
     @model_validator(mode="after")
     def _answers_are_needed(self) -> Self:
         if self.save_more and not self.refine:
             raise ValueError("save_more keeps inputs without an answer, so it needs refine: true")
         return self
+
+    def writer(self, task: Task, settings: Settings, *, is_refined: bool) -> Writer:
+        """The base model goes on with demonstrations."""
+        from everlearn.synthesis.writers.demonstrations import FromDemonstrations
+
+        return FromDemonstrations(task, self, settings, is_refined=is_refined)
+
+    def is_refined(self, *, has_latest: bool) -> bool:
+        """Where there is a latest model and refinement is wanted."""
+        return self.refine and has_latest
+
+    def answered(self, job: Job, selected: Artifact, place: str) -> Artifact:
+        """By the latest model."""
+        from everlearn.synthesis.refinement_step import refined_step
+
+        return refined_step(job, self, selected, place)
+
+    def plan(self, settings: Settings, prompts: int) -> tuple[int, int]:
+        """How many of the possible prompts to use, and how many samples to draw of each."""
+        most = min(prompts, self.max_prompts or prompts)
+        if not settings.is_improved:
+            return most, self.samples_per_prompt or 3
+        samples = math.ceil(share_of(self.oversampling, settings.count))
+        if self.samples_per_prompt:
+            return min(most, math.ceil(samples / self.samples_per_prompt)), self.samples_per_prompt
+        most = min(most, samples)
+        return most, math.ceil(samples / most)
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,18 +199,6 @@ class Settings:
     def is_clustered(self) -> bool:
         """Whether selection needs embeddings."""
         return self.options.selection != "random"
-
-    def plan(self, prompts: int) -> tuple[int, int]:
-        """How many of the possible prompts to use, and how many samples to draw of each."""
-        options = self.options
-        most = min(prompts, options.max_prompts or prompts)
-        if not self.is_improved:
-            return most, options.samples_per_prompt or 3
-        samples = math.ceil(share_of(options.oversampling, self.count))
-        if options.samples_per_prompt:
-            return min(most, math.ceil(samples / options.samples_per_prompt)), options.samples_per_prompt
-        most = min(most, samples)
-        return most, math.ceil(samples / most)
 
 
 def resolve(options: SynthesisOptions, count: int) -> Settings:

@@ -11,19 +11,20 @@ Source: arXiv 2403.01244, section 3; spec sections 1 to 4.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from everlearn.artifacts import Artifact
 from everlearn.data.instance import Instance, Task
 from everlearn.files import read_jsonl, write_jsonl
-from everlearn.synthesis.candidate_steps import found_in, has_several_chunks, look_first, raw_step
+from everlearn.synthesis.candidate_steps import ALL, found_in, has_several_chunks, raw_step
 from everlearn.synthesis.demonstrations import system_turns
+from everlearn.synthesis.first_look import look_at_answers, look_first
 from everlearn.synthesis.job import Job, Tools, make_job
 from everlearn.synthesis.losses import Losses
 from everlearn.synthesis.options import SynthesisOptions
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import as_instances
-from everlearn.synthesis.refinement_step import look_at_answers, refined_step
 from everlearn.synthesis.refusals import refuse_few_answers, refuse_few_candidates
 from everlearn.synthesis.selection_steps import embedded_step, selected_step
 
@@ -62,7 +63,7 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
     """
     job = make_job(task, options, tools, count)
     settings = job.settings
-    if job.is_refined and has_several_chunks(job):
+    if job.is_refined and has_several_chunks(job.writer):
         look_at_answers(job)
     raw, found, losses = _candidates(job)
     write_jsonl(raw.path.parent / "demonstrations.jsonl", (row.to_json() for row in job.pool))
@@ -73,7 +74,7 @@ def synthesize_task(task: Task, options: SynthesisOptions, tools: Tools, *, coun
         selected = selected_step(job, found, candidates, embedded)
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
         if job.is_refined:
-            refined = refined_step(job, selected)
+            refined = job.options.answered(job, selected, ALL)
             rows = list(read_jsonl(refined.path / "refined.jsonl"))
             losses = Losses((*losses.steps, refined))
     refuse_few_answers(job, len(rows), losses)
@@ -93,7 +94,7 @@ def try_base(task: Task, options: SynthesisOptions, tools: Tools) -> None:
         UserError: the demonstrations cannot be used, or too little of what it writes can be.
     """
     job = make_job(task, options, tools)
-    if has_several_chunks(job):
+    if has_several_chunks(job.writer):
         look_first(job)
     else:
         _candidates(job)
@@ -101,7 +102,8 @@ def try_base(task: Task, options: SynthesisOptions, tools: Tools) -> None:
 
 def _candidates(job: Job) -> tuple[Artifact, Artifact, Losses]:
     """The raw step, the candidates in it, and what was dropped on the way."""
-    raw = raw_step(job)
-    found, losses = found_in(job, raw)
+    first = partial(look_first, job) if has_several_chunks(job.writer) else None
+    raw = raw_step(job.writer, job.tools, first=first)
+    found, losses = found_in(job.writer, job.tools, raw)
     refuse_few_candidates(job, len(list(read_jsonl(found.path / "kept.jsonl"))), losses)
     return raw, found, losses

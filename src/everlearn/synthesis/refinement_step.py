@@ -4,20 +4,18 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.artifacts import Artifact
 from everlearn.files import read_jsonl, write_json, write_jsonl
 from everlearn.generation.counting import Counted
-from everlearn.synthesis.candidate_steps import ALL, FIRST, found_in, look_first
 from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.demonstrations import system_turns
-from everlearn.synthesis.job import Job, counters_of
-from everlearn.synthesis.losses import Losses
+from everlearn.synthesis.job import Job
+from everlearn.synthesis.lengths import counters_of
+from everlearn.synthesis.options import DemonstrationOptions
 from everlearn.synthesis.refinement import Answering, answer, fault_of, label_shares, take
-from everlearn.synthesis.refusals import first_answers, refuse_hopeless_answers
 from everlearn.synthesis.steps import Row, evenly, in_chunks
 
 if TYPE_CHECKING:
@@ -27,29 +25,9 @@ AT_ONCE = 256
 """Answers between two writes."""
 
 
-def look_at_answers(job: Job) -> None:
-    """Lets the latest model answer a few inputs of the first chunk of continuations before the others are written.
-
-    Raises:
-        UserError: next to none of the answers can be kept.
-    """
-    asked = first_answers(job)
-    if not asked:
-        return
-    found, _ = found_in(job, look_first(job), FIRST)
-
-    def make(folder: Path) -> None:
-        write_jsonl(folder / "selected.jsonl", islice(read_jsonl(found.path / "kept.jsonl"), asked))
-
-    selected = job.tools.step(f"{FIRST}/selected", {"candidates": found.fingerprint, "rows": asked}, make)
-    losses = Losses((refined_step(job, selected, FIRST),))
-    seen = len(list(read_jsonl(selected.path / "selected.jsonl")))
-    refuse_hopeless_answers(job, seen, seen - losses.counts.total() + losses.counts["surplus"], losses)
-
-
-def refined_step(job: Job, selected: Artifact, place: str = ALL) -> Artifact:
+def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, place: str) -> Artifact:
     """Writes `refined.jsonl`, `rejected.jsonl` and `counts.json`."""
-    tools, options, settings = job.tools, job.options, job.settings
+    tools, settings = job.tools, job.settings
     labels = job.task.labels if settings.is_improved else ()
     shares = label_shares(job.task) if settings.is_improved else {}
     assert tools.latest is not None, "refinement needs the latest model"
@@ -60,7 +38,7 @@ def refined_step(job: Job, selected: Artifact, place: str = ALL) -> Artifact:
             (folder / "answered.jsonl").unlink(missing_ok=True)
             return
         loaded = latest()
-        answering = _answering(job, loaded)
+        answering = _answering(job, options, loaded)
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
         answered = _answer_in_chunks(job, folder, rows, loaded, answering)
         expected = Expected(job.pool, labels) if settings.is_improved else None
@@ -101,9 +79,8 @@ def refined_step(job: Job, selected: Artifact, place: str = ALL) -> Artifact:
     return tools.step(f"{place}/refined", inputs, make, version=3 if settings.is_improved else 1)
 
 
-def _answering(job: Job, loaded: LoadedModel) -> Answering:
+def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> Answering:
     """The published cap is `max_length`; improved: twice the longest demonstration's answer."""
-    options = job.options
     cap = options.max_length
     if job.settings.is_improved:
         count = counters_of(loaded.tokenizer).text

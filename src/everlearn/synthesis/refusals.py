@@ -32,7 +32,7 @@ def refuse_hopeless_base(job: Job, first: Artifact, found: int, losses: Losses) 
     Raises:
         UserError: names the counts, what the model wrote instead, and the remedies.
     """
-    prompts, samples = job.plan
+    prompts, samples = job.writer.plan
     counts = read_json(first.path / "counts.json")
     assert isinstance(counts, dict), "counts are a mapping"
     seen, needed = counts["prompts"] * samples, _candidates_needed(job)
@@ -40,7 +40,7 @@ def refuse_hopeless_base(job: Job, first: Artifact, found: int, losses: Losses) 
         raise UserError(
             f"task {job.task.name}: the first {seen} of {prompts * samples:,} continuations that the base model "
             f"writes give {found} valid synthetic instances, and {needed} are needed of all (dropped: "
-            f"{losses.told()}): {_base_remedy(job, losses)}, or set the method's minimum to 0"
+            f"{losses.told()}): {job.writer.remedy(losses)}, or set the method's minimum to 0"
             f"{' and its selection to random' if _clusters(job) else ''} to go on with whatever comes out; a run with "
             "changed options needs another --name."
         )
@@ -85,8 +85,9 @@ def refuse_few_candidates(job: Job, found: int, losses: Losses) -> None:
     if found < settings.least:
         lower.append("minimum" if settings.is_improved else "ratio or minimum")
     if lower:
-        remedy = f"raise the method's {_more_samples(job)}, lower its {', and '.join(lower)}, or " + _base_remedy(
-            job, losses
+        remedy = (
+            f"raise the method's {job.writer.remedy_more}, lower its {', and '.join(lower)}, or "
+            + job.writer.remedy(losses)
         )
         raise _too_few(job, found, needed, losses, remedy)
 
@@ -125,19 +126,6 @@ def _clusters(job: Job) -> int:
 
 def _candidates_needed(job: Job) -> int:
     return max(job.settings.least, _clusters(job))
-
-
-def _base_remedy(job: Job, losses: Losses) -> str:
-    labels = "check the task's labels, " if losses.counts["unknown_label"] else ""
-    return f"{labels}give more and shorter demonstrations, or take a base model that goes on with examples"
-
-
-def _more_samples(job: Job) -> str:
-    """The options that make the base model write more; which ones do depends on the preset and on each other."""
-    prompts, samples = job.plan
-    if job.settings.is_improved and prompts * samples >= job.options.oversampling * job.settings.count:
-        return "oversampling"
-    return "samples_per_prompt" if job.options.max_prompts is None else "samples_per_prompt or max_prompts"
 
 
 def _too_few(job: Job, found: int, least: int, losses: Losses, remedy: str) -> UserError:

@@ -26,13 +26,10 @@ def embedded_step(job: Job, found: Artifact, candidates: Sequence[Candidate]) ->
     options, tools = job.options, job.tools
     reference = job.task.train if options.selection == "supervised" else ()
 
-    def text(row: Candidate | Instance) -> str:
-        return row.query if options.embedded_text == "query" or not row.input else job.compared(row)
-
     def vectors(rows: Sequence[Candidate] | Sequence[Instance], what: str) -> np.ndarray:
         from everlearn.models.embeddings import embed_sentences, embed_texts
 
-        texts = [text(row) for row in rows]
+        texts = [job.writer.embedded_text(row) for row in rows]
         with tools.progress.step(f"embedding {what} of {job.task.name}", len(texts)) as tick:
             if options.embedding == "model":
                 return embed_texts(tools.base(), texts, tick=tick)
@@ -51,7 +48,7 @@ def embedded_step(job: Job, found: Artifact, candidates: Sequence[Candidate]) ->
     own = tools.base_fingerprint if options.embedding == "model" else None
     inputs = {
         "candidates": found.fingerprint,
-        "text": [options.embedded_text, job.layout],
+        "text": job.writer.embeds,
         "embedding": [options.embedding, own or sentence_fingerprint(options.embedding)],
         "reference": fingerprint_of([row.to_json() for row in reference]) if reference else "",
     }
@@ -88,7 +85,7 @@ def selected_step(job: Job, found: Artifact, candidates: Sequence[Candidate], em
         "embedded": embedded.fingerprint if embedded else "",
         "wanted": wanted,
         "clusters": settings.clusters if embedded else None,
-        "one_each": job.layout == "alpaca",
+        "one_each": job.writer.takes_one_each,
         "is_improved": settings.is_improved,
         "kept": [settings.count, shares] if shares is not None else None,
     }
@@ -108,6 +105,6 @@ def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: Ar
         wanted,
         clusters=min(job.settings.clusters, fitted),
         adds_up=job.settings.is_improved,
-        one_each=job.layout == "alpaca",
+        one_each=job.writer.takes_one_each,
         reference=reference,
     )
