@@ -7,8 +7,8 @@ where each is computed as it would be alone (`models/sides.py`, `plain_state.py`
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,7 @@ import torch
 
 from everlearn.crew import Crew
 from everlearn.errors import UserError
+from everlearn.generation.blending import BlendedState
 from everlearn.generation.decoding import PAUSED, Batch, Decoder, KeyValueState, Prompt
 from everlearn.generation.memory import cached_tokens
 from everlearn.generation.plain_state import PlainState, bears_padding
@@ -25,7 +26,7 @@ from everlearn.generation.rows import Row
 from everlearn.generation.shared_cache import attending, window_of
 from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
-from everlearn.models.adapters import inner_model
+from everlearn.models.adapters import adapter_off, inner_model
 from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
 from everlearn.models.sides import Sides
 
@@ -56,6 +57,7 @@ class TransformersGenerator:
         max_batch_tokens: Most tokens cached at a time; None: what fits into a share of the free memory.
         max_rows: Most completions in one batch; None: by the device.
         crew: Processes that have the same model and are asked for the same; each completes some of the prompts.
+        base: Gives the base model where a blend is asked for; None: it is the model without its adapters.
 
     When memory runs out, these limits are halved for good and what is not yet complete begins again.
     """
@@ -69,10 +71,12 @@ class TransformersGenerator:
         max_batch_tokens: int | None = None,
         max_rows: int | None = None,
         crew: Crew | None = None,
+        base: Callable[[], PreTrainedModel | PeftModel] | None = None,
     ) -> None:
         self._model = model
         self._crew = crew or Crew()
         self._tokenizer = tokenizer
+        self._base = base
         settings = model.config.get_text_config()
         self._context = context_length or getattr(settings, "max_position_embeddings", None)
         self._max_batch_tokens = max_batch_tokens
@@ -135,6 +139,8 @@ class TransformersGenerator:
     ) -> None:
         """Completes distinct prompts with at most so many tokens cached at a time."""
         inner = inner_model(self._model)
+        other = inner if sampling.blend is None else self._other()
+        cached = cached if sampling.blend is None else max(1, cached // 2)
         if self.shares_prefixes is None:
             self.shares_prefixes = SharedState.fits(inner)
             self._bears_padding = self.shares_prefixes or bears_padding(inner)
@@ -150,12 +156,16 @@ class TransformersGenerator:
             else:
                 collector.add(row, reason)
 
-        def run(company: _Company, members: list[Prompt], copies: int) -> None:
-            state: KeyValueState
+        def state_of(model: PreTrainedModel, company: _Company, rows: int) -> KeyValueState:
             if company.is_shared:
-                state = SharedState(inner, pad, min(self._max_rows, len(members) * copies), cached, company.last)
-            else:
-                state = PlainState(inner, pad, company.last, is_padded=company.length is None)
+                return SharedState(model, pad, min(self._max_rows, rows), cached, company.last)
+            return PlainState(model, pad, company.last, is_padded=company.length is None)
+
+        def run(company: _Company, members: list[Prompt], copies: int) -> None:
+            state = state_of(inner, company, len(members) * copies)
+            if sampling.blend is not None:
+                beside = state_of(other, company, len(members) * copies)
+                state = BlendedState(state, beside, self._as_other, sampling.blend)
             # a prefix alone may be on another side than the prompts that begin with it
             has_prefixes = company.is_shared and company.side == 0
             if has_prefixes:
@@ -163,7 +173,9 @@ class TransformersGenerator:
             else:
                 batches = self._batches(members, copies, cached, joins=company.is_shared)
             decoder = Decoder(state, sampling, stopper, finish, collector.wrote, self._model.device)
-            with attending(inner) if company.is_shared else nullcontext():
+            with ExitStack() as shared:
+                for model in {inner, other} if company.is_shared else ():
+                    shared.enter_context(attending(model))
                 decoder.run(batches, copies)
 
         for company, members in groups.items():
@@ -176,6 +188,34 @@ class TransformersGenerator:
             beyond.setdefault(self._company(going_on), []).append(going_on)
         for company, members in beyond.items():
             run(company, members, 1)
+
+    def _other(self) -> PreTrainedModel:
+        """The base model, which computes within `_as_other`.
+
+        Raises:
+            UserError: there is none, or it has another vocabulary.
+        """
+        from peft import PeftModel
+
+        own = inner_model(self._model)
+        if isinstance(self._model, PeftModel):
+            return own
+        if self._base is None:
+            raise UserError("a mixture with the base model needs that model beside the one that was tuned.")
+        other = inner_model(self._base())
+        sizes = [model.config.get_text_config().vocab_size for model in (other, own)]
+        if sizes[0] != sizes[1]:
+            raise UserError(
+                f"a mixture of two models needs one vocabulary, but that of the base has {sizes[0]:,} tokens and that "
+                f"of the tuned model {sizes[1]:,}: name the base that the model was tuned from (model.base)."
+            )
+        return other
+
+    def _as_other(self) -> AbstractContextManager[None]:
+        """Within it, the model that `_other` gave computes as the base."""
+        from peft import PeftModel
+
+        return adapter_off(self._model) if isinstance(self._model, PeftModel) else nullcontext()
 
     def _paused(self, prompt: Prompt) -> Prompt:
         """The prompt with the place where its rows would leave the window; the last token is never fed."""
@@ -251,9 +291,17 @@ class TransformersGenerator:
         yield Batch(batch, node)
 
 
-def make_generator(loaded: LoadedModel, crew: Crew | None = None) -> Generator:
-    """The engine for a loaded model."""
-    return TransformersGenerator(loaded.model, loaded.tokenizer, context_length=loaded.context_length, crew=crew)
+def make_generator(
+    loaded: LoadedModel, crew: Crew | None = None, base: Callable[[], LoadedModel] | None = None
+) -> Generator:
+    """The engine for a loaded model; `base` gives the model that it blends with where it has no adapters."""
+    return TransformersGenerator(
+        loaded.model,
+        loaded.tokenizer,
+        context_length=loaded.context_length,
+        crew=crew,
+        base=base and (lambda: base().model),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,10 +8,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 GenerationProgress = Callable[[int, int, int], None]
 """Called with (prompts finished, prompts in all, tokens written) as the work goes on; none of them ever falls."""
+
+
+@dataclass(frozen=True, slots=True)
+class Blend:
+    """Another model that writes along: the base of the one that an engine is bound to.
+
+    Attributes:
+        weight: Of the base, in [0, 1].
+        of: What is mixed: the two models' `probabilities`, or the exponentials of their raw `logits`.
+    """
+
+    weight: float
+    of: Literal["probabilities", "logits"] = "probabilities"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +42,7 @@ class Sampling:
         end_ids: Token ids that end a completion beside the model's and the tokenizer's own end tokens.
         samples_per_prompt: Independent completions of each prompt.
         seed: Of the random stream; each (prompt index, sample index) has a stream of its own.
+        blend: The base model writes along; engines that know none refuse.
     """
 
     max_new_tokens: int = 512
@@ -41,6 +55,7 @@ class Sampling:
     end_ids: tuple[int, ...] = ()
     samples_per_prompt: int = 1
     seed: int = 0
+    blend: Blend | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +85,7 @@ class Generator(Protocol):
             For each prompt, in the given order, `sampling.samples_per_prompt` completions.
 
         Raises:
-            UserError: when a prompt leaves no room in the model's context (names the prompt's index and length).
+            UserError: when a prompt leaves no room in the model's context (names the prompt's index and length), or
+                the two models of a blend cannot be mixed.
         """
         ...

@@ -5,7 +5,7 @@ step calls. With LoRA, the base model is the latest one with its adapter switche
 serves both, and never are there two, also where a stage's model was found and not trained just now. With full
 tuning, both are kept if they are small; otherwise one makes room for the other, since loading takes seconds and
 memory is what large models lack. `base()` and `latest()` therefore exclude each other: asking for one ends the use
-of the other.
+of the other. Only a mixture of the two under full tuning holds both, whatever their size.
 """
 
 from __future__ import annotations
@@ -86,6 +86,12 @@ class ModelsAtHand:
             return self._viewed
         return self._plain_base()
 
+    def base_beside(self) -> LoadedModel:
+        """The base model beside the latest fully tuned one, for what computes with both."""
+        if self._base is None:
+            self._base = loading.load_model(self.config)
+        return self._base
+
     def _is_base(self) -> bool:
         return self._checkpoint is None and not self._beside
 
@@ -95,7 +101,7 @@ class ModelsAtHand:
             return _OfAll(self, loaded)
         from everlearn.generation.engine import make_generator
 
-        return make_generator(loaded)
+        return make_generator(loaded, base=self.base_beside)
 
     def _means_base(self, loaded: LoadedModel) -> bool:
         return loaded is self._base or loaded is self._viewed
@@ -112,7 +118,7 @@ class ModelsAtHand:
 
         state = {"checkpoint": self._checkpoint, "beside": self._beside}
         order = Completing(self.config, state, self._means_base(loaded), prompts, sampling)
-        return crew().together(complete, order, (loaded, progress))
+        return crew().together(complete, order, (loaded, progress, self.base_beside))
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
         """Keeps these and frees what was before: a Trainer's cycles hold models and optimizers until collected."""

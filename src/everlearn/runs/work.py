@@ -5,7 +5,7 @@ Each is a function of an order and of what only the first process has (`everlear
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
     from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
     from everlearn.models.loading import LoadedModel
     from everlearn.runs.models_at_hand import ModelsAtHand
+
+    Own = tuple[LoadedModel, GenerationProgress | None, Callable[[], LoadedModel]]
+    """Of one process: the model that completes, where to show it, and what gives the base beside it."""
 
 _served: list[ModelsAtHand] = []  # the one that this process has loaded to complete prompts
 
@@ -73,15 +76,15 @@ class Completing:
     sampling: Sampling
 
 
-def complete(order: Completing, own: tuple[LoadedModel, GenerationProgress | None] | None) -> list[list[Completion]]:
+def complete(order: Completing, own: Own | None) -> list[list[Completion]]:
     """Completes prompts, each in one of the processes."""
     from everlearn.generation.engine import make_generator
 
-    loaded, progress = own or (_model_of(order), None)
-    return make_generator(loaded, crew()).generate(order.prompts, order.sampling, progress)
+    loaded, progress, base = own or _model_of(order)
+    return make_generator(loaded, crew(), base).generate(order.prompts, order.sampling, progress)
 
 
-def _model_of(order: Completing) -> LoadedModel:
+def _model_of(order: Completing) -> Own:
     """The model of an order, kept for the next one."""
     from everlearn.runs.models_at_hand import ModelsAtHand
 
@@ -89,4 +92,4 @@ def _model_of(order: Completing) -> LoadedModel:
         _served[:] = [ModelsAtHand(order.model)]
     models = _served[0]
     models.point_to(**order.state)
-    return models.base() if order.is_base else models.latest()
+    return models.base() if order.is_base else models.latest(), None, models.base_beside
