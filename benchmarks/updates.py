@@ -25,13 +25,13 @@ import yaml
 from everlearn.environment import machine, versions
 from everlearn.files import read_json, write_json, write_text
 from everlearn.progress import make_progress
+from everlearn.report.page.figure_file import figure_file
+from everlearn.report.versions.figures import quality_against_cost, rates_figure
+from everlearn.report.versions.html import NAMES, verdict, write_report
+from everlearn.report.versions.last_release import last_releases
 from everlearn.updates.compare import compare
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe, load_update_recipe
-from everlearn.updates.figure_file import figure_file
-from everlearn.updates.figures import quality_against_cost, rates_figure
-from everlearn.updates.last_release import last_releases
 from everlearn.updates.plan import PARADIGMS
-from everlearn.updates.report import NAMES, verdict, write_report
 
 RESULTS = Path(__file__).parent / "results" / "updates.json"
 

@@ -15,8 +15,8 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, read_jsonl
 from everlearn.methods.registry import make_method
 from everlearn.models.state import MOMENTS
-from everlearn.report.curves import loss_of
-from everlearn.report.reading import read_run
+from everlearn.report.facts.reading import read_run
+from everlearn.report.sections.curves import loss_of
 from everlearn.runs.loop import execute
 from everlearn.training.phase import check_phases
 from tests.methods.contexts import Bench, number_stream

@@ -10,17 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import run_folders
 from rich.console import Console
 
 from everlearn.cli.main import main
 from everlearn.errors import RunError
 from everlearn.files import read_mapping, write_vouched
+from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
-from everlearn.report.study import read_study
 from everlearn.report.text import print_tables
 from everlearn.runs.compare import planned
 from tests.malformed.spoilt_json import spoilt
+from tests.report import run_folders
 
 VOUCHED = ("manifest.json", "matrix.json", "metrics.json")
 STAGE = "stages/01-sentiment"

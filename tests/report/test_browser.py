@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-import run_folders
 
 from everlearn.report.html import write_report
+from tests.report import run_folders
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

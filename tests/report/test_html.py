@@ -10,10 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-import run_folders
-from pages import parse
 
-from everlearn.report.html import POLICY, write_report
+from everlearn.report.html import write_report
+from everlearn.report.page.document import POLICY
+from tests.report import run_folders
+from tests.report.pages import parse
 
 HEAVY = ("torch", "transformers", "datasets", "peft", "sklearn", "scipy", "matplotlib", "jieba", "rich")
 

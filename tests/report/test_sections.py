@@ -7,12 +7,12 @@ import shutil
 from pathlib import Path
 
 import pytest
-from pages import Element, parse
 
-from everlearn.report.heatmap import level_of
+from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
-from everlearn.report.numbers import duration, score
-from everlearn.report.study import read_study
+from everlearn.report.page.numbers import duration, score
+from everlearn.report.sections.heatmap import level_of
+from tests.report.pages import Element, parse
 
 
 def section(folder: Path, name: str) -> Element:

@@ -6,13 +6,13 @@ import shutil
 from pathlib import Path
 
 import pytest
-import run_folders
 from rich.console import Console
 
 from everlearn.cli.main import main
 from everlearn.errors import RunError
-from everlearn.report.numbers import score
+from everlearn.report.page.numbers import score
 from everlearn.report.text import matrix_table, print_tables
+from tests.report import run_folders
 
 
 def printed(folder: Path, width: int = 100) -> str:

@@ -16,8 +16,8 @@ from everlearn.files import read_json, read_jsonl
 from everlearn.methods.base import Method
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, TrainingConfig, make_recipe
+from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
-from everlearn.report.study import read_study
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.loop import execute
 from tests.data.byte_tokenizer import make_byte_tokenizer

@@ -10,9 +10,9 @@ import pytest
 from everlearn.errors import RunError
 from everlearn.files import read_vouched
 from everlearn.progress import LineProgress
+from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
-from everlearn.report.lineage import lineage
-from everlearn.report.study import read_study
+from everlearn.report.sections.lineage import lineage
 from everlearn.runs.add import add_task
 from everlearn.runs.loop import execute, recipe_of
 from tests.malformed.spoilt_json import spoilt

@@ -16,8 +16,8 @@ from everlearn.methods.registry import make_method
 from everlearn.models.loading import load_model
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, make_recipe
+from everlearn.report.facts.study import read_study
 from everlearn.report.html import write_report
-from everlearn.report.study import read_study
 from everlearn.runs.compare import compare, parse_methods
 from everlearn.runs.loop import execute, recipe_of
 from everlearn.seeds import derive

@@ -16,13 +16,13 @@ from everlearn.cli.main import main
 from everlearn.errors import RecipeError
 from everlearn.files import read_vouched, write_vouched
 from everlearn.progress import LineProgress
+from everlearn.report.versions.figures import short_perplexity
+from everlearn.report.versions.html import verdict, write_report
 from everlearn.updates.compare import compare
 from everlearn.updates.config import QualityConfig, load_update_recipe
 from everlearn.updates.executor import execute
-from everlearn.updates.figures import short_perplexity
 from everlearn.updates.folder import claim
 from everlearn.updates.quality import difference
-from everlearn.updates.report import verdict, write_report
 from tests.updates.tiny_runs import tiny_recipe, tiny_tree
 
 SWEEPS = Path(__file__).parents[2] / "src" / "everlearn" / "recipes" / "sweeps"

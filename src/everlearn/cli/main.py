@@ -18,7 +18,7 @@ from typing import Any
 from everlearn.cli.endings import ended_by, stopped_by_signals
 from everlearn.crew import crew, is_broken, is_first, is_launched, join
 from everlearn.errors import shortened
-from everlearn.report.numbers import in_plain_signs
+from everlearn.report.page.numbers import in_plain_signs
 from everlearn.visible import tell
 
 COMMANDS = (

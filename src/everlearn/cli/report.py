@@ -21,7 +21,7 @@ def run(args: argparse.Namespace) -> int:
 
     folder = named_folder(args.folder)
     if is_update(folder):
-        from everlearn.updates.report import write_report
+        from everlearn.report.versions.html import write_report
 
         tell(f"Report: {write_report(folder)}")
     else:

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.chat_source import DATE_NOTE, REMEDY, asks_for_date, chat_source, described
 from everlearn.data.control_tokens import control_ids, framed_ids, mentioned, plain_ids
+from everlearn.data.exchanges import exchanges_of
 from everlearn.data.instance import Instance
 from everlearn.data.marked_text import Marks
-from everlearn.data.prompts import exchanges_of
 from everlearn.data.template_trial import characters_allowed
 from everlearn.errors import DataError, ModelError
 

@@ -15,12 +15,13 @@ own preface (`vanilla`: it stands before the first query). Text of the data is n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Protocol
 
+from everlearn.data.chat_prompts import ChatTemplate
 from everlearn.data.control_tokens import plain_ids
-from everlearn.data.instance import Instance, Turn
+from everlearn.data.exchanges import Exchange, exchanges_of
+from everlearn.data.instance import Instance
 from everlearn.errors import ModelError, RecipeError, unknown
 
 if TYPE_CHECKING:
@@ -109,19 +110,9 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
             "use cue, vanilla, alpaca or llama2, or auto."
         )
     if name == "chat" or (name == "auto" and has_chat):
-        from everlearn.data.chat_prompts import ChatTemplate
-
         return ChatTemplate(tokenizer)
     frames = {"vanilla": VanillaTemplate, "alpaca": AlpacaTemplate, "llama2": Llama2Template}
     return frames.get(name, CueTemplate)()
-
-
-@dataclass(frozen=True, slots=True)
-class Exchange:
-    """A question and its answer; the last one of a prompt has none yet."""
-
-    question: str
-    answer: str | None = None
 
 
 class TextTemplate:
@@ -217,23 +208,6 @@ class Llama2Template(TextTemplate):
         """`[INST] ... [/INST] `, the system text inside the first one."""
         preface = f"<<SYS>>\n{system or LLAMA2_SYSTEM}\n<</SYS>>\n\n" if is_first else ""
         return f"[INST] {preface}{question} [/INST] "
-
-
-def exchanges_of(history: Sequence[Turn], query: str) -> tuple[str | None, list[Exchange]]:
-    """Splits a conversation into its system text and its exchanges; the last exchange asks `query`."""
-    system: list[str] = []
-    questions: list[str] = []
-    exchanges: list[Exchange] = []
-    for turn in history:
-        if turn.role == "system":
-            system.append(turn.content)
-        elif turn.role == "user":
-            questions.append(turn.content)
-        else:
-            exchanges.append(Exchange("\n\n".join(questions), turn.content))
-            questions = []
-    exchanges.append(Exchange("\n\n".join([*questions, query])))
-    return "\n\n".join(system) or None, exchanges
 
 
 def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

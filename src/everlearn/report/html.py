@@ -8,31 +8,26 @@ it all came about. Parts whose files are absent are left out, so an unfinished r
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
-from everlearn.errors import RunError
-from everlearn.files import read_text, write_text
-from everlearn.report.acting import acting
-from everlearn.report.comparison import comparison
-from everlearn.report.curves import average_curve, curves
-from everlearn.report.data import data
-from everlearn.report.empty import doubt
-from everlearn.report.findings import findings
-from everlearn.report.forgotten import forgotten
-from everlearn.report.headline import headline, metrics_line, unfinished
-from everlearn.report.heatmap import any_measured, heat_maps, matrix_title
-from everlearn.report.lineage import lineage
-from everlearn.report.markup import Html, el, name_of, stylesheet
-from everlearn.report.numbers import plural
-from everlearn.report.provenance import provenance
-from everlearn.report.rehearsal import rehearsal
-from everlearn.report.study import Study, read_study
-from everlearn.report.tiles import legend, tiles
+from everlearn.report.facts.empty import doubt
+from everlearn.report.facts.study import Study, read_study
+from everlearn.report.page.document import document, write_page
+from everlearn.report.page.markup import Html, el, name_of
+from everlearn.report.page.numbers import plural
+from everlearn.report.sections.acting import acting
+from everlearn.report.sections.comparison import comparison
+from everlearn.report.sections.curves import average_curve, curves
+from everlearn.report.sections.data import data
+from everlearn.report.sections.findings import findings
+from everlearn.report.sections.forgotten import forgotten
+from everlearn.report.sections.headline import headline, metrics_line, unfinished
+from everlearn.report.sections.heatmap import any_measured, heat_maps, matrix_title
+from everlearn.report.sections.lineage import lineage
+from everlearn.report.sections.provenance import provenance
+from everlearn.report.sections.rehearsal import rehearsal
+from everlearn.report.sections.tiles import legend, tiles
 
-_GENERATOR = '<meta name="generator" content="everlearn">'
-_HEAD_CHARACTERS = 4096
-POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 NAVIGATION = {
     "comparison": "Comparison",
     "matrix": "Matrix",
@@ -62,19 +57,6 @@ def write_report(folder: Path) -> Path:
     return write_page(folder, page(read_study(folder)))
 
 
-def write_page(folder: Path, text: str) -> Path:
-    """Writes `report.html`, over an earlier report but over no other page.
-
-    Raises:
-        RunError: somebody else's page stands there, or it cannot be written.
-    """
-    path = folder / "report.html"
-    if path.exists() and _GENERATOR not in read_text(path)[:_HEAD_CHARACTERS]:
-        raise RunError(f"{path} is no report of everlearn's: move it, then ask for the report again.")
-    write_text(path, text)
-    return path
-
-
 def page(study: Study) -> str:
     """The whole document."""
     sections = [part for part in _sections(study) if part[2] is not None]
@@ -97,30 +79,6 @@ def page(study: Study) -> str:
         el("nav", el("ul", *links), aria_label="Sections") if links else None,
     )
     return document(study.name, header, el("main", *(_section(name, title, body) for name, title, body in sections)))
-
-
-def document(name: str, header: Html, main: Html) -> str:
-    """A report's whole file: head with policy and style sheet, the two parts, and the foot."""
-    return "<!doctype html>\n" + el(
-        "html",
-        el(
-            "head",
-            el("meta", charset="utf-8"),
-            el("meta", http_equiv="Content-Security-Policy", content=POLICY),
-            el("meta", name="viewport", content="width=device-width, initial-scale=1"),
-            el("meta", name="color-scheme", content="light dark"),
-            el("meta", name="generator", content="everlearn"),
-            el("title", f"{name} · everlearn report"),
-            stylesheet(resources.files("everlearn.report").joinpath("style.css").read_text(encoding="utf-8")),
-        ),
-        el(
-            "body",
-            header,
-            main,
-            el("footer", el("p", "Made by everlearn from the files of the run folder alone; one file, no network.")),
-        ),
-        lang="en",
-    )
 
 
 def _sections(study: Study) -> list[tuple[str, str, Html | None]]:

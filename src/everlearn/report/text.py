@@ -10,12 +10,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.report.definitions import MICROTASKS, PERPLEXITY, Meaning, metric_title, metric_word, written
-from everlearn.report.empty import doubt, empty_answers
-from everlearn.report.headline import best_of, unfinished
-from everlearn.report.numbers import NONE, duration, interval, score
-from everlearn.report.reading import Estimate
-from everlearn.report.study import MethodRuns, Study, read_study
+from everlearn.report.facts.definitions import (
+    MICROTASKS,
+    PERPLEXITY,
+    Meaning,
+    metric_title,
+    metric_word,
+    written,
+)
+from everlearn.report.facts.empty import doubt, empty_answers
+from everlearn.report.facts.reading import Estimate
+from everlearn.report.facts.study import MethodRuns, Study, read_study
+from everlearn.report.page.numbers import NONE, duration, interval, score
+from everlearn.report.sections.headline import best_of, unfinished
 from everlearn.visible import visible
 
 if TYPE_CHECKING:
@@ -23,7 +30,7 @@ if TYPE_CHECKING:
     from rich.table import Table
     from rich.text import Text
 
-    from everlearn.report.side_by_side import SideBySide
+    from everlearn.report.page.side_by_side import SideBySide
 
 
 def print_tables(folder: Path, console: Console | None = None) -> None:
@@ -81,7 +88,7 @@ def _heading(method: MethodRuns, study: Study) -> Text:
 
 
 def _matrix(method: MethodRuns, study: Study) -> SideBySide:
-    from everlearn.report.side_by_side import Column, SideBySide
+    from everlearn.report.page.side_by_side import Column, SideBySide
 
     measured = any(method.score(0, task).value is not None for task in study.tasks)
     stages = range(0 if measured else 1, method.finished + 1)
@@ -105,7 +112,7 @@ def _cell(value: float | None, just_learnt: bool) -> Text:
 
 
 def _metrics(method: MethodRuns, study: Study) -> Table:
-    from everlearn.report.side_by_side import plain_table
+    from everlearn.report.page.side_by_side import plain_table
 
     table = plain_table()
     for head in ("measure", "value", study.level, "better"):
@@ -123,7 +130,7 @@ def _metrics(method: MethodRuns, study: Study) -> Table:
 
 
 def _comparison(study: Study) -> SideBySide:
-    from everlearn.report.side_by_side import Column, SideBySide
+    from everlearn.report.page.side_by_side import Column, SideBySide
 
     rows: list[tuple[str, list[Text]]] = []
     for meaning in study.meanings:

@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.checking import checked
+from everlearn.data.text_account import remarks
 from everlearn.errors import RecipeError, RunError
 from everlearn.recipe_paths import anchor
-from everlearn.updates.account import remarks
+from everlearn.report.versions.html import NAMES, verdict, write_report
+from everlearn.report.versions.last_release import last_releases
 from everlearn.updates.compare import compare as run_comparison
 from everlearn.updates.config import EmbeddedVersions, UpdateRecipe
 from everlearn.updates.executor import execute
 from everlearn.updates.folder import comparison_of, recipe_of
-from everlearn.updates.last_release import last_releases
 from everlearn.updates.outcome import costs_of, text_of
 from everlearn.updates.prepare import prepare
-from everlearn.updates.report import NAMES, verdict, write_report
 
 if TYPE_CHECKING:
     from everlearn.progress import Progress

@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from everlearn.data.text_account import data_line
 from everlearn.errors import RunError
 from everlearn.files import append_text, held, read_jsonl, unfinished, write_error, write_jsonl, write_vouched
 from everlearn.models.loading import save_tokenizer, without_bars
@@ -41,7 +42,6 @@ from everlearn.training.checkpoint import (
 from everlearn.training.engine import Row
 from everlearn.training.processes import Processes, fill, join_processes, whole
 from everlearn.training.text import TextTraining
-from everlearn.updates.account import data_line
 from everlearn.updates.folder import UpdateFolder, claim, now
 from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
 from everlearn.updates.plan import Segment
