@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from everlearn.artifacts import StepRunner
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.mixture import Mixture
+from everlearn.evaluation import answering
 from everlearn.findings import Findings
 from everlearn.models.state import ModelState
 from everlearn.recipe import Section
@@ -165,6 +166,8 @@ class Method:
     version: ClassVar[int] = 1
     """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions
+    Answerer: ClassVar[type[answering.Answerer]] = answering.Answerer
+    """Of a method that overrides `answerer`: what reads its rule from files."""
     traits: frozenset[Trait] = frozenset()
     """What it is, for those that cannot be stacked with it; some options add to it."""
 
@@ -247,6 +250,10 @@ class Method:
 
         Values that change from step to step are noted by influences instead (`OptimizerStep.note`).
         """
+        return None
+
+    def answerer(self, context: StageContext) -> answering.Answerer | None:
+        """Whose weights answer which rows, as an object of `Answerer`. Default: the released model answers all."""
         return None
 
     # State that survives a kill.

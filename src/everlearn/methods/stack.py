@@ -36,6 +36,7 @@ EXCLUSIVE = {
     "phases": "in which phases and from which weights a stage is trained",
     "released": "which model a stage hands on",
     "template": "how instances are worded",
+    "answerer": "whose weights answer a row",
 }
 """Hooks that one method of a stack may override, and what such a method decides."""
 REFUSED: tuple[tuple[Trait, Trait, str], ...] = (

@@ -16,6 +16,7 @@ from everlearn.report.page.document import document, write_page
 from everlearn.report.page.markup import Html, el, name_of
 from everlearn.report.page.numbers import plural
 from everlearn.report.sections.acting import acting
+from everlearn.report.sections.answered import answered
 from everlearn.report.sections.comparison import comparison
 from everlearn.report.sections.curves import average_curve, curves
 from everlearn.report.sections.data import data
@@ -123,7 +124,7 @@ def _kicker(study: Study) -> list[Html | str]:
 def _doubts(study: Study) -> list[Html]:
     """Which headline figures are not what they seem."""
     found = [doubt(method, study) for method in study.methods]
-    return [
+    return [note for method in study.methods if (note := answered(method)) is not None] + [
         el("p", el("strong", "Empty answers"), f": {told}", class_="banner", role="note") for told in found if told
     ]
 

@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.files import held, read_mapping
+from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE
+from everlearn.models.state import Kind, ModelState, Part
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import EVALUATION, refuse_other
@@ -14,6 +16,7 @@ from everlearn.runs.checkpoint import checkpoint_fingerprint
 from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
+from everlearn.runs.routing import answerer_in
 from everlearn.store import RunStore
 
 
@@ -39,15 +42,17 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     models = ModelsAtHand(recipe.model)
-    name, fingerprint = BASE_STAGE, prepared.base_fingerprint
+    name, released, answerer = BASE_STAGE, ModelState(prepared.base_fingerprint), None
     if checkpoint is not None:
-        models.point_to(checkpoint)
-        fingerprint = checkpoint_fingerprint(checkpoint)
-        name = f"checkpoint-{fingerprint[:8]}"
+        kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
+        answerer = answerer_in(checkpoint, kind)
+        released = ModelState(checkpoint_fingerprint(checkpoint), (Part(checkpoint, kind),))
+        name = released.fingerprint
+        if answerer:
+            name = fingerprint_of(name, *(state.fingerprint for state in answerer.models.values()))
+        name = f"checkpoint-{name[:8]}"
     with held(store.folder):
         store.update_manifest(kind=EVALUATION)
-        measurement = Measurement(
-            recipe, prepared.stream, [], prepared.template, store, progress, models.generator_for
-        )
-        measurement.stage(name, 0, models.latest, fingerprint, prepared.stream.tasks)
+        measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress, models)
+        measurement.stage(name, 0, released, prepared.stream.tasks, answerer)
         return read_mapping(folder / "stages" / name / "scores.json")

@@ -24,7 +24,7 @@ from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Facts, Method, Stage, StageContext
-from everlearn.methods.stack import assemble
+from everlearn.methods.stack import assemble, parts_of
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.ordinary_files import stat_of
 from everlearn.progress import LineProgress, Progress
@@ -42,6 +42,7 @@ from everlearn.training.phase import TRAINING
 if TYPE_CHECKING:
     from everlearn.data.mixture import Mixture
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.evaluation.answering import Answerer
     from everlearn.models.loading import LoadedModel
     from everlearn.training.influence import Influence
     from everlearn.training.phase import Phase
@@ -298,9 +299,7 @@ class _Run:
         self._from_base: set[int] = set()  # stages behind the first that begin with the base alone
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
-        self.measurement = Measurement(
-            recipe, self.stream, self.stages, self.template, store, progress, self.models.generator_for
-        )
+        self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress, self.models)
 
     def go(self) -> RunResult:
         """All stages, then the final model and the report."""
@@ -310,7 +309,8 @@ class _Run:
         about = {key: self.store.manifest[key] for key in ("model", "method", "seed")}
         lineage = Lineage(store, about, self.stages)
         released = self.base
-        self.measurement.stage(BASE_STAGE, 0, self.models.latest, released.fingerprint, self.stream.tasks)
+        self.measurement.stage(BASE_STAGE, 0, released, self.stream.tasks)
+        answerer = None
         for stage in self.stages:
             trained = self._train(stage, released)
             self._consolidate(stage, trained)
@@ -319,11 +319,14 @@ class _Run:
             lineage.trained(stage, phases, released)
             self._point_to(released)
             self._find(stage, released)
+            answerer = self.method.answerer(self._context(stage, released))
+            if answerer:
+                self.store.update_manifest(answers=_told(answerer))
             shown = self.stream.tasks if self.recipe.evaluation.unseen_tasks else (*stage.seen, *stage.tasks)
-            self.measurement.stage(stage.name, stage.index, self.models.latest, released.fingerprint, shown)
+            self.measurement.stage(stage.name, stage.index, released, shown, answerer)
             progress.say(self.measurement.line(stage))
         matrix, metrics = self.measurement.finish()
-        self._publish(released, matrix)
+        self._publish(released, answerer, matrix)
         store.update_manifest(status="complete")
         store.tidy()
         return RunResult(store.folder, matrix, metrics)
@@ -510,8 +513,8 @@ class _Run:
         }
         self.store.step(f"stages/{stage.name}/{FINDINGS}", FINDINGS, inputs, make, shared=False)
 
-    def _publish(self, released: ModelState, matrix: Mapping[str, object]) -> None:
-        """The final model as a folder of its own that Transformers or PEFT load as it is."""
+    def _publish(self, released: ModelState, answerer: Answerer | None, matrix: Mapping[str, object]) -> None:
+        """The final model, and others that answer, as a folder that Transformers or PEFT load as it is."""
         from everlearn.runs.publish import publish
 
         assert released.folder is not None, "what is released has a part that is carried on"
@@ -526,6 +529,9 @@ class _Run:
             self.tokenizer,
             self.label,
             matrix,
+            (next(part.name for part in parts_of(self.method) if part.overrides("answerer")), answerer)
+            if answerer
+            else None,
         )
 
     def _context(self, stage: Stage, state: ModelState) -> StageContext:
@@ -592,6 +598,11 @@ class _Run:
             }
             for stage in self.stages
         ]
+
+
+def _told(answerer: Answerer) -> dict[str, object]:
+    """What the report says of how models are chosen."""
+    return {"models": len(answerer.models), "knows_task": answerer.knows_task}
 
 
 def _describe_task(task: Task) -> dict[str, object]:

@@ -1,12 +1,15 @@
 """What a run measures after each stage, and what it makes of it in the end.
 
 One step per task and model state (so a prediction is never made twice), one for the general ability; from them the
-accuracy matrix and the continual metrics, rewritten after every stage so that an unfinished run can be read.
+accuracy matrix and the continual metrics, rewritten after every stage so that an unfinished run can be read. Where
+several models answer a task's rows, each answers its own in a step, and another step puts them into their order.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +18,7 @@ from everlearn.errors import RecipeError, unknown
 from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl, write_vouched
 from everlearn.fingerprints import fingerprint_of
 from everlearn.methods.base import Stage
+from everlearn.models.state import ModelState
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, Recipe
 from everlearn.seeds import derive
@@ -24,8 +28,10 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.evaluation.answering import Answerer
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
+    from everlearn.runs.models_at_hand import ModelsAtHand
 
 METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1")
 
@@ -62,7 +68,7 @@ class Measurement:
         template: How an instance becomes a prompt.
         store: Where the steps stand.
         progress: Where to show what goes on.
-        generator_for: The generation engine over a loaded model.
+        models: What opens a model and the generation engine over it.
     """
 
     def __init__(
@@ -73,7 +79,7 @@ class Measurement:
         template: PromptTemplate,
         store: RunStore,
         progress: Progress,
-        generator_for: Callable[[LoadedModel], Generator],
+        models: ModelsAtHand,
     ) -> None:
         self.recipe = recipe
         self.stream = stream
@@ -81,54 +87,92 @@ class Measurement:
         self.template = template
         self.store = store
         self.progress = progress
-        self.generator_for = generator_for
+        self.models = models
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
+        self._opened: tuple[ModelState, LoadedModel, Generator] | None = None
 
     def stage(
         self,
         name: str,
         index: int,
-        model: Callable[[], LoadedModel],
-        model_fingerprint: str,
+        released: ModelState,
         tasks: Sequence[Task],
+        answerer: Answerer | None = None,
     ) -> None:
-        """Measures one model state on the given tasks and in general, and rewrites the summaries."""
+        """Measures what stands after a stage, and rewrites the summaries.
+
+        Rows are answered model by model, that at hand first, so that none is loaded twice.
+
+        Args:
+            name: Folder name of the stage.
+            index: 1-based; 0 for what was there before.
+            released: The model that the stage hands on: all rows are its own unless there is an answerer, and the
+                general ability is.
+            tasks: To be answered.
+            answerer: Whose weights answer which row.
+        """
         step = self.store.steps_below(name)
-        generators: list[Generator] = []
-
-        def generator(loaded: LoadedModel) -> Generator:
-            if not generators:
-                generators.append(self.generator_for(loaded))
-            return generators[0]
-
+        named = {task.name: answerer.names_for(task.evaluation) for task in tasks} if answerer else {}
+        chosen = {
+            task.name: [answerer.models[model] for model in named[task.name]]
+            if answerer
+            else [released] * len(task.evaluation)
+            for task in tasks
+        }
+        answered: dict[str, dict[ModelState, Path]] = {task.name: {} for task in tasks}
+        for state in dict.fromkeys([released, *(state for states in chosen.values() for state in states)]):
+            for task in tasks:
+                own = [row for row, model in zip(task.evaluation, chosen[task.name], strict=True) if model == state]
+                if not own:
+                    continue
+                part, place = replace(task, evaluation=tuple(own)), f"predictions/{task.name}"
+                if len(own) < len(task.evaluation):
+                    place = f"answers/{task.name}/{state.fingerprint[:8]}"
+                answered[task.name][state] = step(
+                    place,
+                    self._prediction_inputs(part, state.fingerprint, answerer),
+                    lambda folder, part=part, state=state: self._predict(folder, part, *self._open(state)),  # type: ignore[misc]
+                ).path
+            if state == released and self.recipe.evaluation.general:
+                artifact = step(
+                    "general",
+                    {"model": released.fingerprint, **self._general_inputs()},
+                    lambda folder: self._measure_general(folder, name, *self._open(released)),
+                )
+                self._general[index] = read_mapping(artifact.path / "scores.json")
+        self._opened = None  # so that its memory can be freed
         self._rows[index], self._scores[index] = {}, {}
         for task in tasks:
-            artifact = step(
-                f"predictions/{task.name}",
-                self._prediction_inputs(task, model_fingerprint),
-                lambda folder, task=task: self._predict(folder, task, model(), generator),  # type: ignore[misc]
-            )
-            self._rows[index][task.name] = list(read_jsonl(artifact.path / "predictions.jsonl"))
-            self._scores[index][task.name] = read_mapping(artifact.path / "scores.json")
-        if self.recipe.evaluation.general:
-            artifact = step(
-                "general",
-                {"model": model_fingerprint, **self._general_inputs()},
-                lambda folder: self._measure_general(folder, name, model(), generator),
-            )
-            self._general[index] = read_mapping(artifact.path / "scores.json")
-        write_json(
-            self.store.folder / "stages" / name / "scores.json",
-            {
-                "stage": index,
-                "name": name,
-                "tasks": self._scores[index],
-                "general": self._general.get(index, {}),
-            },
-        )
+            parts = answered[task.name]
+            if len(parts) == 1:
+                (path,) = parts.values()
+            else:
+                path = step(
+                    f"predictions/{task.name}",
+                    self._prediction_inputs(task, [state.fingerprint for state in chosen[task.name]], answerer),
+                    lambda folder, task=task, parts=parts: self._join(folder, task, chosen[task.name], parts),  # type: ignore[misc]
+                ).path
+            self._rows[index][task.name] = list(read_jsonl(path / "predictions.jsonl"))
+            self._scores[index][task.name] = read_mapping(path / "scores.json")
+        scores = {
+            "stage": index,
+            "name": name,
+            "tasks": self._scores[index],
+            "general": self._general.get(index, {}),
+        }
+        if answerer:
+            scores["answered_by"] = {task: dict(Counter(models)) for task, models in named.items()}
+        write_json(self.store.folder / "stages" / name / "scores.json", scores)
         self._summarise()
+
+    def _open(self, state: ModelState) -> tuple[LoadedModel, Generator]:
+        """A model and its engine, kept for the next step that asks for them."""
+        if self._opened is None or self._opened[0] != state:
+            loaded = self.models.open(state)
+            self._opened = (state, loaded, self.models.generator_for(loaded))
+        return self._opened[1:]
 
     def line(self, stage: Stage) -> str:
         """One line for the terminal: this stage's row of the matrix, and how many answers were empty."""
@@ -149,10 +193,13 @@ class Measurement:
         """The matrix and the metrics as written."""
         return self._summarise()
 
-    def _prediction_inputs(self, task: Task, model_fingerprint: str) -> dict[str, object]:
+    def _prediction_inputs(self, task: Task, model: str | list[str], answerer: Answerer | None) -> dict[str, object]:
+        """Args: `model` is the fingerprint of the one that answers, or those of all rows."""
         evaluation = self.recipe.evaluation
+        through = dict(answerer.inputs()) if answerer else {}
         return {
-            "model": model_fingerprint,
+            **({"answerer": through} if through else {}),
+            "model": model,
             "rows": fingerprint_of([row.to_json() for row in task.evaluation]),
             "task": [task.name, task.metric, list(task.labels)],
             "template": self.template.name,
@@ -161,26 +208,31 @@ class Measurement:
             "metrics": list(METRIC_NAMES),
         }
 
-    def _predict(
-        self,
-        folder: Path,
-        task: Task,
-        loaded: LoadedModel,
-        generator: Callable[[LoadedModel], Generator],
-    ) -> None:
-        from everlearn.evaluation.tasks import predict_task, score_rows
+    def _predict(self, folder: Path, task: Task, loaded: LoadedModel, generator: Generator) -> None:
+        """Answers the rows of a task, or of a part of one."""
+        from everlearn.evaluation.tasks import predict_task
 
-        evaluation = self.recipe.evaluation
         rows = predict_task(
-            generator(loaded),
+            generator,
             self.template,
             loaded.tokenizer,
             task,
-            max_new_tokens=evaluation.max_new_tokens,
+            max_new_tokens=self.recipe.evaluation.max_new_tokens,
             progress=self.progress,
             metrics=METRIC_NAMES,
             context_length=loaded.context_length,
         )
+        self._score(folder, task, rows)
+
+    def _join(self, folder: Path, task: Task, chosen: Sequence[ModelState], parts: Mapping[ModelState, Path]) -> None:
+        """Puts the answers of several models into the order of the task's rows."""
+        answers = {state: iter(read_jsonl(path / "predictions.jsonl")) for state, path in parts.items()}
+        self._score(folder, task, [next(answers[state]) for state in chosen])
+
+    def _score(self, folder: Path, task: Task, rows: Sequence[dict[str, Any]]) -> None:
+        from everlearn.evaluation.tasks import score_rows
+
+        evaluation = self.recipe.evaluation
         write_jsonl(folder / "predictions.jsonl", rows)
         scores = score_rows(
             rows,
@@ -210,7 +262,7 @@ class Measurement:
         folder: Path,
         stage_name: str,
         loaded: LoadedModel,
-        generator: Callable[[LoadedModel], Generator],
+        generator: Generator,
     ) -> None:
         from everlearn.data.general import general_passages
         from everlearn.evaluation.general import microtask_accuracy, perplexity
@@ -224,7 +276,7 @@ class Measurement:
 
             with self.progress.step(f"answering micro-tasks after {stage_name}") as tick:
                 scores["microtasks"] = microtask_accuracy(
-                    generator(loaded), loaded.tokenizer, held_out_microtasks(), tick, **self._level()
+                    generator, loaded.tokenizer, held_out_microtasks(), tick, **self._level()
                 )
         write_json(folder / "scores.json", scores)
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.evaluation.answering import Answerer
     from everlearn.recipe import Recipe
 
 _SLOT = "\ue000"
@@ -34,6 +35,7 @@ class Handed:
         has_template: Whether its tokenizer renders the prompts of the run.
         label: What the run is called.
         versions: Installed packages.
+        answerer: What chooses among several models; None: there is one.
     """
 
     base: str
@@ -42,6 +44,7 @@ class Handed:
     has_template: bool
     label: str
     versions: Mapping[str, str]
+    answerer: Answerer | None = None
 
 
 def model_card(
@@ -118,16 +121,18 @@ def _scores(stream: TaskStream, matrix: Mapping[str, Any]) -> str:
 
 
 def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, handed: Handed) -> str:
-    is_adapter = recipe.model.tuning == "lora"
+    is_adapter, answerer = recipe.model.tuning == "lora", handed.answerer
     base = 'f"{FOLDER}/base"' if handed.base == "base" else repr(handed.base)
     revision = f", revision={handed.revision!r}" if handed.revision else ""
     lines = [
+        *(["import json", *answerer.imports, ""] if answerer else []),
         "import torch",
         *(["from peft import PeftModel"] if is_adapter else []),
         f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if is_adapter else ''}",
         "",
         'FOLDER = "."  # where this card lies',
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
+        *(['routing = json.load(open(f"{FOLDER}/routing.json", encoding="utf-8"))'] if answerer else []),
     ]
     if is_adapter:
         lines += [
@@ -135,9 +140,23 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
             "model = PeftModel.from_pretrained(model, FOLDER).eval()",
             "model.generation_config = GenerationConfig.from_pretrained(FOLDER)",
         ]
+        if answerer:
+            lines += [
+                'for name, folder in routing["models"].items():',
+                '    model.load_adapter(f"{FOLDER}/{folder}", adapter_name=name)',
+                "model.eval()",
+            ]
+    elif answerer:
+        whole = f'AutoModelForCausalLM.from_pretrained(f"{{FOLDER}}/{{folder}}", dtype=torch.{handed.dtype}).eval()'
+        lines += ["models = {", f"    name: {whole}", '    for name, folder in routing["models"].items()', "}"]
     else:
         lines += [f"model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.{handed.dtype}).eval()"]
-    lines += ["", "", "def answer(question):"]
+    if answerer:
+        choice = f"chosen(routing, {answerer.asks})"
+        lines += ["", "", *answerer.example.splitlines(), "", "", f"def answer(question, {answerer.asks}):"]
+        lines += [f"    model.set_adapter({choice})" if is_adapter else f"    model = models[{choice}]"]
+    else:
+        lines += ["", "", "def answer(question):"]
     if handed.has_template:
         lines += [
             '    messages = [{"role": "user", "content": question}]',
@@ -173,6 +192,13 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
         f"It was measured in {handed.dtype}: another number format can change answers, and so can rounding where two "
         "words are as likely as each other.",
     ]
+    if handed.answerer:
+        what, asks = "adapters" if is_adapter else "models", handed.answerer.asks
+        remarks.append(
+            f"A row is answered by one of the {len(handed.answerer.models)} {what} in `routed`, chosen by its {asks}; "
+            f"`routing.json` names them and holds what they are chosen by. What lies beside this card is the one that "
+            "was trained last."
+        )
     if is_adapter:
         remarks.append(
             "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "

@@ -23,7 +23,7 @@ from everlearn.recipe import ModelConfig
 if TYPE_CHECKING:
     from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
     from everlearn.models.loading import LoadedModel
-    from everlearn.models.state import Part
+    from everlearn.models.state import ModelState, Part
 
 
 LARGE = 1 << 26
@@ -62,6 +62,11 @@ class ModelsAtHand:
             return
         self._checkpoint, self._beside = checkpoint, beside
         self._hold(loaded, self._base)
+
+    def open(self, state: ModelState) -> LoadedModel:
+        """Makes a state the model at hand, and loads it."""
+        self.point_to(state.folder, beside=state.beside)
+        return self.latest()
 
     def release(self) -> None:
         """Frees the memory of all models, as before loading one for training."""

@@ -3,7 +3,8 @@
 Weights are linked from the artifact of the last stage, which other runs may share and which stays as it is. Around
 them stand a tokenizer that renders the run's prompts, a generation configuration with the tokens that end an answer
 (for an adapter too, although PEFT does not read it by itself), the base under a name that is found from anywhere,
-and a card.
+and a card. Where several models answer, each that may be chosen stands in a folder of its own beside the last one, in
+the same form (`runs/routing.py`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,13 @@ from everlearn.environment import versions
 from everlearn.files import disk_error, make_folder, read_mapping, write_json, write_text
 from everlearn.recipe import EMBEDDED, Recipe
 from everlearn.runs.model_card import Handed, model_card
+from everlearn.runs.routing import ROUTING, described
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.evaluation.answering import Answerer
     from everlearn.models.sources import BaseSource
 
 CARD = "README.md"
@@ -43,6 +46,7 @@ def publish(
     tokenizer: PreTrainedTokenizerBase,
     label: str,
     matrix: Mapping[str, Any],
+    answerer: tuple[str, Answerer] | None = None,
 ) -> None:
     """Makes the folder, or what belongs to it anew.
 
@@ -56,6 +60,7 @@ def publish(
         tokenizer: Of the base.
         label: What the run is called.
         matrix: Its scores.
+        answerer: What chooses among several models, and the method that it belongs to.
 
     Raises:
         RunError: the disk is full or the folder cannot be written to.
@@ -75,11 +80,8 @@ def publish(
     loading.save_tokenizer(own, made)
     try:
         _generation(source, template, tokenizer, recipe).save_pretrained(str(made))
-        if is_adapter:
-            if recipe.model.base == EMBEDDED:
-                shutil.copytree(source.folder, made / "base")
-            settings = read_mapping(inner / "adapter_config.json")
-            write_json(made / "adapter_config.json", {**settings, "base_model_name_or_path": _base(source, target)})
+        if is_adapter and recipe.model.base == EMBEDDED:
+            shutil.copytree(source.folder, made / "base")
         handed = Handed(
             base="base" if recipe.model.base == EMBEDDED else _base(source, target),
             revision=source.commit,
@@ -87,9 +89,22 @@ def publish(
             has_template=own.chat_template is not None,
             label=label,
             versions=versions(),
+            answerer=answerer[1] if answerer else None,
         )
         write_text(made / CARD, model_card(recipe, stream, template, tokenizer, handed, matrix))
-        _link(inner, made)
+        base = _base(source, target) if is_adapter else None
+        _link(inner, made, base)
+        if answerer:
+            routing = described(answerer[1], answerer[0])
+            write_json(made / ROUTING, routing.model_dump(mode="json"))
+            for name, place in routing.models.items():
+                folder = answerer[1].models[name].folder
+                assert folder is not None, "what answers is the base with one part"
+                make_folder(made / place)
+                _link(folder / inner.name, made / place, base)
+                if not is_adapter:
+                    loading.save_tokenizer(own, made / place)
+                    shutil.copy2(made / "generation_config.json", made / place)
         _move(made, target)
     except OSError as error:
         raise disk_error(target, error) from None
@@ -124,8 +139,11 @@ def _generation(
     )
 
 
-def _link(source: Path, target: Path) -> None:
-    """Links the weights and the model's configuration (copies across file systems)."""
+def _link(source: Path, target: Path, base: str | None) -> None:
+    """Links the weights and the model's configuration (copies across file systems); an adapter names its base."""
+    if base is not None:
+        settings = read_mapping(source / "adapter_config.json")
+        write_json(target / "adapter_config.json", {**settings, "base_model_name_or_path": base})
     for path in (path for pattern in _WEIGHTS for path in sorted(source.glob(pattern))):
         try:
             os.link(path, target / path.name)

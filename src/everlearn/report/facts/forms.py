@@ -86,6 +86,13 @@ class MethodForm(Form):
     options: dict[str, Any] = {}
 
 
+class AnswersForm(Form):
+    """How a run chooses among several models that answer."""
+
+    models: Count
+    knows_task: bool
+
+
 class ManifestForm(Form):
     """`manifest.json` of a run of tasks."""
 
@@ -101,6 +108,7 @@ class ManifestForm(Form):
     versions: dict[str, Any] = {}
     machine: dict[str, Any] = {}
     model: dict[str, Any] = {}
+    answers: AnswersForm | None = None
 
     @model_validator(mode="after")
     def _belongs_together(self) -> ManifestForm:

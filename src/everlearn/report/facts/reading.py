@@ -16,7 +16,7 @@ from everlearn.errors import RunError
 from everlearn.files import read_vouched, sha256_of
 from everlearn.layout import BASE_STAGE
 from everlearn.recipe import read_stored
-from everlearn.report.facts.forms import EstimateForm, ManifestForm, MatrixForm, in_form, read_form
+from everlearn.report.facts.forms import AnswersForm, EstimateForm, ManifestForm, MatrixForm, in_form, read_form
 from everlearn.report.facts.parsing import form_of, items, mapping, number, optional, stands
 
 Cells = tuple[float | None, ...]
@@ -134,6 +134,7 @@ class Run:
     steps: tuple[Step, ...]
     manifest: Mapping[str, object] = field(repr=False)
     confidence: float | None = None
+    answers: AnswersForm | None = None
 
     @property
     def finished(self) -> int:
@@ -147,8 +148,13 @@ class Run:
 
     @property
     def is_separate(self) -> bool:
-        """Whether every stage starts from the base model: one model a task, nothing is learnt on top of another."""
-        return len(self.stages) > 1 and all(stage.start == "base" for stage in self.stages[1:])
+        """Whether every stage starts from the base model: one model a task, nothing is learnt on top of another.
+
+        What chooses among such models by itself answers all tasks, and is measured as what it is.
+        """
+        return (
+            len(self.stages) > 1 and self.answers is None and all(stage.start == "base" for stage in self.stages[1:])
+        )
 
     @property
     def seconds(self) -> float:
@@ -191,6 +197,7 @@ def read_run(folder: Path) -> Run:
         ),
         manifest=manifest,
         confidence=_confidence(folder / "recipe.yaml"),
+        answers=form.answers,
     )
 
 

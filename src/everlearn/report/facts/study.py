@@ -57,8 +57,10 @@ class MethodRuns:
 
     @property
     def remark(self) -> str:
-        """What kind of reference it is; empty for a continual method."""
-        return "upper bound: all tasks at once" if self.is_joint else "each task alone" if self.is_reference else ""
+        """What kind of reference it is, or that it is told the task; else empty."""
+        if self.is_reference:
+            return "upper bound: all tasks at once" if self.is_joint else "each task alone"
+        return "task-incremental" if self.first.answers and self.first.answers.knows_task else ""
 
     @property
     def shortfall(self) -> str:

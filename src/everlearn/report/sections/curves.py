@@ -266,7 +266,7 @@ def _key_words(study: Study) -> list[Child]:
         for style, method in enumerate(study.methods):
             words.append(el("span", key_of(style), " ", name_of(method.title), class_="keyed"))
         for method in study.methods:
-            if method.remark and study.continual:
+            if method.is_reference and study.continual:
                 words.append(f" The level line is {method.title} ({method.remark}).")
     else:
         words.append("Band: interval; grey lines: the other tasks.")

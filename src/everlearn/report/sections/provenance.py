@@ -17,6 +17,7 @@ KINDS = {
     "training": "training",
     "synthesis": "synthesis",
     "predictions": "evaluation",
+    "answers": "evaluation",
     "general": "general ability",
     "state": "method's state",
     "data": "keeping rows",
