@@ -85,7 +85,8 @@ class FakeGenerator:
 
 def answer_parity(text: str, stream: random.Random) -> str:
     """What a model that has learnt the task answers."""
-    return " even" if int(text.strip().split()[-1]) % 2 == 0 else " odd"
+    last = text.strip().split()[-1]
+    return (" even" if int(last) % 2 == 0 else " odd") if last.isdigit() else " none"
 
 
 @dataclass

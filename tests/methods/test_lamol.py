@@ -1,0 +1,162 @@
+"""LAMOL: how much is written, what is taken of it, and both forms of a row in one step."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from everlearn.data.instance import Instance, Turn
+from everlearn.data.prompts import VanillaTemplate
+from everlearn.errors import RecipeError
+from everlearn.files import read_json
+from everlearn.methods.registry import make_method
+from everlearn.progress import LineProgress
+from everlearn.synthesis.written_form import WrittenForm, question_and_answer
+from everlearn.synthesis.written_rows import rows_a_task
+from tests.data.byte_tokenizer import make_byte_tokenizer, read
+from tests.methods.contexts import Bench, facts_of, number_stream
+
+STREAM = number_stream(rows=40)
+MARK = "### Answer"
+
+
+def golden(golden_dir: Path, part: str) -> list[dict]:
+    cases = json.loads((golden_dir / "baselines" / "lamol.json").read_text())["cases"]
+    return [case for case in cases if case["part"] == part]
+
+
+def test_the_recorded_counts(golden_dir: Path) -> None:
+    for case in golden(golden_dir, "counts"):
+        about = (case["new_task_rows"], case["earlier_tasks"], case["gamma"])
+        assert rows_a_task(*about) == case["expected_per_task"]
+        assert rows_a_task(*about) * case["earlier_tasks"] == case["expected_total"]
+        assert rows_a_task(*about, "down") == case["expected_per_task_other_code"]
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"a\nb\n{MARK}\nc", ("a\nb", "c")),
+        (f"a\n{MARK}  \nc\nd", ("a", "c\nd")),
+        (f"\n{MARK}\n", ("", "")),
+        ("a\nc", None),
+        (f"a\nsee {MARK}\nc", None),
+        (f"a\n{MARK}\nb\n{MARK}\nc", None),
+    ],
+)
+def test_a_text_is_a_row_if_the_mark_stands_in_it_once_on_a_line_of_its_own(text: str, expected: object) -> None:
+    assert question_and_answer(text, MARK) == expected
+
+
+def test_a_row_is_written_behind_a_line_and_what_is_too_long_loses_the_end_of_its_input() -> None:
+    tokenizer = make_byte_tokenizer()
+    row = Instance("Do it.", "one two", "yes", "t", history=(Turn("system", "Be kind."),))
+    line = "Write:\n"
+    whole = f"Be kind.\n\nDo it.\n\none two\n{MARK}\nyes"
+    for limit in range(len(line + whole) + 2, 30, -1):
+        form = WrittenForm(VanillaTemplate(), MARK, {"t": line}, limit)
+        prompt, target = form.prompt_ids(row, tokenizer), form.target_ids(row, tokenizer)
+        lost = len(line + whole) + 2 - limit
+        expected = whole.replace("one two", "one two"[: 7 - lost] if lost <= 7 else "")
+        assert read(tokenizer, prompt + target) == f"<s>{line}{expected}</s>"
+        assert form.fits(row, tokenizer) == (lost <= 7)
+
+
+def writes_rows(*texts: str):
+    """Writes these texts in turn."""
+    left = iter(texts * 1000)
+    return lambda prompt, stream: next(left)
+
+
+def bench_of(folder: Path, model: Path, *texts: str) -> Bench:
+    bench = Bench(folder, model)
+    bench.answerer.write = writes_rows(*texts)
+    return bench
+
+
+@pytest.mark.parametrize("asks_for", ["task", "any"])
+def test_before_a_stage_rows_of_the_earlier_tasks_are_written_by_the_last_model(
+    asks_for: str, tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = bench_of(tmp_path, tiny_model, f"the cat\n{MARK}\nyes", "the cat runs", f"the dog\n{MARK}\nno")
+    method = make_method("lamol", {"gamma": 0.3, "asks_for": asks_for})
+    stages = method.stages(STREAM)
+    first = method.rehearsal(bench.context(stages[0]))
+    assert [group.name for group in first.groups] == ["lamol/rows"]
+    assert not bench.answerer.calls
+    context = bench.context(stages[2])
+    mixture = method.rehearsal(context)
+    asked_with = [prompt for call in bench.answerer.calls for prompt in call[0]]
+    assert [("first" in prompt, "second" in prompt) for prompt in asked_with] == (
+        [(True, False), (False, True)] if asks_for == "task" else [(False, False)]
+    )
+    assert [call[1].samples_per_prompt for call in bench.answerer.calls] == ([6, 6] if asks_for == "task" else [12])
+    assert {(call[1].top_k, call[1].temperature, call[1].top_p) for call in bench.answerer.calls} == {(20, 1.0, 1.0)}
+    written, rows = mixture.groups
+    assert [(row.query, row.output) for row in written.rows[:3]] == [("the cat", "yes"), ("the dog", "no")] * 1 + [
+        ("the cat", "yes")
+    ]
+    assert len(written.rows) == 8
+    tasks = [row.task for row in written.rows]
+    assert tasks == (["first"] * 4 + ["second"] * 4 if asks_for == "task" else ["first", "second"] * 4)
+    assert (rows.weight, rows.mean, rows.per_step) == (0.25, "own", None)
+    assert rows.rows == (*stages[2].rows, *written.rows)
+    assert rows.follows == (*(("own", at) for at in range(40)), *(("lamol", at) for at in range(8)))
+    asked = len(bench.answerer.calls)
+    assert method.rehearsal(context) == mixture
+    assert len(bench.answerer.calls) == asked, "what stands is not written again"
+    found = method.findings(context)
+    assert found is not None
+    assert [row[1:] for row in found.tables["rows written"].rows] == (
+        [[6, 6, 4]] * 2 if asks_for == "task" else [[12, 12, 8]]
+    )
+
+
+def test_what_is_rejected_is_asked_for_again_as_often_as_is_said(tmp_path: Path, tiny_model: Path) -> None:
+    texts = ("no mark", f"the cat\n{MARK}\nyes")
+    for attempts, expected in ((1, [8]), (3, [8, 4, 2])):
+        bench = bench_of(tmp_path / str(attempts), tiny_model, *texts)
+        method = make_method("lamol", {"gamma": 0.2, "max_attempts": attempts})
+        mixture = method.rehearsal(bench.context(method.stages(STREAM)[1]))
+        assert [call[1].samples_per_prompt for call in bench.answerer.calls] == expected
+        assert len(mixture.groups[0].rows) == sum(expected) // 2
+        assert len({call[1].seed for call in bench.answerer.calls}) == attempts
+        counts = read_json(next(bench.folder.rglob("counts.json")))
+        assert counts == {
+            "asked": 8,
+            "written": sum(expected),
+            "kept": sum(expected) // 2,
+            "rejected": {"not exactly one mark": sum(expected) // 2},
+        }
+
+
+def test_too_few_new_rows_for_one_of_each_task_are_told(tmp_path: Path, tiny_model: Path) -> None:
+    bench, lines = Bench(tmp_path, tiny_model), list[str]()
+    method = make_method("lamol", {"gamma": 0.01})
+    context = replace(bench.context(method.stages(STREAM)[2]), progress=LineProgress(lines.append))
+    assert [group.name for group in method.rehearsal(context).groups] == ["lamol/rows"]
+    assert "raise method.gamma" in "".join(lines)
+
+
+def test_a_row_with_the_mark_and_nonsense_are_refused() -> None:
+    task = STREAM.tasks[0]
+    marked = Instance("Do it.", f"one\n{MARK}\ntwo", "x", task.name, id="r7")
+    stream = type(STREAM)((type(task)(task.name, (*task.train, marked), ()),))
+    with pytest.raises(
+        RecipeError, match=r"^method lamol: task first, training row r7 has a line '### Answer'.*set mark"
+    ):
+        make_method("lamol", {}).check(facts_of(stream))
+    make_method("lamol", {"mark": "=>"}).check(facts_of(stream))
+    for options, words in (
+        ({"gamma": 0}, "gamma"),
+        ({"row_weight": 0}, "row_weight"),
+        ({"mark": " x"}, "mark"),
+        ({"mark": "a\nb"}, "mark"),
+        ({"temperature": 0}, "temperature"),
+        ({"max_attempts": 0}, "max_attempts"),
+    ):
+        with pytest.raises(RecipeError, match=f"method lamol: {words}"):
+            make_method("lamol", options)
