@@ -15,7 +15,7 @@ def test_the_faithful_preset_is_what_the_scripts_do() -> None:
     assert options.plan(settings, 380) == (380, 3)
     assert (settings.wanted, settings.least) == (200, 200)
     assert (options.demonstrations, options.temperature, options.top_k, options.max_length) == (2, 0.9, 50, 2048)
-    assert (options.ratio, options.selection, options.refine, options.save_more) == (0.1, "kmeans", True, False)
+    assert (options.ratio, settings.selection, options.refine, options.save_more) == (0.1, "kmeans", True, False)
 
 
 def test_ten_percent_of_2000_rows_are_200() -> None:

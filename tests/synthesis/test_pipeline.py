@@ -18,6 +18,7 @@ from everlearn.data.instance import Instance, Task, Turn
 from everlearn.data.prompts import AlpacaTemplate
 from everlearn.errors import DataError, MissingExtraError, UserError
 from everlearn.synthesis import selection_steps
+from everlearn.synthesis.coverage import coverage_order
 from everlearn.synthesis.options import DemonstrationOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
 from everlearn.synthesis.selection import Chosen
@@ -353,6 +354,18 @@ def test_random_selection_needs_no_embeddings(tmp_path: Path) -> None:
     result = run(make_workshop(tmp_path), preset="faithful", selection="random", ratio=0.5)
     assert len(result.rows) == 20
     assert not (result.folder / "embedded").exists()
+
+
+def test_rows_chosen_by_coverage_need_no_embeddings_and_are_chosen_anew_where_answers_are_lost(tmp_path: Path) -> None:
+    workshop = make_workshop(tmp_path)
+    workshop.latest.write = lambda text, stream: "" if "1" in text.split()[-1] else answer_parity(text, stream)
+    result = run(workshop, clusters=None, ratio=0.25)
+    assert not (result.folder / "embedded").exists()
+    inputs = [str(row["input"]) for row in rows_in(result, "selected/selected.jsonl")]
+    left = [text for text in inputs if "1" not in text]
+    assert len(inputs) == 20
+    assert len(left) > 10, "spare rows are answered, some of them with nothing"
+    assert {row.input for row in result.rows} == {left[at] for at in coverage_order(left, 10)}
 
 
 def test_supervised_selection_embeds_the_training_rows_too(tmp_path: Path) -> None:

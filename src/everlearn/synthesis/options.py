@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from everlearn.synthesis.writers.writer import Writer
 
 Preset = Literal["faithful", "improved"]
-Selection = Literal["kmeans", "random", "supervised"]
+Selection = Literal["coverage", "kmeans", "random", "supervised"]
 
 
 class SynthesisOptions(Section, ABC):
@@ -58,11 +58,16 @@ class SynthesisOptions(Section, ABC):
     """Only improved: inputs more alike than this (character 4-grams, Jaccard) are the same. Left out: at least 0.7,
     and more where the demonstrations resemble each other more."""
 
+    improved_selection: ClassVar[Selection] = "kmeans"
+    """`selection` of the preset `improved`."""
+
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Rows to keep, as a share of the task's training rows (published: 10 %)."""
-    selection: Selection = "kmeans"
-    """`kmeans` (published), `random` (on a par in the paper), or `supervised`: clusters fitted on the real training
-    rows."""
+    selection: Selection | None = None
+    """`coverage`: rows that together hold what all candidates hold; `kmeans` (published); `random` (on a par in the
+    paper); or `supervised`: clusters fitted on the real training rows. faithful: kmeans. improved:
+    coverage where models write from demonstrations, since typical rows leave words out
+    (`everlearn.synthesis.coverage`), unless clusters or an embedding are named."""
     clusters: Annotated[int, Field(ge=1)] | None = None
     """Clusters of K-means. faithful: 20 (published). improved: 20, or the number of rows if that is smaller."""
     embedding: str = "model"
@@ -70,8 +75,8 @@ class SynthesisOptions(Section, ABC):
     sentence-transformers model. Published: the pooled output of princeton-nlp/sup-simcse-roberta-base, which neither
     gives (of a model without a pooling of its own, sentence-transformers averages the hidden states)."""
     embedded_text: Literal["input", "query"] = "input"
-    """What is embedded: the input alone, or the instruction as well (not settled in the paper; see the spec). Layout
-    alpaca always takes both."""
+    """What of a row is embedded, or covered: the input alone, or the instruction as well (not settled in the paper;
+    see the spec). Layout alpaca always takes both."""
     minimum: Annotated[float, Field(ge=0, le=1)] | None = None
     """Share of the rows asked for below which synthesis is refused. faithful: 1. improved: 0.25, fewer rows than asked
     for are reported."""
@@ -108,6 +113,8 @@ class SynthesisOptions(Section, ABC):
 class DemonstrationOptions(SynthesisOptions):
     """What is synthesized from demonstrations and how. Sources: arXiv 2403.01244 and its scripts (spec sections 1 to
     4)."""
+
+    improved_selection: ClassVar[Selection] = "coverage"
 
     demonstrations: Annotated[int, Field(ge=1, le=100)] = 2
     """Demonstrations in a prompt (K; published: 2). All ordered subsets of the task's pool are used."""
@@ -181,6 +188,7 @@ class Settings:
     count: int
     top_p: float
     repetition_penalty: float
+    selection: Selection
     clusters: int
     minimum: float
     spare: float
@@ -198,7 +206,7 @@ class Settings:
     @property
     def is_clustered(self) -> bool:
         """Whether selection needs embeddings."""
-        return self.options.selection != "random"
+        return self.selection in ("kmeans", "supervised")
 
 
 def resolve(options: SynthesisOptions, count: int) -> Settings:
@@ -220,10 +228,17 @@ def resolve(options: SynthesisOptions, count: int) -> Settings:
         count=count,
         top_p=value(options.top_p, 0.6, 0.95),
         repetition_penalty=value(options.repetition_penalty, 1.2, 1.0),
+        selection=selection_of(options),
         clusters=min(clusters, count) if is_improved else clusters,
         minimum=value(options.minimum, 1.0, 0.25),
         spare=value(options.spare, 0.0, 1.0) if is_improved else 0.0,
     )
+
+
+def selection_of(options: SynthesisOptions) -> Selection:
+    """How rows are chosen; clusters or an embedding that are asked for are not passed over."""
+    is_clustered = options.preset == "faithful" or options.clusters is not None or options.embedding != "model"
+    return options.selection or ("kmeans" if is_clustered else options.improved_selection)
 
 
 def rows_asked_for(ratio: float, training_rows: int) -> int:

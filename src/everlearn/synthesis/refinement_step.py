@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 from everlearn.artifacts import Artifact
 from everlearn.files import read_jsonl, write_json, write_jsonl
 from everlearn.generation.counting import Counted
+from everlearn.synthesis.coverage import coverage_order
 from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.demonstrations import system_turns
 from everlearn.synthesis.job import Job
 from everlearn.synthesis.lengths import counters_of
 from everlearn.synthesis.options import DemonstrationOptions
+from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import Answering, answer, fault_of, label_shares, take
 from everlearn.synthesis.steps import Row, evenly, in_chunks
 
@@ -47,6 +49,9 @@ def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, pl
             for row in answered
         ]
         kept = [at for at, fault in enumerate(faults) if fault is None]
+        if settings.selection == "coverage":  # anew: rows are missing
+            texts = [job.writer.embedded_text(Candidate.from_json(answered[at])) for at in kept]
+            kept = [kept[place] for place in coverage_order(texts, len(kept))]
         if settings.is_improved:
             taken = {kept[at] for at in take([str(answered[at]["targets"]) for at in kept], settings.count, shares)}
             for at in kept:
@@ -76,7 +81,8 @@ def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, pl
         "count": settings.count if settings.is_improved else None,
         "labels": [list(labels), shares],
     }
-    return tools.step(f"{place}/refined", inputs, make, version=3 if settings.is_improved else 1)
+    version = 4 if settings.selection == "coverage" else 3 if settings.is_improved else 1
+    return tools.step(f"{place}/refined", inputs, make, version=version)
 
 
 def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> Answering:

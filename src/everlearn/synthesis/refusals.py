@@ -120,7 +120,7 @@ def _answers_needed(job: Job) -> int:
 def _clusters(job: Job) -> int:
     """Rows without which there are no clusters."""
     settings = job.settings
-    needs_them = settings.is_clustered and job.options.selection == "kmeans" and not settings.is_improved
+    needs_them = settings.selection == "kmeans" and not settings.is_improved
     return settings.clusters if needs_them else 0
 
 

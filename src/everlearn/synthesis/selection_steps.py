@@ -11,6 +11,7 @@ from everlearn.artifacts import Artifact
 from everlearn.data.instance import Instance
 from everlearn.files import write_json, write_jsonl
 from everlearn.fingerprints import fingerprint_of
+from everlearn.synthesis.coverage import coverage_order
 from everlearn.synthesis.job import Job
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import label_shares, take
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 def embedded_step(job: Job, found: Artifact, candidates: Sequence[Candidate]) -> Artifact:
     """Vectors of the candidates (and of real rows for supervised selection): `embeddings.safetensors`."""
     options, tools = job.options, job.tools
-    reference = job.task.train if options.selection == "supervised" else ()
+    reference = job.task.train if job.settings.selection == "supervised" else ()
 
     def vectors(rows: Sequence[Candidate] | Sequence[Instance], what: str) -> np.ndarray:
         from everlearn.models.embeddings import embed_sentences, embed_texts
@@ -89,10 +90,16 @@ def selected_step(job: Job, found: Artifact, candidates: Sequence[Candidate], em
         "is_improved": settings.is_improved,
         "kept": [settings.count, shares] if shares is not None else None,
     }
+    if settings.selection == "coverage":
+        inputs["coverage"] = job.writer.embeds
     return job.tools.step("synthesis/selected", inputs, make, version=2 if settings.is_improved else 1)
 
 
 def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: Artifact | None) -> list[Chosen]:
+    if job.settings.selection == "coverage":
+        return [
+            Chosen(index) for index in coverage_order([job.writer.embedded_text(row) for row in candidates], wanted)
+        ]
     if embedded is None:
         return select_random(len(candidates), wanted)
     from safetensors.numpy import load_file

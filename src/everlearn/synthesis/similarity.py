@@ -57,7 +57,7 @@ def first_of_each_kind(texts: Sequence[str], known: Sequence[str], threshold: fl
     """
     if not texts:
         return []
-    matrix, sizes = _membership([*known, *texts])
+    matrix, sizes = membership([*known, *texts])
     places = {normalised(text): -1 - at for at, text in reversed(list(enumerate(known)))}
     repeats: list[int | None] = []
     for start in range(len(known), len(known) + len(texts), _BLOCK):
@@ -83,7 +83,7 @@ def _is_new(place: int, repeats: Sequence[int | None]) -> bool:
     return place < 0 or (place < len(repeats) and repeats[place] is None)
 
 
-def _membership(texts: Sequence[str]) -> tuple[csr_matrix, np.ndarray]:
+def membership(texts: Sequence[str]) -> tuple[csr_matrix, np.ndarray]:
     """Which text has which shingle, (texts, shingles) of 0 and 1, and the number of shingles of each text."""
     import numpy as np
     from scipy.sparse import csr_matrix
