@@ -66,7 +66,7 @@ def test_no_wrong_value_of_an_adapter_ends_in_a_traceback(config: ModelConfig, a
         ("trainable_token_indices", [1]),
         ("init_lora_weights", "pissa"),
         ("init_lora_weights", "corda"),
-        ("peft_type", "PROMPT_TUNING"),
+        ("peft_type", "XLORA"),
         ("peft_type", None),
         ("r", 10**12),
         ("r", 0),

@@ -26,6 +26,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "ewc": {"fisher_rows": 4},
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
     "lamol": {"gamma": 0.2, "max_new_tokens": 40},
+    "moelora": {"experts": 2},
     "random_rehearsal": {"ratio": 0.5},
     "ssr": {**RANDOM_SSR, "max_new_tokens": 40, "ratio": 0.1, "refinement_tokens": 4},
 }

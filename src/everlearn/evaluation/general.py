@@ -181,7 +181,7 @@ def _losses(loaded: LoadedModel, batch: Sequence[Window]) -> list[float]:
     loaded.model.eval()
     with torch.inference_mode():
         output = loaded.model(input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), use_cache=False)
-        rows = zip(output.logits, targets.to(loaded.device), strict=True)
+        rows = zip(output.logits[:, -longest:], targets.to(loaded.device), strict=True)
         return [_row_loss(logits, wanted) for logits, wanted in rows]
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from everlearn.crew import Crew
 from everlearn.errors import UserError
@@ -28,6 +29,7 @@ from everlearn.generation.shared_state import SharedState
 from everlearn.generation.stopping import Stopper, end_tokens
 from everlearn.models.adapters import adapter_off, inner_model
 from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
+from everlearn.models.kinds import soft_prompt
 from everlearn.models.sides import Sides
 
 if TYPE_CHECKING:
@@ -82,8 +84,9 @@ class TransformersGenerator:
         self._max_batch_tokens = max_batch_tokens
         self.shares_prefixes: bool | None = None
         self._bears_padding = True
-        self._sides = Sides(inner_model(model))
-        self._window = window_of(inner_model(model))
+        inner = inner_model(model, sees_prompt=True)
+        self._sides = Sides(inner)
+        self._window = window_of(inner)
         self._max_rows = max_rows or ROWS.get(model.device.type, ROWS_ELSEWHERE)
         self._prefill_tokens = tokens_at_once(model.device.type, PREFILL_TOKENS)
 
@@ -106,7 +109,7 @@ class TransformersGenerator:
         collector = _Collector(stopper, copies, first, progress, self._crew.count)
         with torch.inference_mode(), _evaluating(self._model):
             while distinct:
-                cached = self._max_batch_tokens or cached_tokens(inner_model(self._model))
+                cached = self._max_batch_tokens or cached_tokens(inner_model(self._model, sees_prompt=True))
                 has_room = True
                 try:
                     self._complete(distinct, copies, cached, sampling, stopper, collector)
@@ -138,11 +141,12 @@ class TransformersGenerator:
         collector: _Collector,
     ) -> None:
         """Completes distinct prompts with at most so many tokens cached at a time."""
-        inner = inner_model(self._model)
+        inner = inner_model(self._model, sees_prompt=True)
         other = inner if sampling.blend is None else self._other()
         cached = cached if sampling.blend is None else max(1, cached // 2)
+        before = soft_prompt(self._model)
         if self.shares_prefixes is None:
-            self.shares_prefixes = SharedState.fits(inner)
+            self.shares_prefixes = before is None and SharedState.fits(inner)
             self._bears_padding = self.shares_prefixes or bears_padding(inner)
         groups: dict[_Company, list[Prompt]] = {}
         for prompt in prompts:
@@ -156,15 +160,15 @@ class TransformersGenerator:
             else:
                 collector.add(row, reason)
 
-        def state_of(model: PreTrainedModel, company: _Company, rows: int) -> KeyValueState:
+        def state_of(model: PreTrainedModel, company: _Company, rows: int, before: Tensor | None) -> KeyValueState:
             if company.is_shared:
                 return SharedState(model, pad, min(self._max_rows, rows), cached, company.last)
-            return PlainState(model, pad, company.last, is_padded=company.length is None)
+            return PlainState(model, pad, company.last, is_padded=company.length is None, before=before)
 
         def run(company: _Company, members: list[Prompt], copies: int) -> None:
-            state = state_of(inner, company, len(members) * copies)
+            state = state_of(inner, company, len(members) * copies, before)
             if sampling.blend is not None:
-                beside = state_of(other, company, len(members) * copies)
+                beside = state_of(other, company, len(members) * copies, None)
                 state = BlendedState(state, beside, self._as_other, sampling.blend)
             # a prefix alone may be on another side than the prompts that begin with it
             has_prefixes = company.is_shared and company.side == 0
@@ -197,7 +201,7 @@ class TransformersGenerator:
         """
         from peft import PeftModel
 
-        own = inner_model(self._model)
+        own = inner_model(self._model, sees_prompt=True)
         if isinstance(self._model, PeftModel):
             return own
         if self._base is None:

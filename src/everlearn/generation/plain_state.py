@@ -29,10 +29,18 @@ class PlainState:
         pad_token: Any token id.
         last_position: Of the rows to come; None: that of the model's context.
         is_padded: Whether prompts of several lengths may come together.
+        before: Vectors that stand before the first token of each row, (tokens, width): a soft prompt; the rows of the
+            cache then begin with them. Only where rows may be padded.
     """
 
     def __init__(
-        self, model: PreTrainedModel, pad_token: int, last_position: int | None = None, *, is_padded: bool = True
+        self,
+        model: PreTrainedModel,
+        pad_token: int,
+        last_position: int | None = None,
+        *,
+        is_padded: bool = True,
+        before: Tensor | None = None,
     ) -> None:
         self._model = model
         self._pad_token = pad_token
@@ -41,6 +49,7 @@ class PlainState:
         self._has_positions = "position_ids" in accepted
         self._last_only: dict[str, int] = {"logits_to_keep": 1} if "logits_to_keep" in accepted else {}
         context = getattr(model.config.get_text_config(), "max_position_embeddings", 1 << 30)
+        self._before = before
         self._last_position = context - 1 if last_position is None else last_position
         self._mask = torch.empty((0, 0), dtype=torch.long, device=model.device)  # (rows, tokens so far)
         self._ids = self._mask  # alike; only where no row is padded
@@ -56,11 +65,12 @@ class PlainState:
         assert self._is_padded or all(len(prompt.token_ids) == longest for prompt in prompts), "no row is padded"
         pads = [longest - len(prompt.token_ids) for prompt in prompts]
         ids = [[*([self._pad_token] * pad), *prompt.token_ids] for pad, prompt in zip(pads, prompts, strict=True)]
-        mask = [[0] * pad + [1] * (longest - pad) for pad in pads]
+        soft = 0 if self._before is None else len(self._before)
+        mask = [[0] * pad + [1] * (soft + longest - pad) for pad in pads]
         self._cache = DynamicCache(config=self._model.config)
         self._ids = self._mask[:0]
         self._mask = torch.tensor(mask, device=self._model.device)
-        logits = self._forward(torch.tensor(ids, device=self._model.device))
+        logits = self._forward(torch.tensor(ids, device=self._model.device), pads)
         if copies > 1:
             self._take(torch.arange(len(prompts), device=self._model.device).repeat_interleave(copies))
         return logits
@@ -80,15 +90,20 @@ class PlainState:
             self._ids = self._ids[rows]
         self._cache.reorder_cache(rows)  # layers of linear attention have no other way to take rows
 
-    def _forward(self, ids: Tensor) -> Tensor:
+    def _forward(self, ids: Tensor, pads: Sequence[int] | None = None) -> Tensor:
+        soft = 0 if pads is None or self._before is None else len(self._before)
         inputs: dict[str, Any] = {"attention_mask": self._mask, "past_key_values": self._cache, "use_cache": True}
         inputs |= self._last_only
         if self._has_positions:
             # a finished row that has not left yet may be at the end of the context
             positions = (self._mask.cumsum(dim=1) - 1).clamp(min=0, max=self._last_position)
-            inputs["position_ids"] = positions[:, -ids.shape[1] :] if self._is_padded else positions
+            inputs["position_ids"] = positions[:, -ids.shape[1] - soft :] if self._is_padded else positions
         if self._is_padded:
-            logits: Tensor = self._model(input_ids=ids, **inputs).logits
+            if pads is not None and self._before is not None:
+                inputs["inputs_embeds"] = self._embedded(ids, pads, self._before)
+            else:
+                inputs["input_ids"] = ids
+            logits: Tensor = self._model(**inputs).logits
             return logits[:, -1].float()
         self._ids = torch.cat([self._ids, ids], dim=1) if len(self._ids) else ids
         output = self._model(
@@ -97,6 +112,12 @@ class PlainState:
         self._cache = output.get("past_key_values", self._cache)  # Phi-3 begins another where it computes anew
         last: Tensor = output.logits[:, -1]
         return last.float()
+
+    def _embedded(self, ids: Tensor, pads: Sequence[int], before: Tensor) -> Tensor:
+        """Padding, the soft prompt, and the tokens of each row, (rows, tokens, width)."""
+        words = self._model.get_input_embeddings()(ids)
+        soft = before.to(words.dtype)
+        return torch.stack([torch.cat([row[:pad], soft, row[pad:]]) for row, pad in zip(words, pads, strict=True)])
 
 
 @torch.inference_mode()

@@ -1,4 +1,4 @@
-"""Low-rank adapters through PEFT's public API: making, loading and switching them off.
+"""Adapters and other parts through PEFT's public API: making, loading and switching them off.
 
 The defaults are SSR's (arXiv 2403.01244; published scripts: rank 8, alpha 32, dropout 0.1 on q_proj and v_proj).
 One adapter is carried on through all stages: the last stage's matrices are loaded trainable, nothing is merged.
@@ -13,14 +13,22 @@ import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import ModelError
+from everlearn.files import read_mapping, write_json
 from everlearn.models.faults import told
 from everlearn.models.folders import check_tensors
 from everlearn.models.json_files import read_object
+from everlearn.models.kinds import (
+    lora_config,
+    own_settings,
+    part_config,
+    soft_prompt,
+    stored_config,
+    wrong_setting,
+)
 from everlearn.models.state import MOVING
-from everlearn.models.targets import check_rank, check_targets, linear_modules, peft_targets, with_targets
 from everlearn.ordinary_files import is_regular, shown
 
 if TYPE_CHECKING:
@@ -28,57 +36,49 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedModel
 
+    from everlearn.models.state import PartSettings
     from everlearn.recipe import LoraConfig
 
 
-_SETTINGS = {
-    "peft_type", "r", "init_lora_weights", "lora_alpha", "lora_dropout", "target_modules", "exclude_modules", "bias",
-    "fan_in_fan_out", "use_rslora", "use_dora", "rank_pattern", "alpha_pattern", "layers_to_transform",
-    "layers_pattern", "modules_to_save", "task_type", "inference_mode", "base_model_name_or_path", "revision",
-    "peft_version", "auto_mapping",
-}  # fmt: skip
-"""Keys of `adapter_config.json` that say no more than what an adapter is; others must have PEFT's defaults."""
-
-
-def attach_adapter(model: PreTrainedModel, config: LoraConfig, *, seed: int, revision: str | None = None) -> PeftModel:
-    """Puts a fresh trainable adapter on the model; its first matrices depend on `seed` alone.
+def attach_adapter(
+    model: PreTrainedModel | PeftModel,
+    config: LoraConfig,
+    *,
+    seed: int,
+    revision: str | None = None,
+    part: PartSettings | None = None,
+    name: str = MOVING,
+) -> PeftModel:
+    """Puts a fresh trainable part on the model; its first values depend on `seed` alone.
 
     Args:
-        model: Gets the adapter in place.
-        config: Its shape.
-        seed: Of the matrices.
-        revision: The base model's commit on the hub, which the saved adapter names.
+        model: Gets the part in place.
+        config: Shape of an adapter.
+        seed: Of the values.
+        revision: The base model's commit on the hub, which the saved part names.
+        part: What else it is than such an adapter.
+        name: How it is called within the model.
 
     Raises:
-        ModelError: the model lacks the targets, or cannot have such an adapter on them.
+        ModelError: the model lacks the targets, cannot have such a part on them, or not this one.
     """
     import torch
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import TaskType, get_peft_model
-    from transformers.pytorch_utils import Conv1D
+    from peft import PeftModel, get_peft_model
 
-    config = with_targets(config, model)
-    check_targets(model, config)
-    check_rank(model, config)
-    layers = linear_modules(model).values()
-    settings = PeftLoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules=peft_targets(model, config),
-        revision=revision,
-        fan_in_fan_out=any(isinstance(layer, Conv1D) for layer in layers),
-        bias="none",
-        task_type=TaskType.CAUSAL_LM,
-    )
+    kind = model.config.model_type
+    settings = lora_config(config, model) if part is None else part_config(part, config, model)
+    settings.revision = revision
+    what = "such an adapter" if part is None else f"a part of the kind {part.kind}"
     with torch.random.fork_rng(devices=[]), _without_future_warnings():
         torch.default_generator.manual_seed(seed)
-        kind = model.config.model_type
         with told(
-            f"model.lora: this {kind} model cannot have such an adapter",
+            f"model.lora: this {kind} model cannot have {what}",
             "name other model.lora.targets, or set model.lora.dropout to 0 if it is at fault",
         ):
-            return get_peft_model(model, settings)
+            if isinstance(model, PeftModel):
+                model.add_adapter(name, settings)
+                return model
+            return get_peft_model(model, settings, adapter_name=name)
 
 
 def load_adapter(
@@ -108,13 +108,14 @@ def load_adapter(
         )
     what = f"the adapter in {shown(folder)}"
     check_tensors(folder, ["adapter_model.safetensors"], what, "delete it and run 'everlearn resume'")
-    _check_settings(folder, what)
+    config = stored_config(_checked_settings(folder, what))
     remedy = "use the base that it was trained on, or delete it and run 'everlearn resume'"
     with told(f"{what} does not fit this base model or is damaged", remedy), _without_future_warnings():
         device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
         settings = {"adapter_name": name, "is_trainable": trainable, "torch_device": device}
         if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, str(folder), **settings)
+            return PeftModel.from_pretrained(model, str(folder), config=config, **settings)
+        assert config is None, "a part of a kind that PEFT does not know is alone on its model"
         model.load_adapter(str(folder), **settings)
         return model
 
@@ -141,8 +142,8 @@ def part_view(model: PeftModel, names: Sequence[str]) -> Iterator[None]:
             parameter.requires_grad_(path in moving)
 
 
-def _check_settings(folder: Path, what: str) -> None:
-    """Refuses an adapter that is no LoRA, or whose settings have files opened, modules imported or the base changed.
+def _checked_settings(folder: Path, what: str) -> dict[str, Any]:
+    """The settings of a part, unless they have files opened, modules imported or the base changed.
 
     Raises:
         ModelError: names the key.
@@ -152,35 +153,28 @@ def _check_settings(folder: Path, what: str) -> None:
     file = folder / "adapter_config.json"
     settings = read_object(file, what)
     with safe_open(str(folder / "adapter_model.safetensors"), framework="pt") as tensors:
-        widest = max((max(tensors.get_slice(name).get_shape(), default=0) for name in list(tensors.keys())), default=0)
-    faults = {
-        "peft_type": settings.get("peft_type") != "LORA",
-        "r": not isinstance(rank := settings.get("r"), int) or not 1 <= rank <= widest,
-        "init_lora_weights": settings.get("init_lora_weights", True) not in (True, False, "gaussian"),
-        **{
-            key: bool(value) for key, value in settings.items() if key not in _SETTINGS and not _is_default(key, value)
-        },
-    }
-    for key, is_wrong in faults.items():
-        if is_wrong:
-            raise ModelError(
-                f"{what}: {file.name}: {key} is {shown(repr(settings.get(key)))}, which no adapter has that can be "
-                "used here (plain LoRA): give another one, or delete it and run 'everlearn resume'."
-            )
-
-
-def _is_default(key: str, value: object) -> bool:
-    from peft import LoraConfig as PeftLoraConfig
-
-    return bool(getattr(PeftLoraConfig, key, None) == value)
+        longest = max(
+            (max(tensors.get_slice(name).get_shape(), default=0) for name in list(tensors.keys())), default=0
+        )
+    if key := wrong_setting(settings, longest):
+        raise ModelError(
+            f"{what}: {file.name}: {key} is {shown(repr(settings.get(key)))}, which no adapter has that can be "
+            "used here (plain LoRA, or what a method of everlearn has made): give another one, or delete it and run "
+            "'everlearn resume'."
+        )
+    return settings
 
 
 def save_adapter(model: PeftModel, folder: Path) -> None:
     """Writes weights and settings of the adapter that is carried on, the same bytes in every process."""
     for settings in model.peft_config.values():
-        if isinstance(settings.target_modules, set):  # PEFT would write it in the order of its hashes
+        if isinstance(
+            getattr(settings, "target_modules", None), set
+        ):  # PEFT would write it in the order of its hashes
             settings.target_modules = sorted(settings.target_modules)
     model.save_pretrained(str(folder), selected_adapters=[MOVING], save_embedding_layers=False)
+    if own := own_settings(model.peft_config[MOVING]):
+        write_json(folder / "adapter_config.json", {**read_mapping(folder / "adapter_config.json"), **own})
 
 
 def save_concatenated(model: PeftModel, names: Sequence[str], folder: Path) -> None:
@@ -227,8 +221,12 @@ def shapes_of(checkpoint: Path) -> list[tuple[int, int]]:
     return [(rank, inputs) for rank, inputs in shapes]
 
 
-def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
+def inner_model(model: PreTrainedModel | PeftModel, *, sees_prompt: bool = False) -> PreTrainedModel:
     """The Transformers model, its adapter layers within it.
+
+    Args:
+        model: Perhaps with parts on it.
+        sees_prompt: Whether the caller puts a soft prompt before each row (`kinds.soft_prompt`).
 
     Raises:
         ModelError: a part of the model does not sit in its layers, so that whoever computes with the inner model
@@ -238,12 +236,12 @@ def inner_model(model: PreTrainedModel | PeftModel) -> PreTrainedModel:
 
     if not isinstance(model, PeftModel):
         return model
-    outside = [name for name, settings in model.peft_config.items() if settings.is_prompt_learning]
-    if outside:
-        kind = model.peft_config[outside[0]].peft_type.value
+    if not sees_prompt and soft_prompt(model) is not None:
+        name = model.active_adapter
+        kind = model.peft_config[name].peft_type.value
         raise ModelError(
-            f"the part {outside[0]!r} of this model stands before its prompts ({kind}), where training and generation "
-            "here would not see it: use adapters in its layers (LoRA)."
+            f"the part {name!r} of this model stands before its prompts ({kind}), where what is computed here (an "
+            "embedding of texts) would not see it: use adapters in its layers (LoRA)."
         )
     return model.get_base_model()
 

@@ -10,7 +10,7 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -32,9 +32,10 @@ from everlearn.models.descriptions import (
 from everlearn.models.faults import reason_of, told
 from everlearn.models.folders import content_hash
 from everlearn.models.json_files import read_object
+from everlearn.models.kinds import check_takes_prompt, soft_prompt
 from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
-from everlearn.models.state import MOVING, Part, Tuning
+from everlearn.models.state import MOVING, Part, PartSettings, Tuning
 from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, is_regular, shown
 from everlearn.recipe import ModelConfig
@@ -71,7 +72,7 @@ class LoadedModel:
         tokenizer: With pad and end token.
         fingerprint: Identifies base and checkpoint.
         base_fingerprint: Identifies the base alone.
-        context_length: Most tokens of prompt and answer together.
+        context_length: Most tokens of prompt and answer together, beside a soft prompt.
         device: Where the weights are.
     """
 
@@ -192,6 +193,7 @@ def load_model(
     seed: int = 0,
     beside: Sequence[Part] = (),
     moving: Sequence[str] = (MOVING,),
+    adds: Mapping[str, PartSettings] | None = None,
 ) -> LoadedModel:
     """Loads the base model, or the model that a stage has left.
 
@@ -202,6 +204,7 @@ def load_model(
         seed: Of a fresh adapter's first matrices.
         beside: Further adapters of the model, frozen unless they move.
         moving: Names of the adapters that are to be trained.
+        adds: Trainable parts of other kinds to be put on, by name.
 
     Raises:
         ModelError: as `check_model`, files that are damaged or do not fit together, or a model whose answers depend
@@ -233,11 +236,16 @@ def load_model(
         model.name_or_path = model.config._name_or_path = source.name
     if config.tuning == "lora" and inner is not None:
         model = adapters.load_adapter(model, inner, trainable=trainable)
-    elif config.tuning == "lora" and trainable:
+    elif config.tuning == "lora" and trainable and not adds:
         model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit)
+    for name, part in (adds or {}).items():
+        model = adapters.attach_adapter(model, config.lora, seed=seed, revision=source.commit, part=part, name=name)
     if beside:
         model, fingerprint = _with_parts(model, fingerprint, config, beside, moving if trainable else ())
-    context = context_of(read_config(source))
+    prompt = soft_prompt(model)
+    if prompt is not None:
+        check_takes_prompt(plain, len(prompt))
+    context = context_of(read_config(source)) - (0 if prompt is None else len(prompt))
     _check_answers(model.eval(), source.label if inner is None else str(inner))
     check_padding(plain, source.label)
     return LoadedModel(model, tokenizer, fingerprint, base_hash, context, device)
@@ -287,13 +295,16 @@ def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
         yield replace(loaded, fingerprint=loaded.base_fingerprint)
 
 
-def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None = None) -> None:
+def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None = None) -> LoadedModel:
     """Writes `folder/adapter` or `folder/model`, with the tokenizer, loadable by PEFT or Transformers as they are.
 
     Args:
-        loaded: The model.
+        loaded: The model; what is merged is no longer on it.
         folder: Where to.
-        tuning: Says how several adapters become one.
+        tuning: Says how several parts become one.
+
+    Returns:
+        The model as it was written.
 
     Raises:
         RunError: the disk is full or the folder cannot be written to.
@@ -301,11 +312,14 @@ def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None 
     from peft import PeftModel
     from safetensors import SafetensorError
 
+    if tuning is not None and tuning.after == "merge":
+        assert isinstance(loaded.model, PeftModel), "what is merged are parts"
+        loaded = replace(loaded, model=loaded.model.merge_and_unload())
     target = folder / ("adapter" if isinstance(loaded.model, PeftModel) else "model")
     try:
         target.mkdir(parents=True, exist_ok=True)
         if isinstance(loaded.model, PeftModel):
-            active = list(loaded.model.base_model.active_adapters)
+            active = list(loaded.model.active_adapters)
             if tuning is not None and tuning.after == "concatenate" and len(active) > 1:
                 adapters.save_concatenated(loaded.model, active, target)
             else:
@@ -317,6 +331,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None 
         save_tokenizer(loaded.tokenizer, target)
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
+    return loaded
 
 
 def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:

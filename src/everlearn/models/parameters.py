@@ -17,6 +17,9 @@ def tuned_parameters(model: Module) -> dict[str, Parameter]:
     """
     from peft.tuners.tuners_utils import BaseTunerLayer
 
+    named = dict(model.named_parameters())
+    if prompts := {name: weight for name, weight in named.items() if name.startswith("prompt_encoder.")}:
+        return prompts
     prefixes = [
         f"{path}.{part}.{adapter}"
         for path, module in model.named_modules()
@@ -24,9 +27,8 @@ def tuned_parameters(model: Module) -> dict[str, Parameter]:
         for part in module.adapter_layer_names
         for adapter in module.active_adapters
     ]
-    named = dict(model.named_parameters())
     if not prefixes:
         return named
-    within = {name for prefix in prefixes for name in (prefix, f"{prefix}.weight", f"{prefix}.bias") if name in named}
+    within = {name for name in named if any(f"{name}.".startswith(f"{prefix}.") for prefix in prefixes)}
     moving = {name for name in within if named[name].requires_grad}
     return {name: parameter for name, parameter in named.items() if name in (moving or within)}

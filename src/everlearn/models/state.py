@@ -18,7 +18,7 @@ MOMENTS = "optimizer.safetensors"
 """Beside a part: the optimizer's moments, where a phase has kept them."""
 
 Kind = Literal["adapter", "model"]
-After = Literal["keep", "concatenate"]
+After = Literal["keep", "concatenate", "merge"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,19 @@ class ModelState:
 
 
 @dataclass(frozen=True, slots=True)
+class PartSettings:
+    """What a part is that a phase adds to its start (`everlearn.models.kinds`).
+
+    Attributes:
+        kind: PEFT's name of a kind, such as `PROMPT_TUNING`, or one of ours.
+        options: Of PEFT's configuration of this kind, beyond what it takes from the model.
+    """
+
+    kind: str
+    options: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Tuning:
     """What a phase starts from, which parts move, and what becomes of them.
 
@@ -76,13 +89,16 @@ class Tuning:
         start: Any model state: an earlier stage's, the base, a merge. Its parts are carried along frozen unless they
             move.
         moves: Part to the factor of its learning rate; a part that the start does not have is new, of the shape that
-            the recipe gives to adapters.
+            the recipe gives to adapters, unless it is one of `adds`.
+        adds: New parts of another kind, by name.
         after: `keep` saves the part that moves, which must be the only one that is active; `concatenate` saves all
-            active adapters as one, which computes their sum.
+            active adapters as one, which computes their sum; `merge` computes the parts into the weights that they
+            sit on and saves those, so that the start must be whole weights.
     """
 
     start: ModelState
     moves: Mapping[str, float] = field(default_factory=lambda: {MOVING: 1.0})
+    adds: Mapping[str, PartSettings] = field(default_factory=dict)
     after: After = "keep"
 
     def describe(self) -> dict[str, object] | None:
@@ -90,8 +106,12 @@ class Tuning:
         if (
             dict(self.moves) == {MOVING: 1.0}
             and self.after == "keep"
+            and not self.adds
             and {MOVING} >= {p.name for p in self.start.parts}
         ):
             return None
         parts = [[part.name, part.kind, part.is_active] for part in self.start.parts]
-        return {"parts": parts, "moves": dict(self.moves), "after": self.after}
+        described: dict[str, object] = {"parts": parts, "moves": dict(self.moves), "after": self.after}
+        if self.adds:
+            described["adds"] = {name: [one.kind, dict(one.options)] for name, one in self.adds.items()}
+        return described

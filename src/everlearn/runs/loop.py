@@ -411,7 +411,13 @@ class _Run:
             order = Training(
                 self.recipe.model,
                 folder,
-                load={"checkpoint": checkpoint, "seed": seed, "beside": beside, "moving": list(tuning.moves)},
+                load={
+                    "checkpoint": checkpoint,
+                    "seed": seed,
+                    "beside": beside,
+                    "moving": list(tuning.moves),
+                    "adds": tuning.adds,
+                },
                 stage={
                     "rows": own,
                     "config": config,

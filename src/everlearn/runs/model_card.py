@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Instance, TaskStream
+from everlearn.models.kinds import EXPERTS, STORED
 from everlearn.visible import visible
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ class Handed:
         dtype: Number format that it was measured in.
         has_template: Whether its tokenizer renders the prompts of the run.
         label: What the run is called.
+        kind: Of the part that stands on the base (`models/kinds.py`); None: all weights are tuned.
         versions: Installed packages.
         answerer: What chooses among several models; None: there is one.
     """
@@ -43,6 +45,7 @@ class Handed:
     dtype: str
     has_template: bool
     label: str
+    kind: str | None
     versions: Mapping[str, str]
     answerer: Answerer | None = None
 
@@ -56,8 +59,8 @@ def model_card(
     matrix: Mapping[str, Any],
 ) -> str:
     """The text of the card."""
-    is_adapter = recipe.model.tuning == "lora"
-    kind = "LoRA adapter" if is_adapter else "fully tuned model"
+    is_adapter = handed.kind is not None
+    kind = STORED[handed.kind].label if handed.kind else "fully tuned model"
     names = ", ".join(escaped(name) for name in matrix["trained_at"])
     base = "the base model that ships with everlearn" if handed.base == "base" else escaped(handed.base)
     parts = [
@@ -88,9 +91,9 @@ def escaped(text: object) -> str:
 def _front(recipe: Recipe, handed: Handed) -> str:
     import yaml
 
-    is_adapter = recipe.model.tuning == "lora"
+    is_adapter = handed.kind is not None
     front: dict[str, object] = {
-        "library_name": "peft" if is_adapter else "transformers",
+        "library_name": "everlearn" if handed.kind == EXPERTS else "peft" if is_adapter else "transformers",
         "pipeline_tag": "text-generation",
         "tags": ["everlearn", "continual-learning", *recipe.method.parts],
     }
@@ -121,13 +124,15 @@ def _scores(stream: TaskStream, matrix: Mapping[str, Any]) -> str:
 
 
 def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, handed: Handed) -> str:
-    is_adapter, answerer = recipe.model.tuning == "lora", handed.answerer
+    is_adapter, answerer = handed.kind is not None, handed.answerer
     base = 'f"{FOLDER}/base"' if handed.base == "base" else repr(handed.base)
     revision = f", revision={handed.revision!r}" if handed.revision else ""
+    own = handed.kind == EXPERTS
+    package, put = ("everlearn.models.experts", "put_experts") if own else ("peft", "PeftModel.from_pretrained")
     lines = [
         *(["import json", *answerer.imports, ""] if answerer else []),
         "import torch",
-        *(["from peft import PeftModel"] if is_adapter else []),
+        *([f"from {package} import {put.partition('.')[0]}"] if is_adapter else []),
         f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if is_adapter else ''}",
         "",
         'FOLDER = "."  # where this card lies',
@@ -137,7 +142,7 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     if is_adapter:
         lines += [
             f"model = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{handed.dtype})",
-            "model = PeftModel.from_pretrained(model, FOLDER).eval()",
+            f"model = {put}(model, FOLDER).eval()",
             "model.generation_config = GenerationConfig.from_pretrained(FOLDER)",
         ]
         if answerer:
@@ -199,7 +204,9 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
             f"`routing.json` names them and holds what they are chosen by. What lies beside this card is the one that "
             "was trained last."
         )
-    if is_adapter:
+    if handed.kind == EXPERTS:
+        remarks.append("PEFT does not know adapters of this kind and refuses the folder: everlearn loads it.")
+    elif is_adapter:
         remarks.append(
             "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "
             "this one: set `model.generation_config` as above, or answers do not end where they should."

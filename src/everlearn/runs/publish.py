@@ -88,6 +88,7 @@ def publish(
             dtype=loading.dtype_of(recipe.model),
             has_template=own.chat_template is not None,
             label=label,
+            kind=read_mapping(inner / "adapter_config.json")["peft_type"] if is_adapter else None,
             versions=versions(),
             answerer=answerer[1] if answerer else None,
         )

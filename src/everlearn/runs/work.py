@@ -53,7 +53,7 @@ def train(order: Training, progress: Progress | None) -> LoadedModel:
     loaded = loading.load_model(order.model, trainable=True, **order.load)
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
     if progress is not None:
-        loading.save_checkpoint(loaded, order.folder, **order.save)
+        loaded = loading.save_checkpoint(loaded, order.folder, **order.save)
     return loaded
 
 

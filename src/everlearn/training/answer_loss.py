@@ -23,6 +23,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from everlearn.models.adapters import inner_model
 from everlearn.models.batching import by_length
+from everlearn.models.kinds import soft_prompt
 from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.influence import Seen
@@ -86,7 +87,7 @@ class AnswerLoss:
         self, model: PreTrainedModel | PeftModel, *, pad_id: int, autocast: torch.dtype | None = None
     ) -> None:
         self.model = model
-        self.inner = inner_model(model)
+        self.inner = inner_model(model, sees_prompt=True)
         self.pad_id = pad_id
         self.device = next(model.parameters()).device
         self.autocast = autocast
@@ -179,6 +180,8 @@ class AnswerLoss:
         is_linear = isinstance(self.inner.get_output_embeddings(), Linear)
         if min(windows) < longest or set(scales) != {1.0} or not is_linear or not self._is_attention_alone(longest):
             return False
+        if soft_prompt(self.model) is not None:  # each row begins with it, and the wrapper alone puts it there
+            return False
         is_training = self.model.training
         self.model.eval()
         try:
@@ -235,8 +238,10 @@ class AnswerLoss:
         is_text = torch.tensor([row.is_text for row in rows], device=self.device)
         keeps_text = keeps_text and any(row.is_text for row in rows)
         output = self.model(**batch, use_cache=False, output_hidden_states=keeps_text)
-        text = output.hidden_states[-1][batch["attention_mask"].bool() & is_text[:, None]] if keeps_text else None
-        return Passed(output.logits[:, :-1][is_answer], None, wanted[is_answer], text)
+        length = wanted.shape[1] + 1  # a soft prompt's positions stand before it
+        is_text = batch["attention_mask"].bool() & is_text[:, None]
+        text = output.hidden_states[-1][:, -length:][is_text] if keeps_text else None
+        return Passed(output.logits[:, -length:-1][is_answer], None, wanted[is_answer], text)
 
     def number_format(self, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
         """Autocast as the stage has it.

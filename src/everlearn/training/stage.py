@@ -364,7 +364,7 @@ def schedule_of(config: TrainingConfig, steps: int) -> Schedule:
 @contextmanager
 def _state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
     """Puts back what training sets: torch's global generators, the model's mode and settings."""
-    inner = inner_model(loaded.model)
+    inner = inner_model(loaded.model, sees_prompt=True)
     drawn_from = [inner.device] if inner.device.type == "cuda" else []  # left out: every GPU of the machine
     try:
         with torch.random.fork_rng(drawn_from):
