@@ -157,15 +157,15 @@ def test_adding_evaluating_and_synthesizing_do_what_the_commands_do(
 
 
 def test_updates_are_run_compared_gone_on_with_and_added_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from everlearn.updates import commands, executor, folder
     from everlearn.updates import compare as comparison
+    from everlearn.updates import executor, folder, growth
 
     asked: list[tuple[object, ...]] = []
     monkeypatch.setattr(executor, "execute", lambda recipe, **given: asked.append(("run", recipe, given)))
     monkeypatch.setattr(comparison, "compare", lambda recipe, _: asked.append(("compare", recipe)))
     monkeypatch.setattr(folder, "recipe_of", lambda place: ("recipe", place))
     monkeypatch.setattr(folder, "comparison_of", lambda place: ("comparison", place))
-    monkeypatch.setattr(commands, "longer", lambda *given: ("longer", *given))
+    monkeypatch.setattr(growth, "longer", lambda *given: ("longer", *given))
     everlearn.update(name="mine", schedule={"maximal_rate": 0.5})
     kind, recipe, _ = asked.pop()
     assert (kind, recipe.name, recipe.schedule.maximal_rate) == ("run", "mine", 0.5)  # type: ignore[attr-defined]

@@ -21,8 +21,8 @@ FLOORS = {
     "models": 2,
     "generation": 3,
     **dict.fromkeys(("synthesis", "training", "evaluation"), 4),
-    **dict.fromkeys(("methods", "report"), 5),
-    **dict.fromkeys(("runs", "updates"), 6),
+    "methods": 5,
+    **dict.fromkeys(("runs", "updates", "report"), 6),
     **dict.fromkeys(("api", "cli"), 7),
     **dict.fromkeys(("__init__", "__main__"), 8),
 }

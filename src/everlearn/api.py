@@ -182,7 +182,7 @@ def update(
         UserError: something cannot be done as asked.
     """
     from everlearn.progress import LineProgress
-    from everlearn.updates import commands, folder
+    from everlearn.updates import folder, growth
     from everlearn.updates.compare import compare as run_all
     from everlearn.updates.config import UpdateRecipe, load_update_recipe
     from everlearn.updates.executor import execute
@@ -193,9 +193,9 @@ def update(
     if place is not None and (sections or compare):
         raise RecipeError(f"{recipe} is a run folder with a recipe of its own: leave out what would change it.")
     if place is not None and add_version is not None:
-        longer = commands.longer(place, str(add_version), version_id, column)
+        longer = growth.longer(place, str(add_version), version_id, column)
         return execute(longer, folder=place, progress=progress)
-    if place is not None and (place / "comparison.json").exists():
+    if place is not None and folder.is_comparison(place):
         return run_all(folder.comparison_of(place), progress or LineProgress())
     if place is not None:
         return execute(folder.recipe_of(place), folder=place, progress=progress)

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.cli.update import trained
+from everlearn.cli.update_tables import plan_tables
 from everlearn.data.text import TextAccount, TextSource
 from everlearn.files import read_json
 from everlearn.progress import LineProgress
-from everlearn.updates import commands
 from everlearn.updates.config import UpdateRecipe
+from everlearn.updates.prepare import prepare
 from tests.updates.tiny_runs import tiny_tree, write_versions
 
 ROWS = [
@@ -65,14 +67,14 @@ def test_plan_run_manifest_and_report_tell_what_is_left_out(tmp_path: Path) -> N
     entries[1]["data"] = str(path)
     recipe = UpdateRecipe.model_validate({**tiny_tree(tmp_path / "run"), "versions": entries})
     told = f"version v2: keys that are not read: '<url>' ({len(texts) + 1} rows)."
-    plan = commands.plan(recipe, LineProgress())
+    plan = plan_tables(recipe, prepare(recipe, progress=LineProgress()))
     assert f"Note: version v2: 1 of {len(texts) + 1} rows hold no text and are passed over." in plan
     assert f"Note: {told}" in plan
     assert "version v1:" not in plan
     lines: list[str] = []
-    commands.update(recipe, LineProgress(lines.append))
-    assert "data: 1 rows without text, keys '<url>' not read; the report says of which versions" in lines
     folder = Path(recipe.runs_dir) / recipe.name
+    trained(recipe, folder, LineProgress(lines.append))
+    assert "data: 1 rows without text, keys '<url>' not read; the report says of which versions" in lines
     first, second = read_json(folder / "manifest.json")["updates"]  # type: ignore[index]
     assert (first["rows"], second["rows"], second["blank_rows"]) == (0, len(texts) + 1, 1)
     assert second["trained_tokens"] <= second["train_tokens"]
@@ -85,5 +87,5 @@ def test_steps_that_leave_text_out_are_told(tmp_path: Path) -> None:
     entries: list[dict[str, object]] = [*write_versions(tmp_path, 1)]
     entries[0]["steps"] = 5
     recipe = UpdateRecipe.model_validate({**tiny_tree(tmp_path / "run"), "versions": entries})
-    plan = commands.plan(recipe, LineProgress())
+    plan = plan_tables(recipe, prepare(recipe, progress=LineProgress()))
     assert "Note: version v1: steps leaves " in plan

@@ -11,14 +11,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from transformers import PreTrainedModel
 
+from everlearn.cli.update_tables import run_tables
 from everlearn.errors import RunError
 from everlearn.files import unfinished
-from everlearn.progress import LineProgress
 from everlearn.training import checkpoint
 from everlearn.training import text as pretraining
 from everlearn.training.processes import Processes
-from everlearn.updates.commands import add_version
 from everlearn.updates.executor import execute
+from everlearn.updates.growth import longer
 from tests.killed import killed_at
 from tests.updates.tiny_runs import MODEL, tiny_recipe
 
@@ -109,8 +109,8 @@ def test_adding_a_version_trains_only_what_is_new(tmp_path: Path, paradigm: str,
     before = set(histories(growing))
     for text in ("text1.txt", "text2.txt", "text3.txt"):  # long gone when the fourth version comes
         (tmp_path / "growing" / text).unlink()
-    shown = add_version(growing, str(tmp_path / "whole" / "text4.txt"), None, None, LineProgress())
-    assert "v4" in shown
+    result = execute(longer(growing, str(tmp_path / "whole" / "text4.txt")), folder=growing)
+    assert "v4" in run_tables(growing, result)
     assert set(histories(growing)) - before == set(trained)
     assert histories(growing) == histories(whole)
     assert same_tensors(releases(whole)["v4"], releases(growing)["v4"])

@@ -26,9 +26,9 @@ def run(args: argparse.Namespace) -> int:
 
     folder = named_folder(args.folder)
     if is_update(folder):
-        from everlearn.updates.commands import resume
+        from everlearn.cli.update import gone_on_with
 
-        tell(resume(folder, make_display(args, folder)))
+        tell(gone_on_with(folder, make_display(args, folder)))
         return 0
     plan = planned(folder)
     if plan is not None:

@@ -12,6 +12,7 @@ from everlearn.ordinary_files import is_folder, stat_of
 from everlearn.visible import tell
 
 if TYPE_CHECKING:
+    from everlearn.progress import Progress
     from everlearn.updates.config import UpdateRecipe
 
 FLAGS = {
@@ -75,26 +76,55 @@ def run(args: argparse.Namespace) -> int:
 
 def _run(args: argparse.Namespace, *, is_first: bool) -> str:
     from everlearn.cli.options import make_display
-    from everlearn.updates import commands
+    from everlearn.cli.update_tables import plan_tables
+    from everlearn.updates.growth import longer
+    from everlearn.updates.prepare import prepare
 
     recipe, folder = _recipe(args)
     if args.plan:
-        return commands.plan(recipe, make_display(args))
+        return plan_tables(recipe, prepare(recipe, progress=make_display(args)))
     display = make_display(args, folder if is_first else None)
     if args.compare:
-        return commands.compare(recipe, display)
+        return compared(recipe, display)
     if args.add_version is not None:
-        return commands.add_version(folder, args.add_version, args.version_id, args.column, display)
+        return trained(longer(folder, args.add_version, args.version_id, args.column), folder, display)
     if is_folder(args.recipe, RecipeError):
-        return commands.resume(folder, display)
-    return commands.update(recipe, display)
+        return gone_on_with(folder, display)
+    return trained(recipe, folder, display)
+
+
+def gone_on_with(folder: Path, progress: Progress) -> str:
+    """Finishes what a folder holds, a run or a comparison; returns its tables."""
+    from everlearn.updates.folder import comparison_of, is_comparison, recipe_of
+
+    if is_comparison(folder):
+        return compared(comparison_of(folder), progress)
+    return trained(recipe_of(folder), folder, progress)
+
+
+def trained(recipe: UpdateRecipe, folder: Path, progress: Progress) -> str:
+    """Runs a recipe; returns its tables, of several processes the first."""
+    from everlearn.cli.update_tables import run_tables
+    from everlearn.updates.executor import execute
+
+    result = execute(recipe, folder=folder, progress=progress)
+    return run_tables(folder, result) if "ledger" in result else ""
+
+
+def compared(recipe: UpdateRecipe, progress: Progress) -> str:
+    """Runs the arms of a comparison; returns its tables, of several processes the first."""
+    from everlearn.cli.update_tables import comparison_tables
+    from everlearn.updates.compare import compare
+
+    found = compare(recipe, progress)
+    return comparison_tables(Path(recipe.runs_dir) / recipe.name, found) if found else ""
 
 
 def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
     """The recipe and its run folder; a run folder stands for the recipe that it was made with."""
     from everlearn.cli.options import named_folder, read_keys
     from everlearn.updates.config import load_update_recipe
-    from everlearn.updates.folder import comparison_of, recipe_of
+    from everlearn.updates.folder import comparison_of, is_comparison, recipe_of
 
     overrides = read_keys(args)
     if args.add_version is None and (args.version_id is not None or args.column is not None):
@@ -106,7 +136,7 @@ def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:
             raise RecipeError(
                 f"{args.recipe} is a run folder with a recipe of its own: leave out {sorted(overrides)}."
             )
-        if (folder / "comparison.json").exists():
+        if is_comparison(folder):
             return comparison_of(folder, seeds), folder
         recipe = recipe_of(folder)
         if args.compare:

@@ -96,6 +96,11 @@ def is_update(folder: Path) -> bool:
     return kind_of(folder) in (UPDATE, UPDATE_COMPARISON)
 
 
+def is_comparison(folder: Path) -> bool:
+    """Whether the folder holds a comparison of version updates."""
+    return (folder / "comparison.json").exists()
+
+
 def recipe_of(folder: Path) -> UpdateRecipe:
     """The recipe that a run folder was made with.
 
