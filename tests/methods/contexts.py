@@ -15,10 +15,12 @@ from everlearn.data.prompts import VanillaTemplate
 from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.models.loading import LoadedModel, load_model, load_tokenizer
 from everlearn.models.parameters import tuned_parameters
-from everlearn.models.state import ModelState
+from everlearn.models.state import ModelState, Part
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
+from everlearn.training.checkpoint import save_left
 from everlearn.training.influence import Training
+from everlearn.training.processes import here
 from everlearn.training.row_order import Batches
 from tests.synthesis.fakes import FakeGenerator, FolderSteps, answer_parity, number_task, write_instances
 
@@ -104,6 +106,16 @@ def penalty_of(method: Method, context: StageContext, model: Module) -> Tensor |
         influence.begin(training_of(model))
         found.append(influence.penalty(()))
     return sum(penalty for penalty in found if penalty is not None) if any(p is not None for p in found) else None
+
+
+def trained(method: Method, context: StageContext, model: Module) -> StageContext:
+    """The context after a training that has not moved the model: what influences leave is there."""
+    influences = method.influences(context)
+    folder = context.step("training", {}, lambda folder: None).path
+    for influence in influences:
+        influence.begin(training_of(model))
+    save_left(folder, influences, here(next(model.parameters()).device))
+    return replace(context, state=ModelState(context.state.fingerprint, (Part(folder, "adapter"),)))
 
 
 def stored_and_loaded(method: Method, fresh: Method, folder: Path) -> Method:

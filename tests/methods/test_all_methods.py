@@ -11,7 +11,15 @@ from everlearn.errors import RecipeError
 from everlearn.methods.base import Method, MethodOptions
 from everlearn.methods.registry import make_method, method_class, method_names
 from everlearn.training.phase import check_phases
-from tests.methods.contexts import Bench, equal_tensors, facts_of, number_stream, penalty_of, stored_and_loaded
+from tests.methods.contexts import (
+    Bench,
+    equal_tensors,
+    facts_of,
+    number_stream,
+    penalty_of,
+    stored_and_loaded,
+    trained,
+)
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
@@ -71,7 +79,7 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
         assert pickle.dumps(order), "it goes to the other processes of a launch"
         penalty = penalty_of(method, context, bench.latest.model)
         assert penalty is None or penalty.isfinite()
-        method.after_stage(context)
+        method.after_stage(trained(method, context, bench.latest.model))
         resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / f"state-{stage.index}")
         assert equal_tensors(resumed.state_tensors(), method.state_tensors())
         assert resumed.state_json() == method.state_json()

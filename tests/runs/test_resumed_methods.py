@@ -24,6 +24,7 @@ from tests.tiny_models import RANDOM_SSR
 TASKS = ("colours", "animals")
 OPTIONS: dict[str, dict[str, object]] = {
     "ewc": {"fisher_rows": 4},
+    "mas": {"rows": 4},
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
     "lamol": {"gamma": 0.2, "max_new_tokens": 40},
     "moelora": {"experts": 2},

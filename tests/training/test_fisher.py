@@ -1,7 +1,9 @@
-"""The empirical Fisher information by hand and against single-row backward passes."""
+"""Fisher information and importance: by hand, golden, against single-row backward passes; rows together or apart."""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +14,20 @@ from torch.nn.functional import cross_entropy
 from everlearn.models.loading import LoadedModel, load_model
 from everlearn.models.parameters import tuned_parameters
 from everlearn.recipe import LoraConfig, ModelConfig
-from everlearn.training.fisher import fisher_information, mean_squared_gradients
+from everlearn.training import fisher
+from everlearn.training.fisher import (
+    OfSampledTokens,
+    answer_loss,
+    fisher_information,
+    importance,
+    mean_absolute_gradients,
+    mean_squared_gradients,
+    negative_log_likelihood,
+    output_norm,
+    probability_norm,
+)
 from everlearn.training.rows import EncodedRow
+from tests.tiny_models import ARCHITECTURES, save_tiny_model
 
 ROWS = [EncodedRow((1, 10, 11, 12, 2), 3), EncodedRow((1, 20, 21, 22, 23, 24, 2), 2), EncodedRow((1, 30, 2), 2)]
 
@@ -87,3 +101,142 @@ def test_the_model_is_left_as_it_was(tiny_model: Path, training: bool) -> None:
         assert not parameter.requires_grad
         assert parameter.grad is None
         assert torch.equal(before[name], model.model.state_dict()[name])
+
+
+def golden(golden_dir: Path, part: str) -> list[dict]:  # type: ignore[type-arg]
+    cases = json.loads((golden_dir / "baselines" / "ewc_si_mas.json").read_text())["cases"]
+    return [case for case in cases if case["part"] == part]
+
+
+def test_the_golden_fisher_information_is_that_of_gold_answers_or_of_all_answers_by_their_chance(
+    golden_dir: Path,
+) -> None:
+    for case in golden(golden_dir, "fisher"):
+        w = torch.tensor(case["W"], dtype=torch.float64, requires_grad=True)
+        x, y = torch.tensor(case["x"], dtype=torch.float64), torch.tensor(case["y"])
+        losses = [cross_entropy(w @ row, label) for row, label in zip(x, y, strict=True)]
+        (found,) = mean_squared_gradients(losses, [w])
+        np.testing.assert_allclose(found.detach(), case["expected_empirical"], atol=1e-6)
+
+        by_chance = [
+            chance.sqrt() * cross_entropy(w @ row, torch.tensor(label))
+            for row in x
+            for label, chance in enumerate((w @ row).detach().softmax(0))
+        ]
+        (true,) = mean_squared_gradients(by_chance, [w])
+        np.testing.assert_allclose(true.detach() * len(w), case["expected_true"], atol=1e-6)
+
+
+def test_the_golden_importance_is_the_mean_absolute_gradient_of_the_output_s_squared_norm(golden_dir: Path) -> None:
+    for case in golden(golden_dir, "mas"):
+        w = torch.tensor(case["W"], dtype=torch.float64, requires_grad=True)
+        rows = torch.tensor(case["x"], dtype=torch.float64)
+        (found,) = mean_absolute_gradients(((w @ row).square().sum() for row in rows), [w])
+        np.testing.assert_allclose(found.detach(), case["expected_importance"], atol=1e-6)
+
+
+MANY = [EncodedRow((1, *(4 + (at * 7 + k * (k + at)) % 80 for k in range(3 + at)), 2), 1 + at % 4) for at in range(9)]
+SCALARS = {
+    "loss": (answer_loss, "square"),
+    "likelihood of drawn tokens": (OfSampledTokens(negative_log_likelihood, 3), "square"),
+    "norm of logits": (output_norm, "absolute"),
+    "norm of probabilities": (probability_norm, "absolute"),
+}
+
+
+def moved(folder: Path, tuning: str) -> LoadedModel:
+    """A model whose adapters do something, on all their layers."""
+    lora = LoraConfig(rank=2, targets="all-linear")
+    model = load_model(
+        ModelConfig(base=str(folder), tuning=tuning, dtype="float32", device="cpu", lora=lora), trainable=True, seed=1
+    )
+    draws = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in tuned_parameters(model.model).values():
+            parameter += 0.02 * torch.randn(parameter.shape, generator=draws)
+    return model
+
+
+def assert_equal(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> None:
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        assert np.abs(found[name] - values).max() <= 1e-4 * np.abs(values).max(), name
+
+
+def alone(model: LoadedModel, rows: list[EncodedRow]) -> dict[str, np.ndarray]:
+    """The Fisher information from one backward pass for each row."""
+    return importance(model, rows, scalar=answer_loss, power="square", together=False)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_rows_together_have_the_result_of_rows_one_by_one(
+    architecture: str, tuning: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = moved(save_tiny_model(tmp_path, architecture, tied=tuning == "full"), tuning)
+    expected = {
+        name: importance(model, MANY, scalar=scalar, power=power, together=False)  # type: ignore[arg-type]
+        for name, (scalar, power) in SCALARS.items()
+    }
+    monkeypatch.setattr(fisher, "_agree", lambda *_: True)
+    monkeypatch.setattr(fisher, "_one_by_one", lambda *_: pytest.fail("they are computed together"))
+    for name, (scalar, power) in SCALARS.items():
+        found = importance(model, MANY, scalar=scalar, power=power)  # type: ignore[arg-type]
+        assert_equal(found, expected[name])
+        assert sum(float(values.sum()) for values in found.values()) > 0
+
+
+def test_an_untied_embedding_whose_padding_has_no_gradient_is_counted_by_its_words(tiny_model: Path) -> None:
+    model = moved(tiny_model, "full")
+    rows = [EncodedRow((*row.ids[:3], 0, *row.ids[3:]), row.prompt_length) for row in MANY]  # 0: the padding
+    assert_equal(fisher_information(model, rows), alone(model, rows))
+
+
+def test_a_model_whose_rows_meet_in_a_batch_goes_row_by_row(tiny_model: Path) -> None:
+    model = moved(tiny_model, "full")
+    expected = alone(model, MANY)
+    head = model.model.lm_head
+    head.register_forward_hook(lambda module, given, back: back - 0.5 * back.mean(0, keepdim=True) * (len(back) > 1))
+    assert_equal(fisher_information(model, MANY), expected)
+
+
+def test_experts_that_see_the_tokens_of_all_rows_go_row_by_row() -> None:
+    from transformers import AutoModelForCausalLM, MixtralConfig
+
+    config = MixtralConfig(
+        hidden_size=16,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=2,
+        intermediate_size=16,
+        vocab_size=100,
+        num_local_experts=3,
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        experts = AutoModelForCausalLM.from_config(config).eval()
+    model = LoadedModel(experts, None, "", "", 64, torch.device("cpu"))  # type: ignore[arg-type]
+    assert_equal(fisher_information(model, MANY), alone(model, MANY))
+
+
+def test_batches_are_halved_until_they_fit_and_every_row_is_told_of(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = moved(tiny_model, "lora")
+    expected = alone(model, MANY)
+    sizes: list[int] = []
+    scalars = fisher._scalars
+
+    def scarce(loaded: LoadedModel, rows: list[EncodedRow], scalar: fisher.Scalar) -> Iterator[torch.Tensor]:
+        if len(rows) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        sizes.append(len(rows))
+        yield from scalars(loaded, rows, scalar)
+
+    monkeypatch.setattr(fisher, "_scalars", scarce)
+    monkeypatch.setattr(fisher, "release_device_memory", lambda: None)  # it collects garbage, which takes time
+    told: list[tuple[int, int]] = []
+    assert_equal(fisher_information(model, MANY, lambda done, of: told.append((done, of))), expected)
+    assert sum(sizes) == len(MANY) + 2  # two rows tell whether both ways agree
+    assert told[-1] == (len(MANY), len(MANY))
+    assert told == sorted(told)

@@ -53,6 +53,10 @@ Trait = Literal[
 class MethodOptions(Section):
     """Options of a method: frozen, unknown keys refused, documented by the string under each field."""
 
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Options that came when runs had been stored already, with the value that the method had before as default: they
+    are part of a fingerprint only where they differ from it, so what is stored is found again."""
+
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -180,7 +184,9 @@ class Method:
 
     def described(self) -> dict[str, object]:
         """The options as JSON, for the manifest and for fingerprints."""
-        return self.options.model_dump(mode="json")
+        options, fields = self.options, type(self.options).model_fields
+        same = {name for name in options.added if getattr(options, name) == fields[name].default}
+        return options.model_dump(mode="json", exclude=same)
 
     @property
     def versions(self) -> object:

@@ -16,7 +16,7 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from safetensors import SafetensorError
@@ -30,8 +30,13 @@ from everlearn.models.state import MOMENTS
 from everlearn.training.influence import Influence
 from everlearn.training.processes import Processes, fill, whole
 
+if TYPE_CHECKING:
+    import numpy as np
+
 FORM = 2
 """Of a stage's checkpoints; those of another form are not read, and the stage is trained again."""
+LEFT = "left.safetensors"
+"""Beside the weights of a phase: what influences have left for their methods."""
 _PARTIAL = "partial-"
 _FILES = ("model.safetensors", "optimizer.safetensors", "influences.safetensors", "state.json")
 
@@ -161,6 +166,35 @@ def load_influences(folder: Path, influences: Sequence[Influence]) -> None:
     for at, influence in enumerate(influences):
         mine = {key.partition(".")[2]: value for key, value in stored.items() if key.partition(".")[0] == str(at)}
         influence.load_state(mine)
+
+
+def save_left(folder: Path, influences: Sequence[Influence], processes: Processes) -> None:
+    """Writes what influences leave when a phase ends; every process must call it, the first one writes.
+
+    Raises:
+        RunError: the disk is full or the folder cannot be written to.
+    """
+    own = {f"{type(one).__name__}.{name}": value for one in influences for name, value in one.left().items()}
+    gathered = _gathered(own, processes)
+    if gathered:
+        try:
+            _save(gathered, folder / LEFT)
+        except (OSError, SafetensorError) as error:
+            raise write_error(folder, error) from None
+
+
+def left_by(kind: type[Influence], folder: Path) -> dict[str, np.ndarray]:
+    """What influences of a class have left in the folder of a phase, by name.
+
+    Raises:
+        RunError: the file is missing or damaged.
+    """
+    stored = _load(folder / LEFT)
+    return {
+        key.removeprefix(f"{kind.__name__}."): value.numpy()
+        for key, value in stored.items()
+        if key.startswith(f"{kind.__name__}.")
+    }
 
 
 def read_record(folder: Path) -> dict[str, Any]:

@@ -159,6 +159,10 @@ class Influence:
     def finish(self) -> None:
         """The last word on the weights before they are saved."""
 
+    def left(self) -> Mapping[str, Tensor]:
+        """What the phase leaves for the method, which finds it in `after_stage` (`training.checkpoint.left_by`)."""
+        return {}
+
     def state(self) -> Mapping[str, Tensor]:
         """What every checkpoint within the phase carries."""
         return {}

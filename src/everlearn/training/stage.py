@@ -43,6 +43,7 @@ from everlearn.training.checkpoint import (
     moving_tensors,
     newest_partial,
     partial_folder,
+    save_left,
     save_moments,
     save_state,
 )
@@ -282,6 +283,7 @@ class _Course:
         with self._memory("the optimizer"):
             engine.run(self._look, save)
         self.most_tokens = engine.most_tokens
+        save_left(self.folder, influences, processes)
         if phase.keeps_moments and processes.is_first:
             save_moments(self.folder / MOMENTS, model, [optimizer])
 
