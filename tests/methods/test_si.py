@@ -6,39 +6,50 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from everlearn.methods.registry import make_method
-from everlearn.recipe import MethodConfig
 from everlearn.runs.loop import execute
-from everlearn.training.checkpoint import left_by
+from everlearn.training.checkpoint import LEFT, left_by
 from everlearn.training.path_integral import PathIntegral
+from tests.methods.contexts import Bench, number_stream, trained
 from tests.runs.test_resumed_methods import ground, tiny_recipe
 
 __all__ = ["ground"]
 
 
-@pytest.mark.parametrize("clamp", [True, False])
-def test_the_importance_of_a_stage_is_what_its_training_has_left(clamp: bool, tmp_path: Path, ground: Path) -> None:
-    from safetensors.numpy import load_file
-
-    method = MethodConfig(name="si", clamp=clamp, strength=50.0)
-    folder = execute(tiny_recipe("si", ground, tmp_path).model_copy(update={"method": method})).folder
-    stage = next(path for path in (folder / "stages").iterdir() if path.name.startswith("01"))
-    left = left_by(PathIntegral, stage / "training")
-    kept = load_file(stage / "state" / "state.safetensors")
-    assert min(values.min() for values in left.values()) < 0, "there is something to clamp"
+def test_the_importance_of_a_stage_is_what_its_training_has_left(tmp_path: Path, ground: Path) -> None:
+    folder = execute(tiny_recipe("si", ground, tmp_path)).folder
+    first, last = sorted(path for path in (folder / "stages").iterdir() if path.name[:2] in ("01", "02"))
+    left = left_by(PathIntegral, first / "training")
+    kept = load_file(first / "state" / "state.safetensors")
+    assert len(kept) == 2 * len(left) > 0
     for name, values in left.items():
-        expected = values.clip(min=0) if clamp else values
-        assert np.array_equal(kept[f"importance/{name}"], expected)
-        assert kept[f"anchor/{name}"].shape == values.shape
-    last = next(path for path in (folder / "stages").iterdir() if path.name.startswith("02"))
+        assert np.array_equal(kept[f"importance/{name}"], values.clip(min=0))
+        assert np.abs(values).max() > 0
     assert load_file(last / "state" / "state.safetensors") == {}
     assert "mean_importance" in (last / "training" / "history.jsonl").read_text().splitlines()[0]
 
 
-def test_the_first_stage_has_a_path_to_follow_and_later_ones_a_pull_as_well(tmp_path: Path, tiny_model: Path) -> None:
-    from tests.methods.contexts import Bench, number_stream
+@pytest.mark.parametrize(("clamp", "expected"), [(True, [2.0, 0.0]), (False, [2.0, -3.0])])
+def test_stages_add_up_and_what_raised_the_loss_counts_for_nothing_or_against(
+    clamp: bool, expected: list[float], tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("si", {"clamp": clamp})
+    for stage in method.stages(number_stream())[:2]:
+        context = trained(method, bench.context(stage), bench.latest.model)
+        assert context.state.folder is not None
+        left = {name: values * 0 for name, values in load_file(context.state.folder / LEFT).items()}
+        for values in left.values():
+            values.flat[:2] = (1.0, -1.5)
+        save_file(left, context.state.folder / LEFT)
+        method.after_stage(context)
+    kept = method.state_tensors()
+    assert {tuple(v.flat[:2]) for key, v in kept.items() if key.startswith("importance/")} == {tuple(expected)}
 
+
+def test_the_first_stage_has_a_path_to_follow_and_later_ones_a_pull_as_well(tmp_path: Path, tiny_model: Path) -> None:
     method = make_method("si", {})
     bench = Bench(tmp_path, tiny_model)
     found = [method.influences(bench.context(stage)) for stage in method.stages(number_stream())]
