@@ -44,9 +44,9 @@ def tiny_config(folder: Path, tuning: str = "lora") -> ModelConfig:
     return ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2), device="cpu")  # type: ignore[arg-type]
 
 
-def facts_of(stream: TaskStream, *, context_length: int = 1024) -> Facts:
+def facts_of(stream: TaskStream, *, context_length: int = 1024, tuning: str = "lora") -> Facts:
     """What is known of a run over the stream with the embedded base."""
-    model = ModelConfig(base="embedded", device="cpu")
+    model = ModelConfig(base="embedded", device="cpu", tuning=tuning)  # type: ignore[arg-type]
     return Facts(stream, load_tokenizer(model), context_length, model, TrainingConfig())
 
 

@@ -23,6 +23,9 @@ from tests.methods.contexts import (
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
+WHOLE = ("osf",)
+"""Methods that do without adapters."""
+
 
 def test_the_published_methods_are_registered() -> None:
     assert set(PUBLISHED) <= set(method_names())
@@ -64,9 +67,10 @@ def test_each_seed_stage_and_purpose_has_a_random_stream_of_its_own(tmp_path: Pa
 @pytest.mark.parametrize("name", method_names())
 def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_path: Path, tiny_model: Path) -> None:
     stream = number_stream(rows=200)
-    bench = Bench(tmp_path, tiny_model)
+    tuning = "full" if name in WHOLE else "lora"
+    bench = Bench(tmp_path, tiny_model, tuning)
     method = make_method(name, {})
-    method.check(facts_of(stream))
+    method.check(facts_of(stream, tuning=tuning))
     stages = method.stages(stream)
     assert [task.name for stage in stages for task in stage.tasks] == stream.names
     assert [stage.is_last for stage in stages] == [False] * (len(stages) - 1) + [True]

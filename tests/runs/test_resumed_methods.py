@@ -28,9 +28,12 @@ OPTIONS: dict[str, dict[str, object]] = {
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
     "lamol": {"gamma": 0.2, "max_new_tokens": 40},
     "moelora": {"experts": 2},
+    "progressive_prompts": {"tokens": 3},
     "random_rehearsal": {"ratio": 0.5},
     "ssr": {**RANDOM_SSR, "max_new_tokens": 40, "ratio": 0.1, "refinement_tokens": 4},
 }
+MODELS = {"osf": {"tuning": "full"}}
+"""Where a method does without adapters."""
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +63,7 @@ def tiny_recipe(name: str, ground: Path, folder: Path) -> Recipe:
         {
             "name": name,
             "runs_dir": str(folder),
-            "model": {"base": str(ground / "model"), "device": "cpu", "lora": {"rank": 2}},
+            "model": {"base": str(ground / "model"), "device": "cpu", "lora": {"rank": 2}, **MODELS.get(name, {})},
             "stream": {"tasks": tasks},
             "method": {"name": name, **OPTIONS[name]} if name in OPTIONS else name,
             "training": {"epochs": 1, "batch_size": 4, "learning_rate": 1e-2, "checkpoint_every": 1},

@@ -38,6 +38,7 @@ Trait = Literal[
     "averages weights",
     "changes parts",
     "distils",
+    "keeps tasks apart",
     "penalty",
     "projects gradients",
     "rehearses",

@@ -123,7 +123,11 @@ def load_adapter(
 def activate(model: PeftModel, active: Sequence[str], moving: Collection[str]) -> None:
     """Sums these adapters, and lets these of them be trained (PEFT alone would train whatever is active)."""
     with _without_future_warnings():
-        model.base_model.set_adapter(list(active))
+        if any(model.peft_config[name].is_prompt_learning for name in active):
+            (only,) = active  # PEFT puts no two prompts before a row
+            model.set_adapter(only)
+        else:
+            model.base_model.set_adapter(list(active))
     for path, parameter in model.named_parameters():
         parameter.requires_grad_(any(f".{name}." in f"{path}." for name in moving))
 

@@ -171,6 +171,15 @@ def _check_room(name: str, weights: int, config: ModelConfig, device: torch.devi
     )
 
 
+def skeleton(config: ModelConfig) -> PreTrainedModel:
+    """The base without its weights: the layers of a model that `check_model` has found to be one."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(read_config(find_base(config, weights=False)))
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with a pad and an end token.
 

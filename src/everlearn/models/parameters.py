@@ -15,11 +15,12 @@ def tuned_parameters(model: Module) -> dict[str, Parameter]:
         model: A Transformers model, or one with PEFT adapters; then only the active adapters' parameters count, and
             of several that compute together, while some are being trained, only theirs.
     """
+    from peft import PeftModel
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     named = dict(model.named_parameters())
-    if prompts := {name: weight for name, weight in named.items() if name.startswith("prompt_encoder.")}:
-        return prompts
+    if isinstance(model, PeftModel) and model.active_peft_config.is_prompt_learning:
+        return {name: weight for name, weight in named.items() if f"prompt_encoder.{model.active_adapter}." in name}
     prefixes = [
         f"{path}.{part}.{adapter}"
         for path, module in model.named_modules()

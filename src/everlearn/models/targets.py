@@ -7,6 +7,7 @@ names. Other architectures get the names that PEFT has for them, else the linear
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from everlearn.errors import ModelError, nearest
@@ -98,11 +99,8 @@ def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
     Raises:
         ModelError: names the largest rank.
     """
-    chosen = {
-        path: min(layer.weight.shape)  # type: ignore[arg-type]
-        for path, layer in linear_modules(model).items()
-        if config.targets == "all-linear" or any(_is_named(path, target) for target in config.targets)
-    }
+    layers = named_modules(model, config.targets)
+    chosen = {path: min(layer.weight.shape) for path, layer in layers.items()}  # type: ignore[arg-type]
     widest = max(chosen, key=lambda path: chosen[path])
     if config.rank > chosen[widest]:
         raise ModelError(
@@ -119,9 +117,15 @@ def peft_targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:
     head = model.get_output_embeddings()
     if not any(isinstance(m, Linear) and m is not head and path not in paths for path, m in model.named_modules()):
         return config.targets
-    if config.targets == "all-linear":
-        return list(paths)
-    return [path for path in paths if any(_is_named(path, target) for target in config.targets)]
+    return list(named_modules(model, config.targets))
+
+
+def named_modules(model: PreTrainedModel, targets: Sequence[str] | str) -> dict[str, Module]:
+    """Path to module of the linear layers that are named, or all (`all-linear`)."""
+    layers = linear_modules(model)
+    if targets == "all-linear":
+        return layers
+    return {path: layer for path, layer in layers.items() if any(_is_named(path, target) for target in targets)}
 
 
 def _is_named(path: str, target: str) -> bool:

@@ -142,8 +142,8 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     if is_adapter:
         lines += [
             f"model = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{handed.dtype})",
-            f"model = {put}(model, FOLDER).eval()",
             "model.generation_config = GenerationConfig.from_pretrained(FOLDER)",
+            f"model = {put}(model, FOLDER).eval()",
         ]
         if answerer:
             lines += [
@@ -209,7 +209,7 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
     elif is_adapter:
         remarks.append(
             "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "
-            "this one: set `model.generation_config` as above, or answers do not end where they should."
+            "this one: give it to `model.get_base_model()`, or answers do not end where they should."
         )
     if handed.base == "base":
         remarks.append(
