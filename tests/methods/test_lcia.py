@@ -1,4 +1,4 @@
-"""LCIA: where it averages, what is saved and trained on, what a kill costs, what is refused and noted."""
+"""LCIA's average: where it acts, what is saved and trained on, what a kill costs, what is refused and noted."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def load(folder: Path, architecture: str, tuning: str) -> loading.LoadedModel:
 
 
 def influences_of(folder: Path, model: Path, **options: object) -> list[Influence]:
-    """Those of the second stage."""
-    method = make_method("lcia", options)
+    """Those of the second stage of one group."""
+    method = make_method("lcia", {"groups": False, **options})
     return list(method.influences(Bench(folder, model).context(method.stages(number_stream())[1])))
 
 
@@ -58,8 +58,10 @@ class Watch(Influence):
         self.seen.append({name: weight.detach().clone() for name, weight in self.parameters.items()})
 
 
-def test_the_first_stage_is_plain_and_every_later_one_averages(tmp_path: Path, tiny_model: Path) -> None:
-    bench, method = Bench(tmp_path, tiny_model), make_method("lcia", {})
+def test_without_groups_the_first_stage_is_plain_and_every_later_one_averages(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    bench, method = Bench(tmp_path, tiny_model), make_method("lcia", {"groups": False})
     assert [len(method.influences(bench.context(stage))) for stage in method.stages(number_stream())] == [0, 1, 1]
 
 
@@ -75,7 +77,11 @@ def test_the_first_stage_is_plain_and_every_later_one_averages(tmp_path: Path, t
         ({"coefficient": "published", "scale": 2.0}, "not for published: leave it out"),
         ({"fallback_rate": 1.5}, "fallback_rate: input should be less than or equal to 1"),
         ({"average_starts_as": "zero"}, "average_starts_as"),
-        ({"groups": True}, "unknown key 'groups'"),
+        ({"threshold": 1.5}, "threshold: input should be less than or equal to 1"),
+        ({"expand_init": "base"}, "expand_init: input should be 'latest' or 'fresh'"),
+        ({"groups": False, "threshold": 0.3}, "threshold has a meaning with groups only, not with groups: false"),
+        ({"groups": False, "routing": "task"}, "routing has a meaning with groups only"),
+        ({"groups": False, "exact_first": True}, "exact_first has a meaning with groups only"),
     ],
 )
 def test_nonsense_is_refused_by_key(options: dict[str, object], words: str) -> None:
@@ -87,16 +93,20 @@ def test_nonsense_is_refused_by_key(options: dict[str, object], words: str) -> N
     ("other", "why"),
     [
         ("multitask", "multitask trains all tasks in one stage, so lcia has nothing to average"),
-        ("single_task", "single_task starts a stage from other weights than lcia would go on averaging"),
-        ("lr_path_switching", "lr_path_switching starts a stage from other weights"),
-        ("olora", "olora trains other weights in every stage, which lcia cannot average"),
-        ("merging", "each would hand on an average of its own"),
+        ("single_task", "each decides in which phases and from which weights a stage is trained"),
+        ("lr_path_switching", "each decides in which phases"),
+        ("olora", "each decides in which phases"),
+        ("merging", "each decides in which phases"),
+        ("lwf", "lcia starts a stage from another model than the one that lwf would keep to"),
+        ("ewc", "lcia starts a stage from other weights than those that ewc would hold"),
     ],
 )
 def test_what_has_no_weights_to_average_cannot_be_stacked(other: str, why: str) -> None:
     with pytest.raises(RecipeError, match=why):
         assemble(MethodConfig.model_validate([other, "lcia"]))
-    assert assemble(MethodConfig.model_validate(["lcia", "lwf", "agem"])).name == "lcia+lwf+agem"
+    one_group = {"name": "lcia", "groups": False}
+    assert assemble(MethodConfig.model_validate([one_group, "lwf", "agem"])).name == "lcia+lwf+agem"
+    assert assemble(MethodConfig.model_validate(["experience_replay", "lcia"])).overrides("answerer")
 
 
 @pytest.mark.parametrize(("architecture", "tuning"), [("llama", "lora"), ("gpt2", "full")])
@@ -171,7 +181,13 @@ def test_a_run_saves_measures_and_goes_on_from_the_averages(folders, tmp_path: P
     base = folders["llama"]
     model = {"base": str(base), "lora": {"rank": 2}, "dtype": "float32", "device": "cpu"}
     evaluation = {"max_new_tokens": 2, "bootstrap_samples": 100, "general": False}
-    still = {"name": "lcia", "coefficient": "fixed", "fallback_rate": 0.0, "average_starts_as": "start"}
+    still = {
+        "name": "lcia",
+        "groups": False,
+        "coefficient": "fixed",
+        "fallback_rate": 0.0,
+        "average_starts_as": "start",
+    }
     folder = execute(tiny_recipe(tmp_path, base, method=still, model=model, evaluation=evaluation)).folder
     found = [
         load_file(folder / "stages" / f"{at:02d}-{task}" / "training/adapter/adapter_model.safetensors")

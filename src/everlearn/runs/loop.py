@@ -296,7 +296,7 @@ class _Run:
         self.base = ModelState(prepared.base_fingerprint)
         self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
         self._phases: dict[tuple[int, str | None], ModelState] = {}
-        self._from_base: set[int] = set()  # stages behind the first that begin with the base alone
+        self._starts: dict[int, str] = {}  # of stages that do not start from the one before: the base, or which stage
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
         self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress, self.models)
@@ -371,8 +371,8 @@ class _Run:
             tuning = phase.tuning or Tuning(start)
             if phase.parent:
                 tuning = replace(tuning, start=self._phases[stage.index, phase.parent])
-            elif stage.index > 1 and not tuning.start.parts:
-                self._from_base.add(stage.index)
+            elif (begun := self._begun_from(stage, tuning.start)) is not None:
+                self._starts[stage.index] = begun
                 self.store.update_manifest(stages=self._describe_stages())
             state = self._train_phase(stage, phase, tuning, context, mixture, what)
             self._phases[stage.index, phase.name] = state
@@ -441,6 +441,13 @@ class _Run:
         if in_memory and not beside:  # else it was saved in another form
             self.models.point_to(artifact.path, in_memory[0])
         return state
+
+    def _begun_from(self, stage: Stage, start: ModelState) -> str | None:
+        """What a stage starts from where that is not the stage before: the base, or the name of an earlier one."""
+        if stage.index > 1 and not start.parts:
+            return "base"
+        earlier = self.stages[: max(0, stage.index - 2)]
+        return next((other.name for other in earlier if self._phases[other.index, None] == start), None)
 
     def _point_to(self, state: ModelState) -> None:
         """Makes a state the model at hand."""
@@ -600,7 +607,7 @@ class _Run:
                 "index": stage.index,
                 "name": stage.name,
                 "tasks": [task.name for task in stage.tasks],
-                "start": "base" if stage.index in self._from_base else "previous",
+                "start": self._starts.get(stage.index, "previous"),
             }
             for stage in self.stages
         ]

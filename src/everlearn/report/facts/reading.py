@@ -34,7 +34,7 @@ class Estimate:
 @dataclass(frozen=True, slots=True)
 class Stage:
     """A stage as the manifest names it: 1-based index, folder name, tasks trained, and the weights it started from
-    (`previous` or `base`)."""
+    (`previous`, `base`, or the name of an earlier stage)."""
 
     index: int
     name: str
