@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from everlearn.data.prompts import VanillaTemplate
+from everlearn.data.reservoir import Reservoir, plan_of, slot_for
 from everlearn.errors import RecipeError
-from everlearn.methods.experience_replay import ExperienceReplayOptions, plan_of, slot_for
 from everlearn.methods.registry import make_method
 from everlearn.models.loading import load_model
 from everlearn.models.parameters import tuned_parameters
@@ -46,8 +46,8 @@ def test_the_recorded_reservoirs(case: dict) -> None:
     assert [held[slot] for slot in sorted(held)] == case["expected_buffer"]
 
 
-def plan(steps: list[list[int]], *, held: list[int] = [], offered: int = 0, count: int = 2, seed: int = 0, **options):  # noqa: B006
-    return plan_of(steps, held, offered, ExperienceReplayOptions(**options), count=count, seed=seed)
+def plan(steps: list[list[int]], *, held: list[int] = [], offered: int = 0, count: int = 2, seed: int = 0, **of):  # noqa: B006
+    return plan_of(steps, held, offered, Reservoir(**{"capacity": 200, **of}), count=count, seed=seed)
 
 
 def test_a_step_draws_from_what_was_offered_before_it_each_row_once() -> None:
@@ -72,7 +72,8 @@ def test_every_row_offered_is_held_as_often() -> None:
 
 @pytest.mark.parametrize(("offer", "offered"), [("first_epoch", 6), ("every_epoch", 12)])
 def test_a_row_is_offered_once_or_in_every_epoch(offer: str, offered: int) -> None:
-    assert plan([[0, 1, 2], [3, 4, 5], [5, 3, 1], [0, 2, 4]], offer=offer).offered == offered
+    found = plan([[0, 1, 2], [3, 4, 5], [5, 3, 1], [0, 2, 4]], is_once=offer == "first_epoch")
+    assert found.offered == offered
 
 
 def test_the_memory_of_a_stage_is_where_the_next_one_begins(tmp_path: Path, tiny_model: Path) -> None:

@@ -23,6 +23,7 @@ from tests.tiny_models import RANDOM_SSR
 
 TASKS = ("colours", "animals")
 OPTIONS: dict[str, dict[str, object]] = {
+    "der": {"capacity": 4, "memory_batch": 2},
     "ewc": {"fisher_rows": 4},
     "mas": {"rows": 4},
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},

@@ -13,15 +13,14 @@ Cost: a step takes twice as long where `memory_batch` is the batch size.
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING, Annotated, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from everlearn.data.mixture import Group, Mixture
+from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
@@ -51,69 +50,6 @@ class ExperienceReplayOptions(MethodOptions):
         return self
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What a stage's steps draw, and what the memory holds after it.
-
-    Attributes:
-        drawn: Items of each step.
-        held: Items in the memory after the last step, by slot.
-        offered: How many rows were offered up to then.
-    """
-
-    drawn: list[list[int]]
-    held: list[int]
-    offered: int
-
-
-def slot_for(offered: int, capacity: int, draw: Callable[[int], int]) -> int | None:
-    """The slot of the reservoir that the next row takes; None: none.
-
-    Args:
-        offered: Rows offered before.
-        capacity: Slots.
-        draw: A number from 0 to the given one, each as likely; asked only when all slots are taken.
-    """
-    slot = offered if offered < capacity else draw(offered)
-    return slot if slot < capacity else None
-
-
-def plan_of(
-    steps: Sequence[Sequence[int]],
-    held: Sequence[int],
-    offered: int,
-    options: ExperienceReplayOptions,
-    *,
-    count: int,
-    seed: int,
-) -> Plan:
-    """Plays a stage through.
-
-    Args:
-        steps: Items that each step trains and offers.
-        held: Items in the memory before the stage.
-        offered: Rows offered before the stage.
-        options: The method's.
-        count: Memory rows of a step.
-        seed: Of the draws.
-    """
-    stream, memory, known = random.Random(seed), list(held), set[int]()
-    drawn = []
-    for items in steps:
-        drawn.append(stream.sample(memory, min(count, len(memory))))
-        for item in items:
-            if options.offer == "first_epoch" and item in known:
-                continue
-            known.add(item)
-            slot = slot_for(offered, options.capacity, lambda most: stream.randint(0, most))
-            offered += 1
-            if slot == len(memory):
-                memory.append(item)
-            elif slot is not None:
-                memory[slot] = item
-    return Plan(drawn, memory, offered)
-
-
 @register
 class ExperienceReplay(Method):
     """Trains rows of a memory beside the new ones in every step."""
@@ -124,20 +60,17 @@ class ExperienceReplay(Method):
 
     def __init__(self, options: ExperienceReplayOptions) -> None:
         super().__init__(options)
-        self._held: list[tuple[str, int]] = []
-        self._offered = 0
+        self._memory = Memory()
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """The memory and the stage's own rows, which enter it as the stage goes on."""
-        stage, options = context.stage, self.options
-        rows_of = {task.name: task.train for task in stage.seen}
-        rows = (*(rows_of[task][place] for task, place in self._held), *stage.rows)
+        options = self.options
         group = Group(
             self.name,
-            rows,
+            (*self._memory.rows(context.stage.seen), *context.stage.rows),
             per_step=options.memory_batch or context.training.batch_size,
             is_within=False,
-            drawn=partial(_drawn, planned=self._planned(context)),
+            drawn=partial(drawn_by, plan=self._planned(context)),
             weight=options.beta,
             mean="tokens" if options.mean == "joint" else "own",
         )
@@ -145,49 +78,20 @@ class ExperienceReplay(Method):
 
     def _planned(self, context: StageContext) -> partial[Plan]:
         """The plan of a stage by its order."""
-        return partial(
-            _plan,
-            before=len(self._held),
-            own=len(context.stage.rows),
-            offered=self._offered,
-            options=self.options,
-            count=self.options.memory_batch or context.training.batch_size,
-            seed=context.random_seed(self.name),
-        )
+        options = self.options
+        reservoir = Reservoir(options.capacity, is_once=options.offer == "first_epoch")
+        count = options.memory_batch or context.training.batch_size
+        seed = context.random_seed(self.name)
+        return self._memory.planned(len(context.stage.rows), reservoir, count=count, seed=seed)
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps what the memory holds."""
-        plan = self._planned(context)(context.order)
-        own = [(task.name, place) for task in context.stage.tasks for place in range(len(task.train))]
-        places = [*self._held, *own]
-        self._held, self._offered = [places[item] for item in plan.held], plan.offered
+        self._memory.follow(self._planned(context)(context.order), context.stage.tasks)
 
     def state_json(self) -> dict[str, object]:
         """The rows held, as places in their tasks, and how many were offered."""
-        return {"held": [list(place) for place in self._held], "offered": self._offered}
+        return self._memory.to_json()
 
     def load_state(self, tensors: Mapping[str, np.ndarray], values: Mapping[str, object]) -> None:
         """Takes them back."""
-        held = cast("Sequence[tuple[str, int]]", values["held"])
-        self._held, self._offered = [(task, place) for task, place in held], cast("int", values["offered"])
-
-
-def _drawn(
-    order: Sequence[Sequence[int]], _: int, planned: Callable[[Sequence[Sequence[int]]], Plan]
-) -> list[list[int]]:
-    return planned(order).drawn
-
-
-def _plan(
-    order: Sequence[Sequence[int]],
-    *,
-    before: int,
-    own: int,
-    offered: int,
-    options: ExperienceReplayOptions,
-    count: int,
-    seed: int,
-) -> Plan:
-    """A stage by the numbers of the group's rows: those held before it, then its own."""
-    steps = [[before + number for number in step if number < own] for step in order]
-    return plan_of(steps, range(before), offered, options, count=count, seed=seed)
+        self._memory.load(values)

@@ -10,7 +10,7 @@ The divergence from another view of the model is computed in the same way, from 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -29,6 +29,8 @@ Head = tuple[Tensor, Tensor | None]
 """Weight, (vocabulary, width), and bias of an output head."""
 Terms = Callable[[Tensor, Tensor], Tensor]
 """Logits of two views, (block, vocabulary) in float32, to a term for each place, (block,)."""
+Match = Callable[..., Tensor]
+"""Logits, (block, vocabulary) in float32, and what was kept of others at the same places, to a term for each."""
 
 
 def head_of(module: Any) -> Head:
@@ -112,24 +114,71 @@ def answer_divergence(
     """
     if head is None or other_head is None:
         return terms(hidden.float(), other.float()).sum()
-    total: Tensor = _BlockwiseDivergence.apply(hidden, head.weight, head.bias, other, *other_head, terms)
+    dtype = _computed_in(other_head[0])
+    other_matrix, other_bias = other_head[0].to(dtype), other_head[1]
+
+    def of_block(scores: Tensor, block: slice) -> Tensor:
+        return terms(scores, _scores(other[block].to(dtype), other_matrix, other_bias))
+
+    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block)
     return total
 
 
-class _BlockwiseDivergence(torch.autograd.Function):
+def answer_match(hidden: Tensor, head: Module | None, kept: Sequence[Tensor], match: Match) -> Tensor:
+    """Summed distance of logits from what was kept of others.
+
+    Args:
+        hidden: States, (count, width); logits, where there is no head.
+        head: The output head over them; None: the states are logits.
+        kept: At the same places, (count, ...) each.
+        match: What is summed.
+
+    Returns:
+        The sum, a scalar in float32.
+    """
+
+    def of_block(scores: Tensor, block: slice) -> Tensor:
+        return match(scores, *(one[block] for one in kept))
+
+    if head is None:
+        return of_block(hidden.float(), slice(None)).sum()
+    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block)
+    return total
+
+
+@torch.no_grad()
+def largest_logits(hidden: Tensor, head: Module | None, count: int) -> tuple[Tensor, Tensor]:
+    """The largest logits of each place, and which tokens they are of.
+
+    Args:
+        hidden: States, (places, width); logits, where there is no head.
+        head: The output head over them; None: the states are logits.
+        count: Of a place; 0: all.
+
+    Returns:
+        Token ids, int32, and logits, float32, both (places, count).
+    """
+    weight, bias = (None, None) if head is None else head_of(head)
+    step = 1 << 12 if weight is None else _block_of(weight)
+    dtype = hidden.dtype if weight is None else _computed_in(weight)
+    found = []
+    for start in range(0, len(hidden), step):
+        states = hidden[start : start + step].to(dtype)
+        with torch.autocast(hidden.device.type, enabled=False):
+            scores = states.float() if weight is None else _scores(states, weight.to(dtype), bias)
+        found.append(scores.topk(min(count or scores.shape[1], scores.shape[1]), dim=1))
+    return torch.cat([top.indices for top in found]).int(), torch.cat([top.values for top in found])
+
+
+class _Blockwise(torch.autograd.Function):
+    """The sum of what a function of logits and their places gives, a block of places at a time."""
+
     @staticmethod
     def forward(
-        ctx: Any,
-        hidden: Tensor,
-        weight: Tensor,
-        bias: Tensor | None,
-        other: Tensor,
-        other_weight: Tensor,
-        other_bias: Tensor | None,
-        terms: Terms,
+        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, of_block: Callable[[Tensor, slice], Tensor]
     ) -> Tensor:
         dtype = _computed_in(weight)
-        matrix, other_matrix = weight.to(dtype), other_weight.to(dtype)
+        matrix = weight.to(dtype)
         total = hidden.new_zeros((), dtype=torch.float32)
         gradients = _Gradients(ctx, hidden, weight, bias)
         step = _block_of(weight)
@@ -137,9 +186,8 @@ class _BlockwiseDivergence(torch.autograd.Function):
             for start in range(0, hidden.shape[0], step):
                 states = hidden[start : start + step].to(dtype)
                 scores = _scores(states, matrix, bias)
-                fixed = _scores(other[start : start + step].to(dtype), other_matrix, other_bias)
                 with torch.enable_grad():
-                    value = terms(scores.requires_grad_(), fixed).sum()
+                    value = of_block(scores.requires_grad_(), slice(start, start + step)).sum()
                 (slope,) = torch.autograd.grad(value, scores)
                 total += value.detach()
                 gradients.add(start, states, slope, matrix)
@@ -148,9 +196,9 @@ class _BlockwiseDivergence(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        found = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
-        return (*found, None, None, None, None)
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+        hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
+        return hidden, weight, bias, None
 
 
 class _Gradients:
