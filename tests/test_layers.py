@@ -14,7 +14,7 @@ from everlearn.recipe import MethodConfig
 SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
-    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths".split(), 0),
+    **dict.fromkeys("recipe recipe_file recipe_method recipe_paths kept_recipe".split(), 0),
     **dict.fromkeys("artifacts run_folder store crew devices layout environment fingerprints".split(), 0),
     **dict.fromkeys("checking errors files findings ordinary_files progress seeds shares visible".split(), 0),
     "data": 1,

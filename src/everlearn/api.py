@@ -71,7 +71,8 @@ def run(
         UserError: something cannot be done as asked.
     """
     from everlearn.data.instance import TaskStream
-    from everlearn.runs.loop import claim, execute
+    from everlearn.runs.claim import claim
+    from everlearn.runs.loop import execute
 
     if stream is not None and not isinstance(stream, TaskStream):
         raise RecipeError(f"stream is of type {type(stream).__name__}: give what everlearn.load_stream returns.")

@@ -14,8 +14,9 @@ from everlearn.files import read_json
 from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, Recipe, make_recipe
 from everlearn.runs import compare as module
+from everlearn.runs.claim import claim, recipe_of
 from everlearn.runs.compare import compare, labels_of, parse_methods, planned
-from everlearn.runs.loop import RunResult, claim, recipe_of
+from everlearn.runs.loop import RunResult
 from everlearn.training import stage
 from tests.runs.test_loop import tiny_recipe
 

@@ -20,9 +20,10 @@ from everlearn.files import read_mapping, read_vouched, write_jsonl
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, StreamConfig, make_recipe
 from everlearn.runs.add import add_task
+from everlearn.runs.claim import recipe_of
 from everlearn.runs.compare import compare
 from everlearn.runs.growth import grows
-from everlearn.runs.loop import execute, recipe_of
+from everlearn.runs.loop import execute
 from everlearn.synthesis import pipeline
 from tests.runs.test_loop import TASKS, tiny_recipe
 

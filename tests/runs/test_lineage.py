@@ -14,7 +14,8 @@ from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
 from everlearn.report.sections.lineage import lineage
 from everlearn.runs.add import add_task
-from everlearn.runs.loop import execute, recipe_of
+from everlearn.runs.claim import recipe_of
+from everlearn.runs.loop import execute
 from tests.malformed.spoilt_json import spoilt
 from tests.runs.test_growth import first_two, last_task
 from tests.runs.test_loop import tiny_recipe

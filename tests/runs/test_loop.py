@@ -20,8 +20,9 @@ from everlearn.models import loading
 from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, ModelConfig, Recipe, make_recipe
 from everlearn.runs import measure
+from everlearn.runs.claim import claim, recipe_of
 from everlearn.runs.compare import compare, labels_of, planned
-from everlearn.runs.loop import claim, execute, recipe_of
+from everlearn.runs.loop import execute
 from tests.killed import killed_at
 
 TASKS = ("colours", "animals", "places")

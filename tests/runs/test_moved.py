@@ -12,9 +12,10 @@ import everlearn
 from everlearn.errors import RunError, UserError
 from everlearn.files import read_mapping
 from everlearn.recipe import load_recipe
-from everlearn.runs import loop
+from everlearn.runs import claim, loop
+from everlearn.runs.claim import recipe_of
 from everlearn.runs.compare import compare, planned
-from everlearn.runs.loop import execute, recipe_of
+from everlearn.runs.loop import execute
 from tests.killed import KilledAt
 from tests.runs.test_loop import tiny_recipe
 from tests.updates.tiny_runs import tiny_tree
@@ -75,12 +76,12 @@ def test_runs_that_are_moved_alone_find_what_stayed(
     monkeypatch.chdir(project)
     runs = {"runs_dir": "runs"}
     recipe = load_recipe("recipe.yaml", runs)
-    loop.claim(Path("runs/tiny"), recipe)
+    claim.claim(Path("runs/tiny"), recipe)
     (project / "runs" / "tiny" / "manifest.json").write_text(f'{{"folder": "{project}/runs/tiny", "method": {{}}}}')
     (project / "runs").rename(tmp_path / "elsewhere")
     found = recipe_of(tmp_path / "elsewhere" / "tiny")
     assert found.model.base == str(project / "base")
-    loop.refuse_foreign(tmp_path / "elsewhere" / "tiny", recipe)
+    claim.refuse_foreign(tmp_path / "elsewhere" / "tiny", recipe)
 
 
 def test_a_comparison_that_is_moved_finds_its_plan(
@@ -129,11 +130,11 @@ def test_a_refused_run_leaves_nothing_and_a_stopped_one_its_recipe(
         execute(recipe)
     assert recipe_of(folder) == recipe.model_copy(update={"seeds": []})
     other = recipe.model_copy(update={"seed": 7})
-    loop.claim(folder, other)  # nothing has been computed yet
+    claim.claim(folder, other)  # nothing has been computed yet
     assert recipe_of(folder).seed == 7
     (folder / "stages").mkdir()
     with pytest.raises(RunError, match="differs in seed"):
-        loop.claim(folder, recipe)
+        claim.claim(folder, recipe)
 
 
 def test_a_refused_update_leaves_nothing(tmp_path: Path) -> None:

@@ -18,8 +18,9 @@ from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.report.facts.study import read_study
 from everlearn.report.html import write_report
+from everlearn.runs.claim import recipe_of
 from everlearn.runs.compare import compare, parse_methods
-from everlearn.runs.loop import execute, recipe_of
+from everlearn.runs.loop import execute
 from everlearn.seeds import derive
 from everlearn.training import stage as trainer
 from everlearn.training.quadratic_penalty import Pull, values_of

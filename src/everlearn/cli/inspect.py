@@ -79,8 +79,8 @@ def _recipe(args: argparse.Namespace) -> tuple[Recipe, dict[str, str] | None]:
 def _stored(folder: Path) -> Recipe | None:
     """The recipe of a run's or a comparison's folder; None for anything else, such as a folder of data."""
     from everlearn.ordinary_files import is_regular
+    from everlearn.runs.claim import recipe_of
     from everlearn.runs.compare import planned
-    from everlearn.runs.loop import recipe_of
     from everlearn.updates.folder import is_update
 
     pairs = (("recipe.yaml", "manifest.json"), ("recipe.yaml", "comparison.json"), ("plan.json", "comparison.json"))

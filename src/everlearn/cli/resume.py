@@ -20,8 +20,8 @@ def run(args: argparse.Namespace) -> int:
     """Reads the folder's own recipe and runs it again; finished steps are found, not repeated."""
     from everlearn.cli.options import make_display, named_folder
     from everlearn.cli.run import run_folder, show
+    from everlearn.runs.claim import recipe_of
     from everlearn.runs.compare import compare, planned
-    from everlearn.runs.loop import recipe_of
     from everlearn.updates.folder import is_update
 
     folder = named_folder(args.folder)

@@ -12,9 +12,10 @@ from everlearn.progress import Progress
 from everlearn.recipe import TaskConfig
 from everlearn.recipe_paths import anchored
 from everlearn.run_folder import COMPARISON, RUN, UPDATE, UPDATE_COMPARISON, kind_of
+from everlearn.runs.claim import recipe_of
 from everlearn.runs.compare import compare, planned
 from everlearn.runs.growth import longer
-from everlearn.runs.loop import RunResult, execute, recipe_of
+from everlearn.runs.loop import RunResult, execute
 from everlearn.runs.recipe_writer import columns_of, task_name
 
 

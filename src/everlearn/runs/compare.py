@@ -22,8 +22,9 @@ from everlearn.recipe_file import parse
 from everlearn.recipe_method import JOIN, names_in
 from everlearn.recipe_paths import found_path, kept_path, located, portable
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
+from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
-from everlearn.runs.loop import RunResult, execute, prepare, refuse_foreign, tell_about, tell_targets, try_base
+from everlearn.runs.loop import RunResult, execute, prepare, tell_about, tell_targets, try_base
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:

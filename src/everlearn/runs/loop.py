@@ -13,25 +13,21 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn import recipe_file
 from everlearn.crew import crew
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.kept import keep_task, kept_task
-from everlearn.errors import RunError
-from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl, write_text
+from everlearn.files import held, read_json, sha256_of, write_json, write_jsonl
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.methods.stack import assemble, parts_of
 from everlearn.models.state import Kind, ModelState, Part, Tuning
-from everlearn.ordinary_files import stat_of
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_RUN, NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder, make_recipe, read_stored
-from everlearn.recipe_paths import found_path, located, portable
+from everlearn.recipe import NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
-from everlearn.runs.growth import GROWING, grows, refuse_other_rows, refuse_other_stages
+from everlearn.runs.claim import claim, take
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement, check_measurement
@@ -151,7 +147,7 @@ def execute(
         tell_about(prepared.stream, progress)
     recipe = recipe.model_copy(update={"model": prepared.model})
     with held(store.folder):
-        _take(store, recipe, prepared)
+        take(store, recipe, prepared.method, prepared.stream, prepared.read)
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
 
@@ -174,7 +170,7 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
     recipe = recipe.model_copy(update={"model": prepared.model})
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
-        _take(store, recipe, prepared)
+        take(store, recipe, prepared.method, prepared.stream, prepared.read)
         _Run(recipe, prepared, store, label, progress).try_base()
 
 
@@ -184,94 +180,6 @@ def tell_about(stream: TaskStream, progress: Progress) -> None:
         progress.say(note)
     if line := data_line(stream.accounts):
         progress.say(line)
-
-
-def recipe_of(folder: Path) -> Recipe:
-    """The recipe that a run folder was made with.
-
-    Raises:
-        RunError: the folder is no run folder.
-    """
-    path = folder / "recipe.yaml"
-    manifest = folder / "manifest.json"
-    if not path.exists():
-        raise RunError(f"{folder} is no run folder (it has no recipe.yaml): give the folder of a run.")
-    tree = read_stored(path, "delete this file and give the run's recipe to 'everlearn run' again")
-    known = read_vouched(manifest) if manifest.exists() else {}
-    cache = found_path(str(known["cache_dir"]), folder, known.get("folder")) if "cache_dir" in known else None
-    recipe = make_recipe({**tree, "runs_dir": str(folder.parent), "cache_dir": cache}, where=str(path))
-    return located(recipe, folder, known.get("folder"))
-
-
-def claim(folder: Path, recipe: Recipe) -> None:
-    """Writes the recipe into a new run folder, or checks that the folder belongs to the same one.
-
-    Raises:
-        RunError: the folder was made by another recipe; names the keys that differ.
-    """
-    refuse_foreign(folder, recipe)
-    path = folder / "recipe.yaml"
-    if not path.exists() or not _has_begun(folder):
-        write_text(path, recipe_file.dump(_kept(portable(recipe, folder))))
-
-
-def _take(store: RunStore, recipe: Recipe, prepared: Prepared) -> None:
-    """Makes the folder that of a recipe which may have more tasks than the one that it was made with.
-
-    Raises:
-        RunError: the recipe differs otherwise, or more than the new stages would be trained.
-    """
-    folder = store.folder
-    claim(folder, recipe)
-    refuse_other_stages(folder, store.manifest, prepared.method, prepared.stream)
-    if grows(recipe_of(folder).stream, recipe.stream):
-        refuse_other_rows(folder, prepared.read)
-        write_text(folder / "recipe.yaml", recipe_file.dump(_kept(portable(recipe, folder))))
-        for name in ("matrix.json", "metrics.json"):  # they have no column for the new task
-            (folder / name).unlink(missing_ok=True)
-
-
-def refuse_foreign(folder: Path, recipe: Recipe) -> None:
-    """Refuses a run folder that another recipe has made, but for tasks that are added at the end.
-
-    Raises:
-        RunError: names the keys that differ.
-    """
-    if stat_of(folder / "recipe.yaml", RunError) is None:
-        return
-    mine, made_with = located(portable(recipe, folder), folder), recipe_of(folder)  # newer keys take their defaults
-    differing = set(_differences(_kept(made_with), _kept(mine)))
-    if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
-        differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
-    if grows(made_with.stream, mine.stream):
-        differing -= GROWING
-    if differing and _has_begun(folder):
-        added = "" if differing.isdisjoint(GROWING) else " (tasks can only be added, at the end)"
-        raise RunError(
-            f"{folder} holds a run of another recipe (it differs in {', '.join(sorted(differing))}){added}: choose "
-            "another --name, or delete the folder to start afresh; cached artifacts are reused either way."
-        )
-
-
-def _kept(recipe: Recipe) -> dict[str, object]:
-    """What of a recipe belongs to its run."""
-    return recipe.model_dump(mode="json", exclude={*NOT_OF_A_RUN, "cache_dir"})
-
-
-def _has_begun(folder: Path) -> bool:
-    """Whether more than the recipe is there: a command that was stopped while it read binds nobody."""
-    return (folder / "manifest.json").exists() or (folder / "stages").exists()
-
-
-def _differences(theirs: object, mine: object, at: str = "") -> list[str]:
-    if isinstance(theirs, Mapping) and isinstance(mine, Mapping):
-        keys = [*theirs, *(key for key in mine if key not in theirs)]
-        return [
-            found
-            for key in keys
-            for found in _differences(theirs.get(key), mine.get(key), f"{at}.{key}" if at else str(key))
-        ]
-    return [] if theirs == mine else [at or "its form"]
 
 
 class _Run:

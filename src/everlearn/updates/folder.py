@@ -15,22 +15,24 @@ segment still to come may start from (the main path's newest branch point or end
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from everlearn import recipe_file
 from everlearn.checking import checked
 from everlearn.errors import RunError
-from everlearn.files import read_vouched, remove_unfinished, write_text, write_vouched
-from everlearn.recipe import read_stored
-from everlearn.recipe_paths import found_path, located, portable
+from everlearn.files import read_vouched, remove_unfinished, write_vouched
+from everlearn.kept_recipe import as_kept, differing_keys, read_kept, write_kept
 from everlearn.run_folder import UPDATE, UPDATE_COMPARISON, kind_of
 from everlearn.updates.config import UpdateRecipe
 
 _REMEDY = "delete this file and give the recipe to 'everlearn update' again"
-_OF_THE_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
+_MACHINE = ("device", "micro_batch_blocks", "checkpoint_every", "sharding", "gradient_checkpointing")
+_OF_THE_MACHINE = frozenset(f"training.{key}" for key in _MACHINE)
+NOT_OF_A_RUN = ("compare", "seeds", "runs_dir", "cache_dir")
+"""Keys that a run folder does not keep."""
 
 
 class UpdateFolder:
@@ -130,12 +132,9 @@ def comparison_of(folder: Path, seeds: object = None) -> UpdateRecipe:
 
 
 def _stored_recipe(folder: Path, known: Mapping[str, Any], keys: Mapping[str, object]) -> UpdateRecipe:
-    """The recipe in a folder, its paths absolute, with what the folder's other file knows and some keys beside it."""
-    path, written_in = folder / "recipe.yaml", known.get("folder")
-    cache = found_path(str(known["cache_dir"]), folder, written_in) if known.get("cache_dir") else None
-    places = {"name": folder.name, "runs_dir": str(folder.parent), "cache_dir": cache}
-    recipe = checked(UpdateRecipe, {**read_stored(path, _REMEDY), **places, **keys}, where=str(path))
-    return located(recipe, folder, written_in)
+    """The recipe in a folder, with what the folder's other file knows and some keys beside it."""
+    make = partial(checked, UpdateRecipe, where=str(folder / "recipe.yaml"))
+    return read_kept(folder, make, known, _REMEDY, **{"name": folder.name, **keys})
 
 
 def claim(folder: Path, recipe: UpdateRecipe) -> None:
@@ -147,25 +146,16 @@ def claim(folder: Path, recipe: UpdateRecipe) -> None:
     Raises:
         RunError: it differs otherwise; names the keys.
     """
-    path = folder / "recipe.yaml"
-    kept = portable(recipe, folder)
     has_begun = (folder / "manifest.json").exists()  # a command that was stopped while it read binds nobody
-    if path.exists() and has_begun:
-        theirs, mine = (_kept(one) for one in (recipe_of(folder), located(kept, folder)))
-        differing = sorted(_differences(theirs, mine))
+    if (folder / "recipe.yaml").exists() and has_begun:
+        found = differing_keys(recipe_of(folder), as_kept(recipe, folder), NOT_OF_A_RUN)
+        differing = sorted(key for key, (one, two) in found.items() if not _may_differ(key, one, two))
         if differing:
             raise RunError(
                 f"{folder} was made with another recipe ({', '.join(differing)} differ): choose another --name, or "
                 "take back the changes."
             )
-    text = recipe_file.dump(_kept(kept))
-    if not path.exists() or path.read_text(encoding="utf-8") != text:
-        write_text(path, text)
-
-
-def _kept(recipe: UpdateRecipe) -> dict[str, Any]:
-    """What of a recipe belongs to its run."""
-    return recipe.model_dump(mode="json", exclude={"compare", "seeds", "runs_dir", "cache_dir"})
+    write_kept(folder, recipe, NOT_OF_A_RUN)
 
 
 def now() -> str:
@@ -173,27 +163,10 @@ def now() -> str:
     return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _differences(theirs: object, mine: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    if not isinstance(theirs, dict):
-        yield prefix.rstrip(".") or "all keys"
-        return
-    for key in {*theirs, *mine}:
-        name = f"{prefix}{key}"
-        one, two = theirs.get(key), mine.get(key)
-        if one == two or name in {f"training.{part}" for part in _OF_THE_MACHINE}:
-            continue
-        if name in ("versions", "path.points") and _extends(one, two):
-            continue
-        if isinstance(one, dict) and isinstance(two, dict) and name != "model.config":
-            yield from _differences(one, two, f"{name}.")
-        else:
-            yield name
-
-
-def _extends(old: object, new: object) -> bool:
-    """Whether a list, or the number of generated versions, only grew at its end."""
-    if isinstance(old, list) and isinstance(new, list):
-        return new[: len(old)] == old
-    if isinstance(old, dict) and isinstance(new, dict) and "count" in old:
-        return {**old, "count": new.get("count")} == new and int(new.get("count", 0)) >= int(old["count"])
-    return False
+def _may_differ(key: str, old: object, new: object) -> bool:
+    """Whether a key is one of the machine's, or a list or number of versions that only grew at its end."""
+    if key in ("versions", "path.points"):
+        return isinstance(old, list) and isinstance(new, list) and new[: len(old)] == old
+    if key == "versions.count":
+        return isinstance(old, int) and isinstance(new, int) and new >= old
+    return key in _OF_THE_MACHINE
