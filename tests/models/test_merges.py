@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from everlearn.errors import ModelError
 from everlearn.files import read_json, write_json
 from everlearn.models.merges import (
     How,
@@ -133,6 +134,115 @@ def test_the_products_of_adapters_are_merged_and_not_a_and_b_apart(golden_dir: P
         u, s, v = torch.linalg.svd(expected)
         torch.testing.assert_close(change_of(root / "one"), s[0] * torch.outer(u[:, 0], v[0]), rtol=0, atol=1e-4)
         assert left == pytest.approx(float(s[0] ** 2 / s.square().sum()), abs=1e-5)
+
+
+@pytest.mark.parametrize("method", ["linear", "magnitude_prune", "ties", "dare_linear", "dare_ties"])
+def test_pefts_merges_of_one_tensor_are_those_of_the_golden_vectors(
+    golden_dir: Path, method: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is told of PEFT's merges holds for the release that is installed."""
+    from peft.utils import merge_utils
+
+    function = {"linear": merge_utils.task_arithmetic}.get(method) or getattr(merge_utils, method)
+    for case in golden(golden_dir, method):
+        options = {key: case[key] for key in ("density", "majority_sign_method") if key in case}
+        masks = iter(tensors(case.get("masks", [])))
+        monkeypatch.setattr(torch, "bernoulli", lambda *_, masks=masks: next(masks))
+        found = function(tensors(case["tensors"]), torch.tensor(case["weights"], dtype=torch.float64), **options)
+        torch.testing.assert_close(found, torch.tensor(case["expected"], dtype=torch.float64), rtol=0, atol=1e-6)
+
+
+def test_ties_without_trimming_differs_from_pefts_in_the_weights_and_tied_votes_alone(golden_dir: Path) -> None:
+    for case in golden(golden_dir, "dare_ties"):
+        values, masks = tensors(case["tensors"]), tensors(case["masks"])
+        left = [dropped(value, mask, case["density"]) for value, mask in zip(values, masks, strict=True)]
+        signs = elected_signs(left, 1.0)  # PEFT: a vote that is tied is won by +
+        weighted = [weight * one for weight, one in zip(case["weights"], left, strict=True)]
+        expected = torch.tensor(case["expected"], dtype=torch.float64)
+        torch.testing.assert_close(agreeing_mean(weighted, signs), expected, rtol=0, atol=1e-6)
+    for case in golden(golden_dir, "ties"):
+        values, is_total = tensors(case["tensors"]), case["majority_sign_method"] == "total"
+        kept = int(case["density"] * values[0].numel())
+        trimmed = []
+        for value in values:  # PEFT keeps so many of each tensor, the authors one more of the whole model
+            places = value.abs().flatten().topk(kept).indices
+            trimmed.append(
+                torch.zeros_like(value).flatten().index_copy(0, places, value.flatten()[places]).view_as(value)
+            )
+        signs = elected_signs(trimmed if is_total else [value.sign() for value in trimmed], 1.0)
+        weighted = [weight * one for weight, one in zip(case["weights"], trimmed, strict=True)]
+        expected = torch.tensor(case["expected"], dtype=torch.float64)
+        torch.testing.assert_close(agreeing_mean(weighted, signs), expected, rtol=0, atol=1e-6)
+
+
+def test_pefts_merge_of_a_and_b_apart_is_not_the_sum_of_products_and_its_others_are(golden_dir: Path) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    for case in golden(golden_dir, "adapters"):
+        a, b = [torch.tensor(one) for one in case["A"]], [torch.tensor(one) for one in case["B"]]
+        layer = torch.nn.Linear(a[0].shape[1], b[0].shape[0], bias=False)
+        model = None
+        for at, scale in enumerate(case["scaling"]):
+            settings = LoraConfig(r=len(a[at]), lora_alpha=scale * len(a[at]), target_modules=["0"])
+            if model is None:
+                model = get_peft_model(torch.nn.Sequential(layer), settings, adapter_name=str(at))
+            else:
+                model.add_adapter(str(at), settings)
+        wrapped = model.base_model.model[0]  # type: ignore[union-attr]
+        for at in range(len(a)):
+            wrapped.lora_A[str(at)].weight.data, wrapped.lora_B[str(at)].weight.data = a[at], b[at]
+        for how in ("linear", "cat", "svd"):
+            names = [str(at) for at in range(len(a))]
+            model.add_weighted_adapter(names, case["weights"], how, combination_type=how, svd_rank=case["svd_rank"])
+            expected = torch.tensor(case[f"expected_delta_{how}"])
+            torch.testing.assert_close(wrapped.get_delta_weight(how).detach(), expected, rtol=0, atol=1e-5)
+
+
+def test_an_adapter_that_scales_by_the_root_of_its_rank_is_merged_as_it_computes(tmp_path: Path) -> None:
+    draw = torch.Generator().manual_seed(2)
+    matrices = [torch.randn(size, generator=draw).tolist() for size in ((4, 5), (6, 4), (2, 5), (6, 2))]
+    rooted, plain = adapter(tmp_path / "rooted", *matrices[:2], 3.0), adapter(tmp_path / "plain", *matrices[2:], 0.5)
+    settings = read_json(rooted / "adapter_config.json")
+    write_json(rooted / "adapter_config.json", {**settings, "use_rslora": True})  # type: ignore[dict-item]
+    scale = settings["lora_alpha"] / 2  # type: ignore[index, call-overload]
+    expected = scale * torch.tensor(matrices[1]) @ torch.tensor(matrices[0]) + change_of(plain)
+    for order in ([rooted, plain], [plain, rooted]):
+        target = tmp_path / f"first-{order[0].name}"
+        merge_adapters(order, target, Recipe("arithmetic"), None)
+        torch.testing.assert_close(change_of(target), expected)
+        assert not read_json(target / "adapter_config.json")["use_rslora"]  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("use_dora", True),
+        ("lora_bias", True),
+        ("rank_pattern", {"q": 1}),
+        ("alpha_pattern", {"q": 1}),
+        ("peft_type", "IA3"),
+    ],
+)
+def test_adapters_that_add_more_than_one_multiple_of_a_product_are_refused(tmp_path, key: str, value) -> None:
+    folder = adapter(tmp_path / "one", [[1.0, 2.0]], [[1.0], [0.0]], 2.0)
+    settings = read_json(folder / "adapter_config.json")
+    write_json(folder / "adapter_config.json", {**settings, key: value})  # type: ignore[dict-item]
+    with pytest.raises(ModelError, match=rf"cannot be merged \({'IA3' if key == 'peft_type' else key}\)"):
+        merge_adapters([folder], tmp_path / "merged", Recipe("soup"), None)
+    assert not (tmp_path / "merged").exists()
+
+
+def test_weights_that_are_tied_stay_tied_in_a_merge(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    from tests.tiny_models import save_tiny_model
+
+    folders = [save_tiny_model(tmp_path / str(seed), seed=seed, tied=True) for seed in range(3)]
+    merge_models(folders[1:], folders[0], tmp_path / "merged", Recipe("arithmetic", 0.5))
+    base, one, two, found = (AutoModelForCausalLM.from_pretrained(at) for at in (*folders, tmp_path / "merged"))
+    assert found.lm_head.weight is found.get_input_embeddings().weight
+    words = [model.get_input_embeddings().weight.detach() for model in (base, one, two, found)]
+    torch.testing.assert_close(words[3], words[0] + 0.5 * (words[1] - words[0]) + 0.5 * (words[2] - words[0]))
 
 
 def test_ties_of_adapters_is_ties_of_their_products(tmp_path: Path) -> None:

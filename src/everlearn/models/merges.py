@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
+from everlearn.errors import ModelError
 from everlearn.files import read_mapping, write_json
 from everlearn.seeds import derive
 
@@ -139,12 +140,15 @@ def merge_adapters(folders: Sequence[Path], target: Path, recipe: Recipe, rank: 
 
     Returns:
         The share of the merged change (of its squared norm) that the rank leaves; 1 where it is exact.
+
+    Raises:
+        ModelError: an adapter is none whose product can be merged.
     """
     from safetensors.torch import load_file, save_file
 
     loaded = [load_file(str(folder / "adapter_model.safetensors")) for folder in folders]
     settings = [read_mapping(folder / "adapter_config.json") for folder in folders]
-    scales = [one["lora_alpha"] / one["r"] for one in settings]
+    scales = [_scale(one, folder) for one, folder in zip(settings, folders, strict=True)]
     modules = [name.removesuffix(_A) for name in loaded[0] if name.endswith(_A)]
     assert all(one.keys() == loaded[0].keys() for one in loaded), "the adapters of a run sit on the same layers"
 
@@ -172,8 +176,25 @@ def merge_adapters(folders: Sequence[Path], target: Path, recipe: Recipe, rank: 
         str(target / "adapter_model.safetensors"),
         metadata={"format": "pt"},
     )
-    write_json(target / "adapter_config.json", {**settings[-1], "r": rank, "lora_alpha": scales[-1] * rank})
+    merged_settings = {**settings[-1], "use_rslora": False, "r": rank, "lora_alpha": scales[-1] * rank}
+    write_json(target / "adapter_config.json", merged_settings)
     return left / whole if whole else 1.0
+
+
+def _scale(settings: Mapping[str, Any], folder: Path) -> float:
+    """The factor of an adapter's product B A in what it adds.
+
+    Raises:
+        ModelError: it adds something else than that product, or not the same multiple on all layers.
+    """
+    others = ("use_dora", "lora_bias", "rank_pattern", "alpha_pattern")
+    if kind := settings["peft_type"] if settings["peft_type"] != "LORA" else next(filter(settings.get, others), None):
+        raise ModelError(
+            f"the adapter in {folder} cannot be merged ({kind}): what it adds is no plain product of its matrices; "
+            "merge plain LoRA adapters."
+        )
+    rank: int = settings["r"]
+    return float(settings["lora_alpha"] / (math.sqrt(rank) if settings.get("use_rslora") else rank))
 
 
 def _side_by_side(
