@@ -39,6 +39,7 @@ Trait = Literal[
     "changes parts",
     "distils",
     "keeps tasks apart",
+    "keeps to the base",
     "penalty",
     "projects gradients",
     "rehearses",

@@ -55,6 +55,7 @@ class KLAnchor(Method):
 
     Options = KLAnchorOptions
     options: KLAnchorOptions
+    traits = frozenset({"keeps to the base"})
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """The divergence, in every stage."""

@@ -19,6 +19,7 @@ from everlearn.report.facts.definitions import (
     written,
 )
 from everlearn.report.facts.empty import doubt, empty_answers
+from everlearn.report.facts.kinds import grouped
 from everlearn.report.facts.reading import Estimate
 from everlearn.report.facts.study import MethodRuns, Study, read_study
 from everlearn.report.page.numbers import NONE, duration, interval, score
@@ -63,14 +64,17 @@ def matrix_table(folder: Path) -> Group:
     what = unfinished(study)
     if what is not None:
         parts.append(_plain(f"Unfinished: {what}. Shown is what is there so far.\n"))
-    for method in study.methods:
+    for method in study.in_front:
         if method.first.matrix:
             parts += [_heading(method, study), _matrix(method, study)]
             told = filter(None, (empty_answers(method, study), doubt(method, study)))
             parts += [_plain(f"{sentence}\n") for sentence in told]
     if any(method.finished for method in study.methods):
         parts.append(_plain("In brackets: just after the task was learnt.\n"))
-    if len(study.methods) > 1:
+    if study.is_crowded:
+        parts.append(_plain("Matrices: of each kind the method with the best average; report.html has all.\n"))
+        parts += [_plain(f"Methods by kind, without their intervals ({study.level}: report.html)"), _by_kind(study)]
+    elif len(study.methods) > 1:
         of = "over seeds" if study.has_seeds else "over the evaluation rows"
         parts += [_plain(f"Methods, with the {study.level} {of} below each value"), _comparison(study)]
     elif study.methods:
@@ -150,6 +154,27 @@ def _comparison(study: Study) -> SideBySide:
         head = _plain(method.title).append("".join(f"\n{remark}" for remark in remarks), style="not bold dim")
         columns.append(Column(head, [cells[place] for _, cells in rows]))
     return SideBySide(_plain(""), [_plain(name) for name, _ in rows], columns)
+
+
+def _by_kind(study: Study) -> Table:
+    """One row a method, for many of them, with the numbers that decide."""
+    from everlearn.report.page.side_by_side import plain_table
+
+    table = plain_table()
+    shown = [meaning for meaning in study.meanings if meaning.key in ("AR", "BWT")]
+    general = [m for m in (MICROTASKS, PERPLEXITY) if any(x.general(x.finished, m.key).value for x in study.methods)]
+    table.add_column("", no_wrap=True)
+    for head in (*(f"{meaning.short} {meaning.arrow}" for meaning in (*shown, *general[:1])), "Time ↓"):
+        table.add_column(head, justify="right", overflow="fold")
+    best = {meaning.key: best_of(study, meaning) for meaning in shown}
+    for kind, methods in grouped(study.methods).items():
+        table.add_row(_plain(kind), style="bold")
+        for method in methods:
+            known = [(meaning, Estimate(method.estimate(meaning.key).value)) for meaning in shown]
+            cells = [_estimate(meaning, entry, method in best[meaning.key]) for meaning, entry in known]
+            cells += [_plain(written(m, method.general(method.finished, m.key).value)) for m in general[:1]]
+            table.add_row(_plain(f"  {method.title}"), *cells, _plain(duration(method.seconds.value)))
+    return table
 
 
 def _estimate(meaning: Meaning, entry: Estimate, is_best: bool) -> Text:

@@ -493,7 +493,11 @@ class _Run:
             "everlearn": versions()["everlearn"],
             "versions": versions(),
             "machine": {**machine(), "processes": crew().count},
-            "method": {"name": self.method.name, "options": self.method.described()},
+            "method": {
+                "name": self.method.name,
+                "options": self.method.described(),
+                "traits": sorted(self.method.traits),
+            },
             "label": self.label,
             "seed": self.recipe.seed,
             "model": {

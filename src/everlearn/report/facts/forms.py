@@ -84,6 +84,7 @@ class MethodForm(Form):
 
     name: str = ""
     options: dict[str, Any] = {}
+    traits: list[str] = []
 
 
 class AnswersForm(Form):

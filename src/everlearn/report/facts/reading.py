@@ -135,6 +135,7 @@ class Run:
     manifest: Mapping[str, object] = field(repr=False)
     confidence: float | None = None
     answers: AnswersForm | None = None
+    traits: tuple[str, ...] = ()
 
     @property
     def finished(self) -> int:
@@ -183,6 +184,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         label=form.label or form.method.name or folder.name,
         method=form.method.name,
+        traits=tuple(form.method.traits),
         seed=form.seed,
         complete=form.status == "complete",
         stages=stages,

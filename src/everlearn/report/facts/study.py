@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from everlearn.errors import RunError
+from everlearn.report.facts import kinds
 from everlearn.report.facts.definitions import BOUNDED, CONTINUAL, Meaning
 from everlearn.report.facts.forms import ComparisonForm, EstimateForm, PlanForm, in_form, read_form
 from everlearn.report.facts.parsing import form_of
@@ -143,7 +144,7 @@ class Study:
     Attributes:
         name: Of the run or comparison.
         folder: Where it stands.
-        methods: In the comparison's order; one for a single run.
+        methods: In the comparison's order, by kind where there are many; one for a single run.
         left_out: Unfinished runs of methods that have finished ones; they are not shown.
         planned: How many runs the comparison is to have.
         is_comparison: Whether there is a comparison.json.
@@ -165,6 +166,16 @@ class Study:
                 listed = run.matrix.tasks if run.matrix else [task.name for task in run.tasks]
                 names += [name for name in listed if name not in names]
         return names
+
+    @property
+    def is_crowded(self) -> bool:
+        """Whether there are more methods than lines can be told apart."""
+        return len(self.methods) > kinds.MANY
+
+    @property
+    def in_front(self) -> list[MethodRuns]:
+        """The methods whose courses are drawn: all, or of each kind the one with the best average at the end."""
+        return [found[0] for found in kinds.grouped(self.methods).values()] if self.is_crowded else [*self.methods]
 
     @property
     def meanings(self) -> list[Meaning]:
@@ -266,6 +277,8 @@ def read_study(folder: Path) -> Study:
     shown = {label: _furthest(found) for label, found in runs.items()}
     left_out = sum(len(runs[label]) - len(found) for label, found in shown.items())
     methods = tuple(MethodRuns(label, tuple(found), summary.get(label, {})) for label, found in shown.items())
+    if len(methods) > kinds.MANY:
+        methods = tuple(method for group in kinds.grouped(methods).values() for method in group)
     plan = read_form(folder / "plan.json", PlanForm) if (folder / "plan.json").exists() else None
     planned = len(plan.methods) * len(plan.seeds) if plan else 0
     return Study(name, folder, methods, left_out, max(planned, len(places)), is_comparison=True)

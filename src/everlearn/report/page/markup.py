@@ -15,7 +15,7 @@ from html import escape
 from everlearn.visible import printable
 
 _NAME = re.compile(r"^[A-Za-z][A-Za-z0-9-]*$")
-_EMPTY = frozenset({"meta", "br", "col", "hr"})
+_EMPTY = frozenset({"meta", "br", "col", "hr", "input"})
 _LINK = re.compile(r"^#[A-Za-z0-9_.-]*$")
 
 

@@ -10,6 +10,7 @@ from everlearn.report.facts.study import MethodRuns, Study
 from everlearn.report.page.markup import Child, Html, el, name_of
 from everlearn.report.page.numbers import NONE, mean, quantity
 from everlearn.report.page.tables import scrolling_table
+from everlearn.report.sections.blocks import block
 
 _OF_ANY_TRAINING = ("step", "loss", "learning_rate", "seconds")
 _EXPLANATION = (
@@ -37,12 +38,11 @@ def _of_method(method: MethodRuns, study: Study) -> Html | None:
     noted = (el("th", name_of(name.replace("_", " ")), scope="col") for name in names)
     heads: list[Child] = ["Stage", "Loss", *noted]
     rows = [_row(stage, course, ("loss", *names)) for stage, course in courses.items()]
-    seeds = f" (seed {run.seed})" if len(method.runs) > 1 else ""
-    return el(
-        "div",
-        el("h3", name_of(method.title), el("span", seeds, class_="soft")) if study.is_comparison else None,
+    return block(
+        method,
+        study,
         scrolling_table("What acted while training", heads, rows, css="numbers"),
-        class_="method",
+        remark=f" (seed {run.seed})",
     )
 
 

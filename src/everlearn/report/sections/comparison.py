@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from everlearn.report.facts.definitions import MICROTASKS, PERPLEXITY, Meaning, written
+from everlearn.report.facts.kinds import grouped
 from everlearn.report.facts.reading import Estimate
 from everlearn.report.facts.study import MethodRuns, Study
 from everlearn.report.page.markup import Child, Html, el, name_of
 from everlearn.report.page.numbers import NONE, duration, interval, mean, score
 from everlearn.report.page.panels import Dot, dot_panel, key_of
-from everlearn.report.page.svg import Rule
+from everlearn.report.page.svg import STYLES, Rule
 from everlearn.report.page.tables import scrolling_table
 from everlearn.report.sections.headline import best_of, ranking
 from everlearn.report.sections.tiles import direction_of
@@ -21,6 +22,7 @@ def comparison(study: Study) -> Html:
     return el(
         "div",
         _verdict(study),
+        *_filters(study),
         _table(study),
         el("p", _reading_help(study), class_="soft"),
         el("div", *_plots(study), class_="panels two"),
@@ -53,24 +55,63 @@ def _table(study: Study) -> Html:
     )
     best = {meaning.key: best_of(study, meaning) for meaning in columns}
     rows = [_base_row(study, columns, general)]
-    for style, method in enumerate(study.methods):
-        cells: list[Child] = [_method_head(method, style)]
+    kinds = grouped(study.methods) if study.is_crowded else {"": list(study.methods)}
+    for place, (kind, methods) in enumerate(kinds.items()):
+        if kind:
+            rows.append(_kind_row(kind, len(heads), place))
+        rows += _method_rows(methods, study, columns, general, best, f"of-kind-{place}" if kind else "")
+    return scrolling_table("Comparison of methods", heads, rows, css="numbers")
+
+
+def _method_rows(
+    methods: Sequence[MethodRuns],
+    study: Study,
+    columns: Sequence[Meaning],
+    general: Meaning | None,
+    best: Mapping[str, list[MethodRuns]],
+    css: str,
+) -> list[Html]:
+    rows = []
+    for method in methods:
+        cells: list[Child] = [_method_head(method, study)]
         for meaning in columns:
             cells.append(_cell(meaning, method.estimate(meaning.key), bold=method in best[meaning.key]))
         if general:
             cells.append(_cell(general, method.general(method.finished, general.key), bold=False))
         time = method.seconds
         cells.append(el("td", duration(time.value), class_="num"))
-        rows.append(el("tr", *cells, class_="bound" if method.is_reference else None))
-    return scrolling_table("Comparison of methods", heads, rows, css="numbers")
+        rows.append(el("tr", *cells, class_=" ".join(filter(None, ("bound" * method.is_reference, css))) or None))
+    return rows
 
 
-def _method_head(method: MethodRuns, style: int) -> Html:
+def _kind_row(kind: str, columns: int, place: int) -> Html:
+    return el("tr", el("th", kind, colspan=columns, scope="colgroup"), class_=f"kind of-kind-{place}")
+
+
+def _filters(study: Study) -> list[Html]:
+    """Boxes that show and hide kinds of methods; the style sheet does it, since the page has no script."""
+    if not study.is_crowded:
+        return []
+    boxes = [
+        el(
+            "label",
+            el("input", type="checkbox", id=f"kind-{place}", checked=True),
+            f" {kind} ({len(methods)})",
+            class_="keyed",
+        )
+        for place, (kind, methods) in enumerate(grouped(study.methods).items())
+    ]
+    return [el("fieldset", el("legend", "Shown in the table"), *boxes, class_="filters")]
+
+
+def _method_head(method: MethodRuns, study: Study) -> Html:
     remarks = [remark for remark in (method.remark, method.shortfall) if remark]
+    in_front = study.in_front
+    drawn = key_of(in_front.index(method), hollow=method.is_reference) if method in in_front else None
     return el(
         "th",
-        key_of(style, hollow=method.is_reference),
-        " ",
+        drawn,
+        " " if drawn else None,
         name_of(method.title),
         el("span", "; ".join(remarks), class_="tag") if remarks else None,
         scope="row",
@@ -141,10 +182,11 @@ def _plots(study: Study) -> list[Html]:
         if meaning.key not in ("AR", "BWT", "FWT", "forgetting"):
             continue
         dots = []
-        for style, method in enumerate(study.methods):
+        for method in study.methods:
             entry = method.estimate(meaning.key)
             if entry.value is None:
                 continue
+            style = study.in_front.index(method) if method in study.in_front else STYLES - 1
             singles = method.seed_values(meaning.key)
             dots.append(Dot(method.title, entry.value, entry.low, entry.high, singles, style, method.is_reference))
         average = base_average(study)

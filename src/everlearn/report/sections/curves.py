@@ -19,7 +19,7 @@ LOSS_POINTS = 90
 
 def task_curves(study: Study) -> Html | None:
     """Score of each task over the stages, and their mean."""
-    shown = [method for method in study.methods if method.finished]
+    shown = [method for method in study.in_front if method.finished]
     if not shown:
         return None
     x = stage_axis(study)
@@ -54,7 +54,7 @@ def general_panels(study: Study) -> list[Html]:
     panels = []
     for meaning in (MICROTASKS, PERPLEXITY):
         lines = []
-        for style, method in enumerate(study.methods):
+        for style, method in enumerate(study.in_front):
             entries = [method.general(stage, meaning.key) for stage in range(method.finished + 1)]
             points = [(float(stage), entry.value) for stage, entry in enumerate(entries)]
             if method.is_reference and study.continual:
@@ -83,7 +83,7 @@ def general_panels(study: Study) -> list[Html]:
 
 def loss_panels(study: Study) -> list[Html]:
     """Training loss of each method's first seed, stages one after another."""
-    curves = [(style, method, loss_of(method.first)) for style, method in enumerate(study.methods)]
+    curves = [(style, method, loss_of(method.first)) for style, method in enumerate(study.in_front)]
     losses = [loss for _, _, stages in curves for points in stages.values() for _, loss in points]
     if not losses:
         return []
@@ -136,7 +136,7 @@ def thinned(points: list[tuple[float, float]], most: int) -> list[tuple[float, f
 def _task_panel(task: str, study: Study, x: Axis) -> Html:
     learnt = study.learnt_at(task)
     lines = []
-    for style, method in enumerate(study.methods):
+    for style, method in enumerate(study.in_front):
         if method.is_reference and study.continual:
             lines += _level(method, style, method.own_score(task), x)
             continue
@@ -186,7 +186,7 @@ def average_curve(study: Study) -> Html | None:
     if not study.continual:
         return None
     lines, x = [], stage_axis(study, 1)
-    for style, method in enumerate(study.methods):
+    for style, method in enumerate(study.in_front):
         if method.is_reference:
             lines += _level(method, style, method.estimate("AR").value, x)
             continue
@@ -263,9 +263,11 @@ def _spoken(lines: list[Series], meaning: Meaning | None = None) -> str:
 def _key_words(study: Study) -> list[Child]:
     words: list[Child] = []
     if study.is_comparison:
-        for style, method in enumerate(study.methods):
+        for style, method in enumerate(study.in_front):
             words.append(el("span", key_of(style), " ", name_of(method.title), class_="keyed"))
-        for method in study.methods:
+        if study.is_crowded:
+            words.append(" Drawn is the best of each kind, by its average at the end; the tables have all.")
+        for method in study.in_front:
             if method.is_reference and study.continual:
                 words.append(f" The level line is {method.title} ({method.remark}).")
     else:

@@ -16,6 +16,7 @@ from everlearn.report.page.numbers import quantity
 from everlearn.report.page.panels import Series, line_panel
 from everlearn.report.page.svg import nice_axis
 from everlearn.report.page.tables import scrolling_table
+from everlearn.report.sections.blocks import block
 
 Form = TypeVar("Form")
 
@@ -45,14 +46,13 @@ def _of_method(method: MethodRuns, study: Study) -> Html | None:
     numbers = _numbers(found)
     if numbers is None and not panels and not tables:
         return None
-    seeds = f" (seed {run.seed})" if len(method.runs) > 1 else ""
-    return el(
-        "div",
-        el("h3", name_of(method.title), el("span", seeds, class_="soft")) if study.is_comparison else None,
+    return block(
+        method,
+        study,
         numbers,
         el("div", *panels, class_="panels") if panels else None,
         *tables,
-        class_="method",
+        remark=f" (seed {run.seed})",
     )
 
 

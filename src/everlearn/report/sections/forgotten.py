@@ -68,7 +68,7 @@ def forgotten(study: Study) -> Html | None:
     return el(
         "div",
         el("p", *_key(study), class_="soft"),
-        _balance(found, study),
+        _balance([(method, memory) for method, memory in found if method in study.in_front], study),
         *(_examples(method, memory, most, study) for method, memory in found),
     )
 

@@ -6,7 +6,7 @@ from everlearn.report.facts.definitions import metric_title
 from everlearn.report.facts.empty import empty_answers
 from everlearn.report.facts.study import MethodRuns, Study
 from everlearn.report.page.markup import Child, Html, el, name_of
-from everlearn.report.page.numbers import interval, score
+from everlearn.report.page.numbers import interval, plural, score
 from everlearn.report.page.svg import short
 from everlearn.report.page.tables import scrolling_table
 
@@ -16,7 +16,10 @@ WIDE = 7  # more tasks than that: one map a row, heads upright
 
 def heat_maps(study: Study) -> Html:
     """One matrix per method, and how to read them."""
-    figures = [_figure(method, study) for method in study.methods if any_measured(method, study)]
+    measured = [method for method in study.methods if any_measured(method, study)]
+    figures = [_figure(method, study) for method in measured if method in study.in_front]
+    others = [_figure(method, study) for method in measured if method not in study.in_front]
+    css = "maps" if len(measured) > 1 and len(study.tasks) <= WIDE else "maps one"
     scale = el(
         "span",
         *(
@@ -37,7 +40,14 @@ def heat_maps(study: Study) -> Html:
             scale,
             class_="soft",
         ),
-        el("div", *figures, class_="maps" if len(figures) > 1 and len(study.tasks) <= WIDE else "maps one"),
+        el("div", *figures, class_=css),
+        el(
+            "details",
+            el("summary", f"The other {plural(len(others), 'method')} (above: the best of each kind)"),
+            el("div", *others, class_=css),
+        )
+        if others
+        else None,
     )
 
 

@@ -11,6 +11,7 @@ from everlearn.report.facts.synthetic import Fate, Synthesis, read_synthesis, re
 from everlearn.report.page.markup import Child, Html, el, name_of, shown
 from everlearn.report.page.numbers import NONE, count, percent, plural
 from everlearn.report.page.tables import scrolling_table
+from everlearn.report.sections.blocks import block
 
 SHOWN_INSTANCES = 30
 SHOWN_DEMONSTRATIONS = 20
@@ -35,13 +36,12 @@ def _of_method(method: MethodRuns, study: Study) -> Html | None:
             syntheses.append(_of_stage(stage, found, run, heading, is_open=not syntheses))
     if mix is None and not syntheses:
         return None
-    seeds = f" (seed {run.seed}; the other seeds' folders hold theirs)" if len(method.runs) > 1 else ""
-    return el(
-        "div",
-        el("h3", name_of(method.title), el("span", seeds, class_="soft")) if study.is_comparison else None,
+    return block(
+        method,
+        study,
         mix,
         *syntheses,
-        class_="method",
+        remark=f" (seed {run.seed}; the other seeds' folders hold theirs)",
     )
 
 
