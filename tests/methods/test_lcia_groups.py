@@ -19,6 +19,7 @@ from everlearn.models.state import ModelState, Tuning
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.report.html import write_report
+from everlearn.runs.add import add_task
 from everlearn.runs.evaluation import evaluate_checkpoint
 from everlearn.runs.loop import execute
 from everlearn.training.phase import Phase
@@ -264,3 +265,24 @@ def test_routing_by_task_is_told_what_belongs_together(run: Path, tmp_path: Path
     folder = execute(recipe).folder
     assert read_vouched(folder / "manifest.json")["answers"] == {"models": 2, "knows_task": True}
     assert "Task-incremental" in write_report(folder).read_text()
+
+
+def test_a_task_that_is_added_later_goes_on_with_its_group_and_the_others_stay(
+    run: Path, tmp_path: Path, tiny_model: Path
+) -> None:
+    folder = tmp_path / "moved" / run.name
+    shutil.copytree(run, folder)  # without the cache
+    data = tmp_path / "four.jsonl"
+    write_jsonl(data, [{"instruction": WORDINGS["two"][0], "input": f"four {at}", "output": "4"} for at in range(8)])
+    task = {"name": "four", "train": str(data), "evaluation": str(data), "demonstrations": 2}
+    add_task(folder, task, LineProgress())
+    steps = read_vouched(folder / "manifest.json")["steps"]
+    stages = {stage["name"]: stage["start"] for stage in read_vouched(folder / "manifest.json")["stages"]}
+    assert stages["04-four"] == SECOND
+    fourth = adapter(folder, "04-four")
+    assert equal_tensors(load_file(folder / "model/routed/group_1/adapter_model.safetensors"), adapter(run, THIRD))
+    assert equal_tensors(load_file(folder / "model/routed/group_2/adapter_model.safetensors"), fourth)
+    assert answers(folder, "04-four", "three") == answers(run, THIRD, "three")
+    made = [place for place in steps if place.endswith("/training") and not steps[place]["reused"]]
+    before = read_vouched(run / "manifest.json")["steps"]
+    assert [place for place in made if place not in before] == ["stages/04-four/training"]
