@@ -12,10 +12,10 @@ from safetensors.numpy import load_file
 
 from everlearn.data.instance import TaskStream
 from everlearn.errors import RecipeError
-from everlearn.files import read_json, read_jsonl, read_mapping, read_vouched, write_jsonl
+from everlearn.files import read_json, read_jsonl, read_mapping, read_vouched, write_json, write_jsonl
 from everlearn.methods.lcia import LCIA
 from everlearn.methods.registry import make_method
-from everlearn.models.state import ModelState, Tuning
+from everlearn.models.state import ModelState, Part, Tuning
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.report.html import write_report
@@ -244,6 +244,26 @@ def test_what_the_groups_come_to_is_told_before_training(tmp_path: Path, tiny_mo
     stages = method.stages(grouped_stream(one=WORDINGS["one"]))
     method.phases(replace(bench.context(stages[0]), progress=progress))
     assert said == ["lcia: there is but one task, so nothing is averaged: the stage is trained plainly."]
+
+
+@pytest.mark.parametrize(("share", "is_said"), [(0.97, True), (0.5, False)])
+def test_an_average_of_fallbacks_says_that_it_is_a_plain_one(
+    share: float, is_said: bool, tmp_path: Path, tiny_model: Path
+) -> None:
+    write_json(tmp_path / "summary.json", {"notes": {"average_rate": 0.03, "fallbacks": share}})
+    method, said = make_method("lcia", {"groups": False}), []
+    context = Bench(tmp_path, tiny_model).context(method.stages(grouped_stream(**WORDINGS))[1])
+    progress = LineProgress()
+    progress.say = said.append  # type: ignore[method-assign]
+    state = ModelState("trained", (Part(tmp_path, "adapter"),))
+    found = method.findings(replace(context, state=state, progress=progress))
+    assert found is not None
+    assert found.numbers == {"mean rate": 0.03, "share of fallbacks": share}
+    plain = (
+        "stage 02-two: 97.0 % of the rates are the fallback 0.01, so the average is nearly a plain one: a smaller "
+        "scale makes more of them valid."
+    )
+    assert said == ([plain] if is_said else [])
 
 
 def test_a_group_that_none_of_its_instructions_matches_is_refused_before_training() -> None:

@@ -58,6 +58,8 @@ if TYPE_CHECKING:
 
 MOSTLY = 0.9
 """Share of fallbacks beyond which a stage's average is said to be a plain one (chosen here)."""
+LOOKED_AT = 500
+"""Instructions of a group that are tried before training (all of a group with 10,000 would take minutes)."""
 
 
 class LCIAOptions(MethodOptions):
@@ -148,16 +150,17 @@ class LCIA(Method):
         answerer = self._answerer(groups, {})
         for number, texts in enumerate(groups if len(groups) > 1 else (), 1):
             members = ", ".join(task.name for task, one in zip(tasks, decisions, strict=True) if one.group == number)
-            missed = sum(group != number for group, _ in answerer.routes(texts).values())
-            if missed == len(texts):
+            tried = texts[:LOOKED_AT]
+            missed = sum(group != number for group, _ in answerer.routes(tried).values())
+            if missed == len(tried):
                 raise RecipeError(
-                    f"method {self.name}: none of the {len(texts)} instructions of group {number} ({members}) is like "
+                    f"method {self.name}: none of the {len(tried)} instructions of group {number} ({members}) is like "
                     f"the group as a whole ({threshold}), so it would answer nothing: set a lower threshold (0.3 is "
                     "the published one for several wordings), exact_first: true, or groups: false."
                 )
             if missed:
                 self._notes.append(
-                    f"{missed} of {len(texts)} instructions of group {number} ({members}) will be answered by another "
+                    f"{missed} of {len(tried)} instructions of group {number} ({members}) will be answered by another "
                     "group: a lower threshold or exact_first: true keeps more of them"
                 )
 

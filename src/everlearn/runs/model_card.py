@@ -211,7 +211,7 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
             "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "
             "this one: give it to `model.get_base_model()`, or answers do not end where they should."
         )
-    if handed.base == "base":
+    if is_adapter and handed.base == "base":
         remarks.append(
             "The base model ships with everlearn; a copy is in the folder `base`. When this folder is moved, load it "
             "as above: `adapter_config.json` names the place where it was made."
