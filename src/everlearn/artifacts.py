@@ -57,11 +57,15 @@ class Record:
         fingerprint: Hash of all that the artifact depends on.
         seconds: How long it took to make.
         files: Path below the folder, to size in bytes and SHA-256 sum.
+        generated_tokens: That models wrote for it.
+        peak_memory_bytes: The most that was held meanwhile; 0: not known.
     """
 
     fingerprint: str
     seconds: float
     files: dict[str, tuple[int, str]]
+    generated_tokens: int = 0
+    peak_memory_bytes: int = 0
 
 
 def read_record(folder: Path) -> Record | None:
@@ -71,10 +75,11 @@ def read_record(folder: Path) -> Record | None:
     try:
         stored = json.loads((folder / RECORD).read_text(encoding="utf-8"))
         files = {name: (entry["bytes"], entry["sha256"]) for name, entry in stored["files"].items()}
-        record = Record(stored["fingerprint"], stored["seconds"], files)
+        used = [stored.get(name, 0) for name in ("generated_tokens", "peak_memory_bytes")]
+        record = Record(stored["fingerprint"], stored["seconds"], files, *used)
         is_whole = (
             FINGERPRINT.fullmatch(record.fingerprint)
-            and _is_amount(record.seconds)
+            and all(_is_amount(value) for value in (record.seconds, *used))
             and all(
                 is_below(name) and name != RECORD and _is_amount(size) and _SUM.fullmatch(digest)
                 for name, (size, digest) in files.items()

@@ -7,7 +7,7 @@ So a finished artifact is never made twice, in this run or in another one that s
 moment leaves either no artifact or a whole one. `manifest.json` names what this run has finished.
 What somebody has put beside the files of an artifact stays where it is. A cache that others own is used as far as it
 may be read; what cannot be put there stays in the run, under `.own`.
-The seconds of a step are its own: those of the steps that it runs itself are theirs.
+The seconds of a step and the tokens written for it are its own: those of the steps that it runs itself are theirs.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError
 
+from everlearn import usage
 from everlearn.artifacts import FINGERPRINT, RECORD, Artifact, StepRunner, fault_of, read_record, remove_artifact
 from everlearn.errors import RunError
 from everlearn.files import (
@@ -58,6 +59,7 @@ class RunStore:
         self.cache = cache
         self._verified: set[Path] = set()
         self._inner_seconds = 0.0  # of the steps that the step now being made has run itself
+        self._inner_tokens = self._peak = 0
         make_folder(folder)
         make_folder(cache)
         if cache.is_symlink() and cache.parent == folder.parent:
@@ -126,12 +128,16 @@ class RunStore:
             RunError: a stored artifact is corrupt, or the disk is full.
         """
         fingerprint = fingerprint_of({"kind": kind, "version": version, "inputs": dict(inputs)})
-        began, outer_seconds = time.monotonic(), self._inner_seconds
-        self._inner_seconds = 0.0
+        began, tokens = time.monotonic(), usage.written()
+        outer = (self._inner_seconds, self._inner_tokens, max(self._peak, usage.peak_bytes()))
+        self._inner_seconds, self._inner_tokens, self._peak = 0.0, 0, 0
+        usage.restart_peak()
         try:
             return self._find_or_make(place, fingerprint, kind, make, shared=shared)
         finally:
-            self._inner_seconds = outer_seconds + time.monotonic() - began
+            self._inner_seconds = outer[0] + time.monotonic() - began
+            self._inner_tokens = outer[1] + usage.written() - tokens
+            self._peak = max(outer[2], self._peak, usage.peak_bytes())
 
     def _find_or_make(
         self, place: str, fingerprint: str, kind: str, make: Callable[[Path], None], *, shared: bool
@@ -180,7 +186,7 @@ class RunStore:
     def _make(self, fingerprint: str, kind: str, make: Callable[[Path], None], places: Sequence[Path]) -> Path:
         """Makes an artifact and puts it into the first of the places that can be written to; returns which."""
         partial = self.folder / ".partial" / fingerprint
-        began = time.monotonic()
+        began, tokens = time.monotonic(), usage.written()
         try:
             partial.mkdir(parents=True, exist_ok=True)
             if fault_of(partial):  # else it was made whole, and killed before it was moved
@@ -198,6 +204,8 @@ class RunStore:
                         "fingerprint": fingerprint,
                         "kind": kind,
                         "seconds": round(time.monotonic() - began - self._inner_seconds, 3),
+                        "generated_tokens": usage.written() - tokens - self._inner_tokens,
+                        "peak_memory_bytes": max(self._peak, usage.peak_bytes()),
                         "files": files,
                     },
                 )
@@ -227,6 +235,8 @@ class RunStore:
             steps[place] = {
                 "fingerprint": fingerprint,
                 "seconds": record.seconds,
+                "generated_tokens": record.generated_tokens,
+                "peak_memory_bytes": record.peak_memory_bytes,
                 "reused": reused,
                 "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "files": {name: size for name, (size, _) in record.files.items()},

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from everlearn.files import read_json
 from everlearn.methods.registry import make_method
 from everlearn.runs.loop import execute
 from everlearn.training.checkpoint import LEFT, left_by
@@ -28,6 +29,9 @@ def test_the_importance_of_a_stage_is_what_its_training_has_left(tmp_path: Path,
         assert np.array_equal(kept[f"importance/{name}"], values.clip(min=0))
         assert np.abs(values).max() > 0
     assert load_file(last / "state" / "state.safetensors") == {}
+    told = [read_json(stage / "training" / "summary.json")["influence_seconds"] for stage in (first, last)]  # type: ignore[index, call-overload]
+    assert [list(one) for one in told] == [["si"], ["si"]]
+    assert min(one["si"] for one in told) > 0
     assert "mean_importance" in (last / "training" / "history.jsonl").read_text().splitlines()[0]
 
 

@@ -208,13 +208,23 @@ class _Maker:
             "evaluation:\n  max_new_tokens: 48\n  bootstrap_samples: 1000\n  confidence: 0.95\n" + nasty
         )
 
-    def _step(self, place: str, seconds: float, *, reused: bool = False) -> None:
+    def _step(
+        self,
+        place: str,
+        seconds: float,
+        *,
+        reused: bool = False,
+        files: tuple[str, ...] = ("data.jsonl",),
+        tokens: int = 0,
+    ) -> None:
         self.steps[place] = {
             "fingerprint": f"{self.rng.getrandbits(128):032x}",
             "seconds": round(seconds, 3),
             "reused": reused,
             "finished": "2026-05-04T10:12:13Z",
-            "files": {"data.jsonl": 12345},
+            "files": dict.fromkeys(files, 12345),
+            "generated_tokens": tokens,
+            "peak_memory_bytes": 1_300_000_000,
         }
 
     def _measure(self, name: str, index: int, chances: tuple[float, ...]) -> None:
@@ -292,8 +302,13 @@ class _Maker:
             for step in range(1, steps + 1)
         ]
         write_jsonl(place / "training" / "history.jsonl", history)
-        write_json(place / "training" / "summary.json", {"steps": steps, "tokens": steps * 600, "seconds": 14.0})
-        self._step(f"stages/{stage['name']}/training", self.rng.uniform(11, 17), reused=stage["index"] == 1)
+        acting = {"influence_seconds": {self.method: 0.25}} if stage["index"] > 1 else {}
+        write_json(
+            place / "training" / "summary.json", {"steps": steps, "tokens": steps * 600, "seconds": 14.0, **acting}
+        )
+        files = ("history.jsonl", "summary.json")
+        took = self.rng.uniform(11, 17)
+        self._step(f"stages/{stage['name']}/training", took, reused=stage["index"] == 1, files=files)
 
     def _synthesize(self, stage: str, task: str) -> None:
         place = self.folder / "stages" / stage / "synthesis"
@@ -399,7 +414,8 @@ class _Maker:
             {"selected": len(chosen), "asked": 30, "kept": len(refined), "dropped": {"strange_reason": 2}},
         )
         for name, seconds in (("raw", 4.8), ("parsed", 0.1), ("selected", 0.6), ("refined", 0.9)):
-            self._step(f"stages/{stage}/synthesis/{name}", seconds, reused=name == "raw" and self.seed != 42)
+            reused = name == "raw" and self.seed != 42
+            self._step(f"stages/{stage}/synthesis/{name}", seconds, reused=reused, tokens=1000 if name == "raw" else 0)
 
     def _summaries(self) -> None:
         trained = {task: stage["index"] for stage in self.stages[: self.finished] for task in stage["tasks"]}

@@ -31,6 +31,7 @@ from everlearn.models.adapters import adapter_off, inner_model
 from everlearn.models.batching import ran_out_of_memory, release_device_memory, tokens_at_once
 from everlearn.models.kinds import soft_prompt
 from everlearn.models.sides import Sides
+from everlearn.usage import wrote
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -124,6 +125,7 @@ class TransformersGenerator:
         for found in self._crew.gather({prompt.index: completed[prompt.index] for prompt in own}):
             for index, completions in found.items():
                 completed[index] = completions
+        wrote(sum(len(one.token_ids) for index in set(first) for one in completed[index]))
         return [completed[i] * (sampling.samples_per_prompt // copies) for i in first]
 
     def _share(self, prompts: list[Prompt]) -> list[Prompt]:

@@ -108,6 +108,16 @@ def _against(one: Method, other: Method) -> Iterator[str]:
                 yield why.format(a.name, b.name)
 
 
+def influences_of(method: Method, context: StageContext) -> list[Influence]:
+    """What acts while a phase trains, each named after the method that it comes from."""
+    found = []
+    for part in parts_of(method):
+        for influence in part.influences(context):
+            influence.method = part.name
+            found.append(influence)
+    return found
+
+
 class Stack(Method):
     """Several methods as one method.
 
@@ -160,7 +170,7 @@ class Stack(Method):
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """Those of each, in order."""
-        return [influence for part in self.parts for influence in part.influences(context)]
+        return influences_of(self, context)
 
     def after_stage(self, context: StageContext) -> None:
         """Asks each, in order."""

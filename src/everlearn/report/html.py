@@ -2,8 +2,8 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, and last how
-it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
+rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, costs, and last
+how it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from everlearn.report.page.numbers import plural
 from everlearn.report.sections.acting import acting
 from everlearn.report.sections.answered import answered
 from everlearn.report.sections.comparison import comparison
+from everlearn.report.sections.cost import cost
 from everlearn.report.sections.curves import average_curve, curves
 from everlearn.report.sections.data import data
 from everlearn.report.sections.findings import findings
@@ -39,6 +40,7 @@ NAVIGATION = {
     "forgotten": "Forgotten",
     "data": "Data",
     "lineage": "Lineage",
+    "cost": "Cost",
     "origin": "Recipe and times",
 }
 
@@ -100,6 +102,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("forgotten", "Once right, now wrong", forgotten(study)),
         ("data", "What the data held", data(study)),
         ("lineage", "Which weights came from which", lineage(study)),
+        ("cost", "What it cost" if not several else "What each method cost", cost(study)),
         ("origin", "How it was made", provenance(study)),
     ]
 

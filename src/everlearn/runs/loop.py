@@ -22,7 +22,7 @@ from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Facts, Method, Stage, StageContext
-from everlearn.methods.stack import assemble, parts_of
+from everlearn.methods.stack import assemble, influences_of, parts_of
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder
@@ -292,7 +292,7 @@ class _Run:
     def _train_phase(
         self, stage: Stage, phase: Phase, tuning: Tuning, context: StageContext, mixture: Mixture, what: str
     ) -> ModelState:
-        influences = self.method.influences(context)
+        influences = influences_of(self.method, context)
         seed, own = self._seed(stage), stage.rows if mixture.rewritten is None else mixture.rewritten
         config = self.recipe.training
         if phase.changes:

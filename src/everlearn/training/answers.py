@@ -21,6 +21,7 @@ from everlearn.training.packing import Packing
 from everlearn.training.processes import Processes
 from everlearn.training.row_order import Batches, Following, Passes
 from everlearn.training.rows import EncodedRow
+from everlearn.training.stopwatch import Stopwatch
 
 Part = Packing | list[EncodedRow]
 
@@ -77,6 +78,7 @@ class Answers:
         seed: Of the order.
         processes: This process among all.
         influences: Whose terms are added.
+        watch: Gets the time that their terms take.
         steps: From which step of the order to which (not included); None: all.
     """
 
@@ -92,9 +94,11 @@ class Answers:
         seed: int,
         processes: Processes,
         influences: Sequence[Influence] = (),
+        watch: Stopwatch | None = None,
         steps: tuple[int, int] | None = None,
     ) -> None:
         self._loss, self._shuffled, self._processes = loss, shuffled, processes
+        self._watch = watch or Stopwatch(processes.device)
         self._readers = [influence for influence in influences if influence.reads]
         apart = [group for group in mixture.groups if not group.is_shuffled]
         self.order = order_of(len(shuffled), mixture, batch_size=batch_size, epochs=epochs, seed=seed)
@@ -162,7 +166,8 @@ class Answers:
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):
-                term = influence.term(seen)
+                with self._watch.of(influence.told_as):
+                    term = influence.term(seen)
                 if term is not None:
                     terms = terms + term / max(units, 1)
         return torch.stack([total, terms]) * self._processes.count

@@ -28,6 +28,7 @@ from everlearn.errors import UserError
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.training.influence import Influence, OptimizerStep
 from everlearn.training.processes import Processes, without_exchange
+from everlearn.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
@@ -108,6 +109,7 @@ class Engine:
         module: What the objective calls, where its backward pass exchanges gradients with other processes; None: the
             model itself, whose gradients are exchanged after the passes of a step.
         influences: What methods add, already begun.
+        watch: Gets the time that each of them takes.
     """
 
     def __init__(
@@ -120,10 +122,12 @@ class Engine:
         *,
         module: nn.Module | None = None,
         influences: Sequence[Influence] = (),
+        watch: Stopwatch | None = None,
     ) -> None:
         self.model, self.module = model, module or model
         self.objective, self.optimizers, self.pace = objective, optimizers, pace
         self.processes, self.influences = processes, influences
+        self.watch = watch or Stopwatch(processes.device)
         self._exchanges = module is None and processes.count > 1
         self.most_tokens = pace.most_tokens
         self._parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -150,7 +154,8 @@ class Engine:
                 processes.mean_gradients(list(self._parameters.values()))
             step = OptimizerStep(number, self.objective.rows(batch), self._parameters, rate)
             for influence in self.influences:
-                influence.after_backward(step)
+                with self.watch.of(influence.told_as):
+                    influence.after_backward(step)
             penalty = self._penalty(step)
             nn.utils.clip_grad_norm_(self.model.parameters(), pace.max_grad_norm)
             for optimizer in self.optimizers:
@@ -158,7 +163,8 @@ class Engine:
                     group["lr"] = rate * group.get("rate_factor", 1.0)
                 optimizer.step()
             for influence in self.influences:
-                influence.after_step(step)
+                with self.watch.of(influence.told_as):
+                    influence.after_step(step)
             for optimizer in self.optimizers:
                 optimizer.zero_grad(set_to_none=True)
             self._unread.append((number, loss, penalty, step.notes, rate, time.perf_counter() - began))
@@ -170,7 +176,8 @@ class Engine:
             if saves:
                 save(finished)
         for influence in self.influences:
-            influence.finish()
+            with self.watch.of(influence.told_as):
+                influence.finish()
 
     def _backward(self, number: int, batch: Any, parts: Sequence[Any]) -> Tensor:
         """Forward and backward passes of a step, with half the tokens at once until memory suffices."""
@@ -220,11 +227,17 @@ class Engine:
         release_device_memory()
 
     def _penalty(self, step: OptimizerStep) -> Tensor | None:
-        found = [term for influence in self.influences if (term := influence.penalty(step.rows)) is not None]
+        found, names = [], []
+        for influence in self.influences:
+            with self.watch.of(influence.told_as):
+                term = influence.penalty(step.rows)
+            if term is not None:
+                found.append(term)
+                names.append(influence.told_as)
         if not found:
             return None
         total = torch.stack(found).sum() if len(found) > 1 else found[0]
-        with without_exchange(self.module):
+        with self.watch.of("+".join(dict.fromkeys(names))), without_exchange(self.module):
             total.backward()
         return total.detach()
 

@@ -128,8 +128,15 @@ class OptimizerStep:
 class Influence:
     """Base class of what acts while a phase trains."""
 
+    method: str = ""
+    """Whose it is, for what is told of the training."""
     reads: ClassVar[bool] = False
     """Whether `term` looks at parts of batches: the forward pass then keeps what `Seen` holds."""
+
+    @property
+    def told_as(self) -> str:
+        """Under which name its time is told."""
+        return self.method or type(self).__name__
 
     def inputs(self) -> Mapping[str, object]:
         """All that the trained weights depend on through this influence, as JSON: part of the fingerprint."""

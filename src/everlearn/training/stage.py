@@ -53,6 +53,7 @@ from everlearn.training.phase import Phase
 from everlearn.training.processes import Processes, here
 from everlearn.training.rows import EncodedRow, encode_rows
 from everlearn.training.schedules import Schedule
+from everlearn.training.stopwatch import Stopwatch
 from everlearn.training.trackers import tracking
 
 if TYPE_CHECKING:
@@ -136,6 +137,7 @@ def train_stage(
     processes = here(loaded.device)
     autocast = autocast_format(config.precision, loaded.device)
     loss = AnswerLoss(loaded.model, pad_id=loaded.tokenizer.pad_token_id, autocast=autocast)
+    watch = Stopwatch(loaded.device)
     objective = Answers(
         loss,
         shuffled,
@@ -146,6 +148,7 @@ def train_stage(
         seed=seed,
         processes=processes,
         influences=influences,
+        watch=watch,
         steps=phase.steps,
     )
     everything = [*shuffled, *(row for of_group in apart for row in of_group)]
@@ -167,7 +170,7 @@ def train_stage(
         course = _Course(
             loaded, objective, config, key, seed=seed, folder=folder, tick=tick, track=track, say=progress.say
         )
-        course.run(everything, processes, influences, phase, tuning)
+        course.run(everything, processes, influences, phase, tuning, watch)
     last = course.history[-1]
     summary: dict[str, object] = {
         "steps": len(objective),
@@ -181,6 +184,8 @@ def train_stage(
         "micro_batch_tokens": course.most_tokens,
         "precision": str(autocast or next(loaded.model.parameters()).dtype).removeprefix("torch."),
     }
+    if seconds := watch.seconds():
+        summary["influence_seconds"] = seconds
     if notes := _means_of_notes(course.history):
         summary["notes"] = notes
     if processes.is_first:
@@ -227,6 +232,7 @@ class _Course:
         influences: Sequence[Influence],
         phase: Phase,
         tuning: Tuning | None,
+        watch: Stopwatch,
     ) -> None:
         """Trains from the last checkpoint, or from the start, to the end."""
         model, config, steps = self.loaded.model, self.config, len(self.objective)
@@ -241,9 +247,10 @@ class _Course:
         moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
         with self._memory("what the method keeps beside the weights"):
             for influence in influences:
-                influence.begin(
-                    Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of, self.say)
-                )
+                with watch.of(influence.told_as):
+                    influence.begin(
+                        Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of, self.say)
+                    )
         parts = tuning.moves if tuning else None
         optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay, parts=parts)
         if phase.moments == "inherit":
@@ -252,7 +259,7 @@ class _Course:
             assert (start / MOMENTS).exists(), "moments are inherited from a phase that has kept them"
             load_moments(start, model, [optimizer])
         with processes.first_goes_first():  # it deletes what cannot be used
-            self._go_on(optimizer, influences)
+            self._go_on(optimizer, influences, watch)
         look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
         pace = Pace(
             steps=steps,
@@ -268,11 +275,11 @@ class _Course:
             done=self.done,
             remedy=_REMEDY,
         )
-        engine = Engine(model, self.objective, [optimizer], pace, processes, influences=influences)
+        engine = Engine(model, self.objective, [optimizer], pace, processes, influences=influences, watch=watch)
 
         def save(finished: int) -> None:
             self.most_tokens = engine.most_tokens
-            record = {"key": self.key, "form": FORM, **self._standing(finished)}
+            record = {"key": self.key, "form": FORM, **self._standing(finished), "influence_seconds": watch.seconds()}
             target = partial_folder(self.folder, finished)
             moments = moments_of(model, [optimizer])
             save_state(target, moving_tensors(model), record, processes, moments=moments, influences=influences)
@@ -298,7 +305,7 @@ class _Course:
             where = f"on {self.loaded.device} in {what}"
             raise UserError(f"training ran out of memory {where}: {_REMEDY}.") from None
 
-    def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence]) -> None:
+    def _go_on(self, optimizer: torch.optim.Optimizer, influences: Sequence[Influence], watch: Stopwatch) -> None:
         """Takes the newest checkpoint back, if there is one."""
         had_any = has_partials(self.folder)
         found = newest_partial(self.folder, self.key, FORM)
@@ -315,6 +322,7 @@ class _Course:
         load_influences(path, influences)
         self.done, self.history, self.most_tokens = record["step"], record["history"], record["most_tokens"]
         self.tokens, self.answers = record["tokens"], record["answers"]
+        watch.add(record.get("influence_seconds", {}))
         self._seconds_before, self._tokens_before = self.history[-1]["seconds"], self.tokens
         self.tick(self.done, len(self.objective), resumed=True)
 

@@ -77,6 +77,14 @@ class StepForm(Form):
     fingerprint: str = ""
     finished: str = ""
     files: dict[str, Count] = {}
+    generated_tokens: Count = 0
+    peak_memory_bytes: Count = 0
+
+
+class SummaryForm(Form):
+    """`summary.json` of a training."""
+
+    influence_seconds: dict[str, Amount] = {}
 
 
 class MethodForm(Form):

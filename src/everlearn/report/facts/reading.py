@@ -94,6 +94,9 @@ class Step:
     fingerprint: str
     finished: str
     size_bytes: int
+    generated_tokens: int = 0
+    peak_memory_bytes: int = 0
+    is_training: bool = False
 
     @property
     def stage(self) -> str:
@@ -194,7 +197,17 @@ def read_run(folder: Path) -> Run:
         definitions=definitions,
         general=_general(folder, stages),
         steps=tuple(
-            Step(place, step.seconds, step.reused, step.fingerprint, step.finished, sum(step.files.values()))
+            Step(
+                place,
+                step.seconds,
+                step.reused,
+                step.fingerprint,
+                step.finished,
+                sum(step.files.values()),
+                step.generated_tokens,
+                step.peak_memory_bytes,
+                is_training={"history.jsonl", "summary.json"} <= step.files.keys(),
+            )
             for place, step in form.steps.items()
         ),
         manifest=manifest,

@@ -136,7 +136,7 @@ def _steps(method: MethodRuns, study: Study) -> Html | None:
             el("td", duration(step.seconds), class_="num"),
             el("td", "↺ reused" if step.reused else "computed"),
             el("td", step.finished.replace("T", " ").removesuffix("Z"), class_="num"),
-            el("td", _size(step.size_bytes), class_="num"),
+            el("td", size(step.size_bytes), class_="num"),
             el("td", el("code", step.fingerprint[:12])),
         )
         for step in run.steps
@@ -187,7 +187,8 @@ def _read(path: Path) -> str | None:
     )
 
 
-def _size(size_bytes: int) -> str:
+def size(size_bytes: int) -> str:
+    """`1.2 MB`."""
     for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
         if size_bytes >= scale:
             return f"{size_bytes / scale:.1f}{THIN}{unit}"
