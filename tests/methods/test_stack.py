@@ -19,7 +19,15 @@ from everlearn.methods.stack import ADDS, EXCLUSIVE, REFUSED, Stack, assemble, p
 from everlearn.recipe import MethodConfig, make_recipe
 from everlearn.training.influence import Influence
 from everlearn.training.phase import Phase
-from tests.methods.contexts import Bench, equal_tensors, facts_of, number_stream, penalty_of, stored_and_loaded
+from tests.methods.contexts import (
+    Bench,
+    equal_tensors,
+    facts_of,
+    number_stream,
+    penalty_of,
+    stored_and_loaded,
+    trained,
+)
 
 STREAM = number_stream()
 
@@ -217,7 +225,7 @@ def test_any_two_methods_go_together_or_are_refused(tmp_path: Path, tiny_model: 
         parts.append(make_method(name, few))
     one, two = one_stage_per_task(STREAM.tasks)[:2]
     for part in parts:
-        part.after_stage(bench.context(one))
+        part.after_stage(trained(part, bench.context(one), bench.latest.model))
     refused, stacked = [], 0
     for pair in combinations(parts, 2):
         try:

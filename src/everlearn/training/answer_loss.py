@@ -66,12 +66,15 @@ class Passed(NamedTuple):
         head: The output head over them; None on the plain path.
         targets: The answer tokens.
         text: Final hidden states of all tokens of the rows of raw text, (tokens, width); None where there are none.
+        layers: The states of all tokens between the layers, the embeddings first, each (tokens, width); empty where
+            nobody looks at them.
     """
 
     states: Tensor
     head: Module | None
     targets: Tensor
     text: Tensor | None
+    layers: tuple[Tensor, ...]
 
 
 class AnswerLoss:
@@ -116,6 +119,8 @@ class AnswerLoss:
         part: Packing | Sequence[EncodedRow],
         weights: Sequence[float] | None,
         whole: Sequence[EncodedRow],
+        *,
+        keeps_layers: bool = False,
     ) -> tuple[Tensor, Seen]:
         """The loss of a part of a batch, and what its forward pass has left for influences.
 
@@ -123,6 +128,7 @@ class AnswerLoss:
             part: Of a batch.
             weights: Factor of each row's cross-entropy, in the order of the part's rows; None: 1.
             whole: All rows of the step.
+            keeps_layers: Whether the states between the layers are looked at.
 
         Returns:
             The weighted sum over the answer tokens, and what there is to see.
@@ -130,21 +136,38 @@ class AnswerLoss:
         rows = part.rows if isinstance(part, Packing) else tuple(part)
         counts = torch.tensor([row.answer_count for row in rows])
         row_of = torch.arange(len(rows)).repeat_interleave(counts).to(self.device)
-        passed = self.passed(part, keeps_text=True)
+        passed = self.passed(part, keeps_text=True, keeps_layers=keeps_layers)
         factors = None if weights is None else torch.tensor(weights, device=self.device)[row_of]
         total, each = self._loss(passed, factors)
         losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
 
-        def again(view: View) -> tuple[Tensor, Head | None]:
+        def looked(view: View, *, keeps_layers: bool = False) -> tuple[Passed, Head | None]:
             self.model.eval()  # else dropout would act on the other view, and the draws be others for the rest
             try:
                 with torch.no_grad(), self.number_format(keeps_casts=False), view():
-                    there = self.passed(part)
-                    return there.states, None if there.head is None else head_of(there.head)
+                    there = self.passed(part, keeps_layers=keeps_layers)
+                    return there, None if there.head is None else head_of(there.head)
             finally:
                 self.model.train()
 
-        return total, Seen(rows, row_of, passed.targets, passed.states, passed.head, losses, passed.text, whole, again)
+        def again(view: View) -> tuple[Tensor, Head | None]:
+            there, head = looked(view)
+            return there.states, head
+
+        return total, Seen(
+            rows,
+            row_of,
+            passed.targets,
+            passed.states,
+            passed.head,
+            losses,
+            passed.text,
+            whole,
+            again,
+            layers=passed.layers,
+            tokens_of=_tokens_of(part),
+            layers_again=lambda view: looked(view, keeps_layers=True)[0].layers,
+        )
 
     def padded(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels` of rows as Transformers' models take them, (rows, longest)."""
@@ -202,14 +225,19 @@ class AnswerLoss:
         is_plain = all(type(layer) in (DynamicLayer, DynamicSlidingWindowLayer) for layer in layers)
         return is_plain and not self.inner._is_stateful and min(windows, default=longest) >= longest
 
-    def passed(self, part: Packing | Sequence[EncodedRow], *, keeps_text: bool = False) -> Passed:
+    def passed(
+        self, part: Packing | Sequence[EncodedRow], *, keeps_text: bool = False, keeps_layers: bool = False
+    ) -> Passed:
         """The forward pass of a part of a batch.
 
         Args:
             part: Of a batch.
             keeps_text: Whether the states of raw text are looked at.
+            keeps_layers: Whether those between the layers are.
         """
-        return self._packed(part, keeps_text) if isinstance(part, Packing) else self._plain(part, keeps_text)
+        if isinstance(part, Packing):
+            return self._packed(part, keeps_text, keeps_layers)
+        return self._plain(part, keeps_text, keeps_layers)
 
     def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor]:
         """The weighted sum of cross-entropies, and each one detached."""
@@ -218,30 +246,34 @@ class AnswerLoss:
         each = cross_entropy(passed.states.float(), passed.targets, reduction="none")
         return (each if weights is None else weights * each).sum(), each.detach()
 
-    def _packed(self, packing: Packing, keeps_text: bool) -> Passed:
+    def _packed(self, packing: Packing, keeps_text: bool, keeps_layers: bool) -> Passed:
         packing = packing.to(self.device)
-        states = self.inner.get_decoder()(
+        output = self.inner.get_decoder()(
             input_ids=packing.input_ids,
             position_ids=packing.position_ids,
             attention_mask=_NO_MASK.to(self.device),
             use_cache=False,
             packing=packing,
-        ).last_hidden_state[0]  # (tokens, width)
+            output_hidden_states=keeps_layers,
+        )
+        states = output.last_hidden_state[0]  # (tokens, width)
         text = states.index_select(0, packing.text) if keeps_text and len(packing.text) else None
         head = self.inner.get_output_embeddings()
-        return Passed(states.index_select(0, packing.predicts), head, packing.targets, text)
+        layers = tuple(one[0] for one in output.hidden_states) if keeps_layers else ()
+        return Passed(states.index_select(0, packing.predicts), head, packing.targets, text, layers)
 
-    def _plain(self, rows: Sequence[EncodedRow], keeps_text: bool) -> Passed:
+    def _plain(self, rows: Sequence[EncodedRow], keeps_text: bool, keeps_layers: bool) -> Passed:
         batch = self.padded(rows)
         wanted = batch.pop("labels")[:, 1:]
         is_answer = wanted != IGNORED
         is_text = torch.tensor([row.is_text for row in rows], device=self.device)
         keeps_text = keeps_text and any(row.is_text for row in rows)
-        output = self.model(**batch, use_cache=False, output_hidden_states=keeps_text)
+        output = self.model(**batch, use_cache=False, output_hidden_states=keeps_text or keeps_layers)
         length = wanted.shape[1] + 1  # a soft prompt's positions stand before it
         is_text = batch["attention_mask"].bool() & is_text[:, None]
         text = output.hidden_states[-1][:, -length:][is_text] if keeps_text else None
-        return Passed(output.logits[:, -length:-1][is_answer], None, wanted[is_answer], text)
+        layers = tuple(one[:, -length:].flatten(0, 1) for one in output.hidden_states) if keeps_layers else ()
+        return Passed(output.logits[:, -length:-1][is_answer], None, wanted[is_answer], text, layers)
 
     def number_format(self, *, keeps_casts: bool = True) -> AbstractContextManager[object]:
         """Autocast as the stage has it.
@@ -252,6 +284,17 @@ class AnswerLoss:
         if self.autocast is None:
             return nullcontext()
         return torch.autocast(self.device.type, self.autocast, cache_enabled=keeps_casts)
+
+
+def _tokens_of(part: Packing | Sequence[EncodedRow]) -> tuple[tuple[range, range], ...]:
+    """Where the tokens of each row stand among those of a part: a beginning that it may share, and its own.
+
+    The last token of an answer, which a packed forward pass leaves out, is left out of a padded one too.
+    """
+    if isinstance(part, Packing):
+        return part.places
+    longest = max(len(row.ids) for row in part)
+    return tuple((range(0), range(at * longest, at * longest + row.computed)) for at, row in enumerate(part))
 
 
 def _probe_rows(rows: Sequence[EncodedRow]) -> list[EncodedRow]:

@@ -162,7 +162,8 @@ class Answers:
         rows = part.rows if isinstance(part, Packing) else part
         weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
         with self._loss.number_format():
-            total, seen = self._loss.seen(part, weights, batch.whole)
+            keeps_layers = any(influence.reads_layers for influence in self._readers)
+            total, seen = self._loss.seen(part, weights, batch.whole, keeps_layers=keeps_layers)
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):

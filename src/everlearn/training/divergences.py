@@ -90,7 +90,7 @@ class Anchored(Influence):
             return
         values = self._base_weights() if self._base is not None else training.parameters
         kept = [(weight, values[name].detach().clone()) for name, weight in training.parameters.items()]
-        self._view = partial(_exchanged, kept)
+        self._view = partial(exchanged, kept)
 
     def _base_weights(self) -> Mapping[str, Tensor]:
         from everlearn.models.loading import load_model
@@ -115,7 +115,7 @@ class Anchored(Influence):
 
 
 @contextmanager
-def _exchanged(kept: Sequence[tuple[Parameter, Tensor]]) -> Iterator[None]:
+def exchanged(kept: Sequence[tuple[Parameter, Tensor]]) -> Iterator[None]:
     """The model with other weights within the block. Only their storage is exchanged, so nothing is copied, and what
     a forward pass before it has left for its backward pass stays as it is."""
     own = [weight.data for weight, _ in kept]

@@ -77,6 +77,11 @@ class Seen:
         whole: All rows of the step, whichever part and process computes them.
         again: The same states once more under another view of the model, without gradient and dropout, and the head
             over them as it is under that view.
+        layers: The states of all tokens of the part between the layers, the embeddings first, each (tokens, width);
+            empty unless an influence reads layers.
+        tokens_of: Where the tokens of each row stand among those, a beginning that it may share with other rows and
+            its own; the last token of an answer, which predicts nothing, is none of them.
+        layers_again: `layers` once more under another view.
     """
 
     rows: tuple[EncodedRow, ...]
@@ -88,6 +93,17 @@ class Seen:
     text: Tensor | None
     whole: Sequence[EncodedRow]
     again: Callable[[View], tuple[Tensor, Head | None]]
+    layers: tuple[Tensor, ...] = ()
+    tokens_of: tuple[tuple[range, range], ...] = ()
+    layers_again: Callable[[View], tuple[Tensor, ...]] = lambda view: ()
+
+    def tokens(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
+        """Places among all tokens of those of the wanted rows; of a shared beginning once for each row."""
+        import torch
+
+        pairs = [pair for row, pair in zip(self.rows, self.tokens_of, strict=True) if wanted(row)]
+        places = [place for shared, own in pairs for place in (*shared, *own)]
+        return torch.tensor(places, dtype=torch.long, device=self.row_of.device)
 
     def places(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
         """The answer tokens whose row is wanted, as places in `targets`."""
@@ -132,6 +148,8 @@ class Influence:
     """Whose it is, for what is told of the training."""
     reads: ClassVar[bool] = False
     """Whether `term` looks at parts of batches: the forward pass then keeps what `Seen` holds."""
+    reads_layers: ClassVar[bool] = False
+    """Whether it looks at the states between the layers too."""
 
     @property
     def told_as(self) -> str:

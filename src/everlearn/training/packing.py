@@ -71,6 +71,7 @@ class Packing:
         predicts: Tokens that predict an answer token, (answers,).
         targets: The ids they should predict, (answers,).
         text: All tokens of the rows of raw text, row after row, (text tokens,).
+        places: Where the tokens of each row stand, its prefix and its own.
     """
 
     rows: tuple[EncodedRow, ...]
@@ -82,6 +83,7 @@ class Packing:
     predicts: Tensor
     targets: Tensor
     text: Tensor
+    places: tuple[tuple[range, range], ...]
 
     def to(self, device: torch.device) -> Packing:
         """The same on another device."""
@@ -97,6 +99,7 @@ class Packing:
             self.predicts.to(device),
             self.targets.to(device),
             self.text.to(device),
+            self.places,
         )
 
 
@@ -121,6 +124,7 @@ def pack(groups: Sequence[Group]) -> Packing:
     predicts: list[int] = []
     targets: list[int] = []
     text: list[int] = []
+    places: list[tuple[range, range]] = []
     spans: list[_Span] = []
     for group in groups:
         shared, prefix_start = group.prefix_length, len(ids)
@@ -136,6 +140,7 @@ def pack(groups: Sequence[Group]) -> Packing:
             first = max(row.prompt_length, 1)
             predicts += range(start + first - 1 - shared, start + len(row.ids) - 1 - shared)
             text += range(start, start + length) if row.is_text else ()
+            places.append((range(prefix_start, prefix_start + shared), range(start, start + length)))
             targets += row.ids[first:]
     blocks, query_slot, key_slot = _blocks(spans, len(ids))
     return Packing(
@@ -148,6 +153,7 @@ def pack(groups: Sequence[Group]) -> Packing:
         predicts=torch.tensor(predicts),
         targets=torch.tensor(targets),
         text=torch.tensor(text, dtype=torch.long),
+        places=tuple(places),
     )
 
 
