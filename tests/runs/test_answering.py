@@ -22,7 +22,7 @@ from everlearn.recipe import Recipe
 from everlearn.report.html import write_report
 from everlearn.runs.evaluation import evaluate_checkpoint
 from everlearn.runs.loop import execute
-from everlearn.runs.routing import ROUTED, ROUTING
+from everlearn.runs.routing import ROUTED, ROUTING, answerer_in
 from tests.runs.test_loop import TASKS, tiny_recipe
 from tests.runs.test_publish import code_of
 
@@ -175,7 +175,7 @@ def test_the_folder_that_is_handed_back_answers_as_measured_by_its_card_and_by_e
     ],
 )
 def test_a_spoilt_routing_is_refused_in_one_sentence(
-    change: dict[str, Any], words: str, tmp_path: Path, plain: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    change: dict[str, Any], words: str, tmp_path: Path, plain: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     routed(monkeypatch, ByTask)
     handed = tmp_path / "handed"
@@ -187,4 +187,4 @@ def test_a_spoilt_routing_is_refused_in_one_sentence(
     good = {"method": "sequential", "models": models, "rule": rule}
     (handed / ROUTING).write_text(json.dumps({**good, **change}))
     with pytest.raises(UserError, match=rf"routing\.json.*{words}.*to measure the folder's main model alone\.$"):
-        evaluate_checkpoint(recipe_of(tmp_path, tiny_model), handed, tmp_path / "out", LineProgress())
+        answerer_in(handed, "adapter")
