@@ -21,12 +21,14 @@ from tests.tiny_models import RANDOM_SSR
 TASKS = ("trans", "para", "qa")
 
 
-def slice_of(shared: Path, folder: Path) -> list[dict[str, object]]:
-    """Forty training and four evaluation rows of each task, the shortest ones."""
+def slice_of(
+    shared: Path, folder: Path, tasks: tuple[str, ...] = TASKS, *, train: int = 40, evaluation: int = 4
+) -> list[dict[str, object]]:
+    """Training and evaluation rows of each task, the shortest ones."""
     entries: list[dict[str, object]] = []
-    for task in TASKS:
+    for task in tasks:
         entry: dict[str, object] = {"name": task, "demonstrations": 4}
-        for kind, name, count in (("train", "train", 40), ("eval", "evaluation", 4)):
+        for kind, name, count in (("train", "train", train), ("eval", "evaluation", evaluation)):
             with gzip.open(shared / "data" / "superni" / f"{task}.{kind}.jsonl.gz", "rt", encoding="utf-8") as file:
                 rows = sorted((json.loads(line) for line in file), key=lambda row: len(row["full_prompt"]))[:count]
             path = folder / f"{task}.{kind}.jsonl"
