@@ -31,7 +31,10 @@ def number_stream(rows: int = 40, *, labels: bool = False) -> TaskStream:
     def renamed(name: str) -> Task:
         task = number_task(rows=rows, labels=labels)
         changed = [
-            tuple(replace(row, task=name, instruction=f"{name}: {row.instruction}") for row in part)
+            tuple(
+                replace(row, task=name, instruction=f"{name}: {row.instruction}", input=f"is the {row.input}")
+                for row in part
+            )
             for part in (task.train, task.demonstrations)
         ]
         return replace(task, name=name, train=changed[0], demonstrations=changed[1])

@@ -13,7 +13,8 @@ from everlearn.errors import DataError, MissingExtraError, RecipeError
 from everlearn.methods.base import Method
 from everlearn.methods.registry import make_method
 from everlearn.recipe import TrainingConfig
-from everlearn.synthesis import continuations, pipeline
+from everlearn.synthesis import pipeline
+from everlearn.synthesis.writers import demonstrations
 from tests.methods.contexts import Bench, facts_of, number_stream, stored_and_loaded
 
 STREAM = number_stream(labels=True)
@@ -156,7 +157,7 @@ def test_prompts_longer_than_the_context_are_refused_before_training() -> None:
 
 def test_prompts_are_checked_in_the_layout_in_which_they_will_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
     checked = []
-    monkeypatch.setattr(continuations, "check_room", lambda name, pool, layout, *_: checked.append((name, layout)))
+    monkeypatch.setattr(demonstrations, "check_room", lambda name, pool, layout, *_: checked.append((name, layout)))
     for layout in ("auto", "alpaca"):
         make_method("ssr", {"layout": layout}).check(facts_of(STREAM))
     assert checked == [(task, layout) for layout in ("superni", "alpaca") for task in ("first", "second")]

@@ -31,6 +31,19 @@ OPTIONS: dict[str, dict[str, object]] = {
     "moelora": {"experts": 2},
     "progressive_prompts": {"tokens": 3},
     "random_rehearsal": {"ratio": 0.5},
+    "sers": {
+        "preset": "faithful",
+        "selection": "random",
+        "max_new_tokens": 40,
+        "ratio": 0.1,
+        "minimum": 0,
+        "refinement_tokens": 4,
+        "reference": "base",
+        "mixture": "probabilities",
+        "hard_ratio": 1,
+        "counted": "new",
+        "pull_to": "previous",
+    },
     "ssr": {**RANDOM_SSR, "max_new_tokens": 40, "ratio": 0.1, "refinement_tokens": 4},
 }
 MODELS = {"osf": {"tuning": "full"}}

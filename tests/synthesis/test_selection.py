@@ -19,6 +19,7 @@ from everlearn.synthesis.selection import (
     normalise,
     published_counts,
     select_clustered,
+    select_drawn,
     select_random,
     spread,
     take_nearest,
@@ -152,3 +153,25 @@ def test_clustering_leaves_numpy_s_global_stream_alone() -> None:
     fit_clusters(normalise(np.random.RandomState(0).randn(30, 3)), 3)
     select_random(10, 3)
     assert np.random.rand() == expected
+
+
+def test_drawing_from_clusters_gives_the_golden_rows_of_sers(golden_dir: Path) -> None:
+    golden = json.loads((golden_dir / "sers" / "selection.json").read_text(encoding="utf-8"))["cases"]
+    assert {case["variant"] for case in golden} == {"chatglm", "llama2-7b"}
+    for case in golden:
+        embeddings, wanted, clusters = np.array(case["embeddings"]), case["memory"], case["n_clusters"]
+        if case["variant"] == "chatglm":
+            chosen = select_drawn(embeddings, wanted, clusters=clusters, distinct=False)
+        else:
+            chosen = select_clustered(embeddings, wanted, clusters=clusters, adds_up=False)
+            assert published_counts(np.bincount(case["labels"]).tolist(), wanted) == case["quotas"]
+        assert [one.index for one in chosen] == case["expected_rows_in_output_order"], case["id"]
+
+
+def test_rows_drawn_twice_are_left_out_where_that_is_asked_for() -> None:
+    embeddings = np.eye(6)[[0, 1, 2, 2, 2, 2]]
+    published = [one.index for one in select_drawn(embeddings, 6, clusters=3, distinct=False)]
+    assert len(published) > len(set(published))
+    assert [one.index for one in select_drawn(embeddings, 6, clusters=3, distinct=True)] == list(
+        dict.fromkeys(published)
+    )

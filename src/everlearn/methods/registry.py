@@ -1,4 +1,5 @@
-"""Methods by name, found by listing the folder: a file here but this one, `base` and `stack` is a method.
+"""Methods by name, found by listing the folder: a file here but this one, `base`, `stack` and
+`synthesizing` is a method.
 
 Listing does not import, so `everlearn --help` stays fast; only the chosen method is imported. The file's name is
 the method's name.
@@ -28,7 +29,7 @@ def register(cls: MethodType) -> MethodType:
 
 def method_names() -> list[str]:
     """Names of all methods, sorted; imports nothing."""
-    infrastructure = {"__init__", "base", "registry", "stack"}
+    infrastructure = {"__init__", "base", "registry", "stack", "synthesizing"}
     return sorted(path.stem for path in Path(__file__).parent.glob("*.py") if path.stem not in infrastructure)
 
 

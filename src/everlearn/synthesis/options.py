@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from everlearn.synthesis.writers.writer import Writer
 
 Preset = Literal["faithful", "improved"]
-Selection = Literal["coverage", "kmeans", "random", "supervised"]
+Selection = Literal["coverage", "kmeans", "drawn", "random", "supervised"]
 
 
 class SynthesisOptions(Section, ABC):
@@ -64,10 +64,11 @@ class SynthesisOptions(Section, ABC):
     ratio: Annotated[float, Field(gt=0, le=1)] = 0.1
     """Rows to keep, as a share of the task's training rows (published: 10 %)."""
     selection: Selection | None = None
-    """`coverage`: rows that together hold what all candidates hold; `kmeans` (published); `random` (on a par in the
-    paper); or `supervised`: clusters fitted on the real training rows. faithful: kmeans. improved:
-    coverage where models write from demonstrations, since typical rows leave words out
-    (`everlearn.synthesis.coverage`), unless clusters or an embedding are named."""
+    """`coverage`: rows that together hold what all candidates hold; `kmeans` (published); `drawn`: as many rows drawn
+    of each cluster (published for SERS with ChatGLM); `random` (on a par in SSR's paper); or `supervised`: clusters
+    fitted on the real training rows. faithful: kmeans. improved: coverage where models write from demonstrations,
+    since typical rows leave words out (`everlearn.synthesis.coverage`), unless clusters or an embedding are named;
+    otherwise kmeans."""
     clusters: Annotated[int, Field(ge=1)] | None = None
     """Clusters of K-means. faithful: 20 (published). improved: 20, or the number of rows if that is smaller."""
     embedding: str = "model"
@@ -206,7 +207,7 @@ class Settings:
     @property
     def is_clustered(self) -> bool:
         """Whether selection needs embeddings."""
-        return self.selection in ("kmeans", "supervised")
+        return self.selection in ("kmeans", "drawn", "supervised")
 
 
 def resolve(options: SynthesisOptions, count: int) -> Settings:

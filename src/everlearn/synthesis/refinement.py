@@ -22,7 +22,7 @@ from everlearn.data.control_tokens import framed_ids
 from everlearn.data.instance import SYNTHETIC, Instance, Task, Turn
 from everlearn.data.prompts import LLAMA2_SYSTEM, bos_ids
 from everlearn.errors import RecipeError
-from everlearn.generation.protocol import Sampling
+from everlearn.generation.protocol import Blend, Sampling
 from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.selection import largest_remainder
 
@@ -49,6 +49,7 @@ class Answering:
         max_new_tokens: Most tokens of an answer.
         prompt: `training` or `published`.
         history: What stands before every question (a system message).
+        blend: The base model writes along.
     """
 
     template: PromptTemplate
@@ -59,6 +60,7 @@ class Answering:
     max_new_tokens: int
     prompt: Literal["training", "published"] = "training"
     history: tuple[Turn, ...] = ()
+    blend: Blend | None = None
 
     def instance(self, row: Mapping[str, object], output: str = "") -> Instance:
         """A selected row as an instance."""
@@ -114,6 +116,7 @@ def answer(
         max_new_tokens=answering.max_new_tokens,
         max_length=answering.max_length,
         end_ids=answering.template.end_ids(answering.tokenizer),
+        blend=answering.blend,
     )
     completions = generator.generate([prompts[at] for at in fitting], sampling, progress)
     answered: list[Row] = [{**row, "targets": "", "finish_reason": "no_room"} for row in rows]

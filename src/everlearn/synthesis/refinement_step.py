@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from everlearn.artifacts import Artifact
@@ -21,6 +22,7 @@ from everlearn.synthesis.refinement import Answering, answer, fault_of, label_sh
 from everlearn.synthesis.steps import Row, evenly, in_chunks
 
 if TYPE_CHECKING:
+    from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
 
 AT_ONCE = 256
@@ -30,8 +32,6 @@ AT_ONCE = 256
 def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, place: str) -> Artifact:
     """Writes `refined.jsonl`, `rejected.jsonl` and `counts.json`."""
     tools, settings = job.tools, job.settings
-    labels = job.task.labels if settings.is_improved else ()
-    shares = label_shares(job.task) if settings.is_improved else {}
     assert tools.latest is not None, "refinement needs the latest model"
     latest = tools.latest
 
@@ -42,47 +42,78 @@ def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, pl
         loaded = latest()
         answering = _answering(job, options, loaded)
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
-        answered = _answer_in_chunks(job, folder, rows, loaded, answering)
-        expected = Expected(job.pool, labels) if settings.is_improved else None
-        faults = [
-            fault_of(row, answering, must_end=settings.is_improved, labels=labels, expected=expected)
-            for row in answered
-        ]
-        kept = [at for at, fault in enumerate(faults) if fault is None]
-        if settings.selection == "coverage":  # anew: rows are missing
-            texts = [job.writer.embedded_text(Candidate.from_json(answered[at])) for at in kept]
-            kept = [kept[place] for place in coverage_order(texts, len(kept))]
-        if settings.is_improved:
-            taken = {kept[at] for at in take([str(answered[at]["targets"]) for at in kept], settings.count, shares)}
-            for at in kept:
-                faults[at] = None if at in taken else "surplus"
-        rejected = [_rejected(row, fault) for row, fault in zip(answered, faults, strict=True) if fault]
-        refined = [_refined(row) for row, fault in zip(answered, faults, strict=True) if not fault]
-        write_jsonl(folder / "refined.jsonl", refined)
-        write_jsonl(folder / "rejected.jsonl", rejected)
-        dropped = Counter(str(row["reason"]) for row in rejected)
-        write_json(
-            folder / "counts.json",
-            {"selected": len(rows), "asked": settings.count, "kept": len(refined), "dropped": dict(dropped)},
-        )
+        generator = tools.generator_for(loaded)
+        answered = answered_in_chunks(job, folder, "answered", rows, generator, answering)
+        keep_answered(job, folder, answered, answering)
         (folder / "answered.jsonl").unlink()
 
     inputs = {
         "selected": selected.fingerprint,
         "latest": tools.latest_fingerprint,
-        "template": tools.template.name,
-        "cuts": [tools.training.max_prompt_tokens, tools.training.max_target_tokens],
         "prompt": options.refinement_prompt,
         "max_length": options.max_length,
         "tokens": options.refinement_tokens,
+        **describe_answers(job),
+    }
+    version = 4 if settings.selection == "coverage" else 3 if settings.is_improved else 1
+    return tools.step(f"{place}/refined", inputs, make, version=version)
+
+
+def describe_answers(job: Job) -> dict[str, object]:
+    """What answers, and those that are kept, depend on in every way of answering, as JSON."""
+    tools, settings = job.tools, job.settings
+    labels = job.task.labels if settings.is_improved else ()
+    return {
+        "template": tools.template.name,
+        "cuts": [tools.training.max_prompt_tokens, tools.training.max_target_tokens],
         "answers": [row.output for row in job.pool] if settings.is_improved else None,
         "history": [[turn.role, turn.content] for turn in system_turns(job.pool)],
         "is_improved": settings.is_improved,
         "count": settings.count if settings.is_improved else None,
-        "labels": [list(labels), shares],
+        "labels": [list(labels), label_shares(job.task) if settings.is_improved else {}],
     }
-    version = 4 if settings.selection == "coverage" else 3 if settings.is_improved else 1
-    return tools.step(f"{place}/refined", inputs, make, version=version)
+
+
+def keep_answered(
+    job: Job,
+    folder: Path,
+    answered: Sequence[Row],
+    answering: Answering,
+    more: Mapping[str, object] = MappingProxyType({}),
+) -> None:
+    """Writes the answered rows that are kept, the others with their reason, and the counts.
+
+    Args:
+        job: The task.
+        folder: Of the step.
+        answered: From `answer`, best row first.
+        answering: As they were answered.
+        more: Further counts.
+    """
+    settings = job.settings
+    labels = job.task.labels if settings.is_improved else ()
+    shares = label_shares(job.task) if settings.is_improved else {}
+    expected = Expected(job.pool, labels) if settings.is_improved else None
+    faults = [
+        fault_of(row, answering, must_end=settings.is_improved, labels=labels, expected=expected) for row in answered
+    ]
+    kept = [at for at, fault in enumerate(faults) if fault is None]
+    if settings.selection == "coverage":  # anew: rows are missing
+        texts = [job.writer.embedded_text(Candidate.from_json({"outputs": "", **answered[at]})) for at in kept]
+        kept = [kept[place] for place in coverage_order(texts, len(kept))]
+    if settings.is_improved:
+        taken = {kept[at] for at in take([str(answered[at]["targets"]) for at in kept], settings.count, shares)}
+        for at in kept:
+            faults[at] = None if at in taken else "surplus"
+    rejected = [_rejected(row, fault) for row, fault in zip(answered, faults, strict=True) if fault]
+    refined = [_refined(row) for row, fault in zip(answered, faults, strict=True) if not fault]
+    write_jsonl(folder / "refined.jsonl", refined)
+    write_jsonl(folder / "rejected.jsonl", rejected)
+    dropped = Counter(str(row["reason"]) for row in rejected)
+    write_json(
+        folder / "counts.json",
+        {"selected": len(answered), "asked": settings.count, "kept": len(refined), "dropped": dict(dropped), **more},
+    )
 
 
 def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> Answering:
@@ -103,18 +134,17 @@ def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> 
     )
 
 
-def _answer_in_chunks(
-    job: Job, folder: Path, rows: Sequence[Row], loaded: LoadedModel, answering: Answering
+def answered_in_chunks(
+    job: Job, folder: Path, name: str, rows: Sequence[Row], generator: Generator, answering: Answering
 ) -> list[Row]:
-    """Every selected row with its answer."""
-    generator = job.tools.generator_for(loaded)
+    """Every row with its answer, kept in `NAME.jsonl`."""
     with job.tools.progress.step(f"refining {job.task.name}", len(rows)) as tick:
         shown = Counted(tick)
 
         def produce(number: int, chunk: Sequence[Row]) -> list[Row]:
             return answer(chunk, generator, answering, shown.call(number * AT_ONCE))
 
-        return in_chunks(folder, "answered", evenly(rows, AT_ONCE), produce)
+        return in_chunks(folder, name, evenly(rows, AT_ONCE), produce)
 
 
 def _refined(row: Row) -> Row:
@@ -127,6 +157,6 @@ def _rejected(row: Row, reason: str) -> Row:
         "reason": reason,
         "raw_index": row["raw_index"],
         "input": row["input"],
-        "outputs": row["outputs"],
+        "outputs": row.get("outputs", ""),
         "targets": row["targets"],
     }

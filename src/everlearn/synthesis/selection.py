@@ -7,6 +7,8 @@ need not add up to M. Where M equals the number of clusters, the Alpaca script t
 with 0.
 Source: arXiv 2403.01244, section 3.4 and the released scripts (spec section 3); published default: K-means.
 
+`drawn` is another published rule, of SERS (`select_drawn`).
+
 Chosen here, for the improved preset: counts by largest remainder, which add up to M, and an order in which every
 beginning of the list is spread over the clusters, so that rows can be taken from its front.
 """
@@ -41,12 +43,15 @@ def normalise(embeddings: np.ndarray) -> np.ndarray:
     return normalised
 
 
-def fit_clusters(normalised: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+def fit_clusters(
+    normalised: np.ndarray, count: int, state: np.random.RandomState | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """K-means as published.
 
     Args:
         normalised: Rows of length 1, (rows, width); at least `count` of them.
         count: Number of clusters.
+        state: Numpy's generator, for those who go on drawing from it; None: one seeded with 0.
 
     Returns:
         The cluster of each row, (rows,), and the centres, (count, width).
@@ -59,7 +64,8 @@ def fit_clusters(normalised: np.ndarray, count: int) -> tuple[np.ndarray, np.nda
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)  # equal rows, which the faithful preset has
-        model = KMeans(n_clusters=count, n_init="auto", random_state=np.random.RandomState(SEED)).fit(normalised)
+        state = state or np.random.RandomState(SEED)
+        model = KMeans(n_clusters=count, n_init="auto", random_state=state).fit(normalised)
     return model.labels_, model.cluster_centers_
 
 
@@ -162,6 +168,38 @@ def select_clustered(
     if adds_up:
         return spread(take_nearest(rows, labels, centres, largest_remainder(sizes, wanted)))
     return take_nearest(rows, labels, centres, published_counts(sizes, wanted, one_each=one_each))
+
+
+def select_drawn(embeddings: np.ndarray, wanted: int, *, clusters: int, distinct: bool) -> list[Chosen]:
+    """As many rows drawn from each cluster of K-means (SERS, the script for ChatGLM; spec section 4).
+
+    From each cluster `wanted // clusters` rows, or as many as it has, then drawn with repetition as published. Of too
+    many some are drawn; too few are filled up from all rows, which may repeat some, as far as there are rows (the
+    script stops where there are not).
+
+    Args:
+        embeddings: Of the candidates, not normalised, (rows, width).
+        wanted: M.
+        clusters: C, at most the number of rows.
+        distinct: Leave out the repetitions.
+    """
+    import random
+
+    import numpy as np
+
+    state, draw = np.random.RandomState(SEED), random.Random(SEED)
+    labels, _ = fit_clusters(normalise(embeddings), clusters, state)
+    each = wanted // clusters
+    rows: list[int] = []
+    for cluster in range(clusters):
+        members = np.flatnonzero(labels == cluster)
+        rows += state.choice(members, min(each, len(members)), replace=len(members) < each).tolist()
+    if len(rows) > wanted:
+        rows = draw.sample(rows, wanted)
+    elif len(rows) < wanted:
+        rows += draw.sample(range(len(labels)), min(wanted - len(rows), len(labels)))
+    kept = dict.fromkeys(rows) if distinct else rows
+    return [Chosen(row, int(labels[row])) for row in kept]
 
 
 def select_random(rows: int, wanted: int) -> list[Chosen]:

@@ -15,7 +15,7 @@ from everlearn.synthesis.coverage import coverage_order
 from everlearn.synthesis.job import Job
 from everlearn.synthesis.parsing import Candidate
 from everlearn.synthesis.refinement import label_shares, take
-from everlearn.synthesis.selection import Chosen, select_clustered, select_random
+from everlearn.synthesis.selection import Chosen, select_clustered, select_drawn, select_random
 from everlearn.synthesis.steps import Row
 
 if TYPE_CHECKING:
@@ -92,6 +92,8 @@ def selected_step(job: Job, found: Artifact, candidates: Sequence[Candidate], em
     }
     if settings.selection == "coverage":
         inputs["coverage"] = job.writer.embeds
+    if settings.selection == "drawn":
+        inputs["drawn"] = True
     return job.tools.step("synthesis/selected", inputs, make, version=2 if settings.is_improved else 1)
 
 
@@ -105,6 +107,9 @@ def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: Ar
     from safetensors.numpy import load_file
 
     arrays = load_file(embedded.path / "embeddings.safetensors")
+    if job.settings.selection == "drawn":
+        clusters = min(job.settings.clusters, len(candidates))
+        return select_drawn(arrays["candidates"], wanted, clusters=clusters, distinct=job.settings.is_improved)
     reference = arrays.get("reference")
     fitted = len(candidates) if reference is None else len(reference)
     return select_clustered(

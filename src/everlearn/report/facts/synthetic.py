@@ -31,6 +31,13 @@ REASONS = {
     "unknown_label": "the answer is none of the task's labels",
     "copy_of_input": "the answer is the input again",
     "no_letter": "the answer has no letter and no digit",
+    "blank_left": "a blank is left in it",
+    "cjk": "it has Chinese characters",
+    "equals_sign": "an equals sign stands in it",
+    "input_too_short": "the input is too short",
+    "no_definition": "there is no blank line behind the instruction",
+    "no_number_first": "it does not begin with a number",
+    "no_question": "there is no question in it",
     "answers_language": "the input is in the language of the answers",
 }
 

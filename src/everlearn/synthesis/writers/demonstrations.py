@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from everlearn.data.instance import Instance, Task
-from everlearn.synthesis.continuations import prompts_for, sampling_for
+from everlearn.synthesis.continuations import check_room, prompts_for, sampling_for
 from everlearn.synthesis.degenerate import Expected
 from everlearn.synthesis.demonstrations import Layout, check_demonstrations, layout_of
 from everlearn.synthesis.filters import sift, similarity_bound
@@ -18,6 +18,8 @@ from everlearn.synthesis.prompts import SynthesisPrompt
 from everlearn.synthesis.writers.writer import Writer
 
 if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
     from everlearn.generation.protocol import Sampling
     from everlearn.models.loading import LoadedModel
     from everlearn.synthesis.losses import Losses
@@ -80,6 +82,10 @@ class FromDemonstrations(Writer):
             model.context_length,
             seed=seed,
         )
+
+    def check_room(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+        """By the shortest demonstrations."""
+        check_room(self.task.name, self.pool, self.layout, self.options, self.settings, tokenizer, context)
 
     def sampling(self, model: LoadedModel) -> Sampling:
         """One instance a sample, as published with what follows it."""

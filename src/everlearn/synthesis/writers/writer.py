@@ -61,6 +61,14 @@ class Writer(ABC):
             DataError: the model can take none of them.
         """
 
+    @abstractmethod
+    def check_room(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
+        """Refuses a task of which the model can take no prompt, before anything is written.
+
+        Raises:
+            DataError: names the lengths and the remedy.
+        """
+
     def prompt_ids(self, prompt: SynthesisPrompt, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         """A prompt as it is handed to the model: its text behind BOS."""
         return [*bos_ids(tokenizer), *plain_ids(prompt.text, tokenizer)]
