@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from everlearn.errors import RecipeError
 from everlearn.methods.osf import LOW, OrthogonalSubspace, kept_directions, project_out
 from everlearn.methods.registry import make_method
+from everlearn.methods.stack import refuse_unfit
 from everlearn.recipe import ModelConfig
 from everlearn.runs.loop import execute
 from everlearn.training.influence import OptimizerStep, Training
@@ -133,3 +134,9 @@ def test_what_would_train_nothing_is_refused_before_training(tmp_path: Path) -> 
         check("llama", preserved=[0.5, 0.01])
     with pytest.raises(RecipeError, match="preserved"):
         make_method("osf", {"preserved": 1.0})
+
+
+def test_an_anchor_at_the_base_is_refused_beside_parts_that_hide_it() -> None:
+    """Parts switched off, the model is the stage's start and not the base."""
+    with pytest.raises(RecipeError, match=r"osf and kl_anchor cannot be stacked .* is not at hand"):
+        refuse_unfit([make_method("osf", {}), make_method("kl_anchor", {})])

@@ -198,20 +198,31 @@ def test_experts_are_stored_loaded_and_handed_on_and_peft_refuses_them(architect
         handed.merge_and_unload()
 
 
-def test_a_part_that_is_merged_leaves_plain_weights_that_compute_the_same(tiny_model: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "options"),
+    [
+        ("OSF", {"effective_rank": 0.5, "target_modules": "all-linear"}),
+        ("LOHA", {"r": 2, "target_modules": ["q_proj"]}),
+    ],
+)
+def test_a_part_that_is_merged_leaves_plain_weights_that_compute_the_same(
+    tiny_model: Path, tmp_path: Path, kind: str, options: dict
+) -> None:
     config = config_of(tiny_model, tuning="full")
-    osf = {"low": PartSettings("OSF", {"effective_rank": 0.5, "target_modules": "all-linear"})}
-    loaded = loading.load_model(config, trainable=True, adds=osf, moving=["low"])
+    adds = {"low": PartSettings(kind, options)}
+    loaded = loading.load_model(config, trainable=True, adds=adds, moving=["low"])
     moving = {name for name, weight in loaded.model.named_parameters() if weight.requires_grad}
     assert set(tuned_parameters(loaded.model)) == moving
-    assert all(".osf_svd_params.low." in name for name in moving)
+    assert all(".low" in name for name in moving)
     for name, weight in tuned_parameters(loaded.model).items():
         if name.endswith("S_low"):
             weight.data.mul_(3)
+        elif kind != "OSF":
+            torch.nn.init.normal_(weight, std=0.3)
     ids = torch.tensor(PROMPTS[2:])
     with torch.no_grad():
         expected = loaded.model.eval()(input_ids=ids).logits
-        merged = loading.save_checkpoint(loaded, tmp_path, tuning=Tuning(None, adds=osf, after="merge"))  # type: ignore[arg-type]
+        merged = loading.save_checkpoint(loaded, tmp_path, tuning=Tuning(None, adds=adds, after="merge"))  # type: ignore[arg-type]
         stored = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
         for model in (merged.model, stored):
             torch.testing.assert_close(model(input_ids=ids).logits, expected, rtol=1e-4, atol=1e-5)

@@ -40,6 +40,7 @@ Trait = Literal[
     "distils",
     "keeps tasks apart",
     "keeps to the base",
+    "merges parts",
     "penalty",
     "projects gradients",
     "rehearses",

@@ -107,7 +107,7 @@ class Osf(Method):
 
     Options = OsfOptions
     options: OsfOptions
-    traits = frozenset({"changes parts"})
+    traits = frozenset({"changes parts", "merges parts"})
 
     def check(self, facts: Facts) -> None:
         """Refuses LoRA, and a model of which nothing could be trained.

@@ -43,6 +43,7 @@ REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
     ("penalty", "projects gradients", "the penalty of {0} would undo what {1} has made of the gradient before"),
     ("projects gradients", "projects gradients", "{1} would change the gradient that {0} has just made harmless"),
     ("keeps tasks apart", "projects gradients", "{0} forgets nothing, so {1} has nothing to protect"),
+    ("merges parts", "keeps to the base", "while {0} trains, the base that {1} would keep to is not at hand"),
     ("changes parts", "penalty", "{0} trains other weights in every stage, so {1} has none of the last to hold"),
     ("changes parts", "averages weights", "{0} trains other weights in every stage, which {1} cannot average"),
     ("changes parts", "changes parts", "each says which weights a stage trains"),

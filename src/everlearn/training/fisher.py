@@ -187,8 +187,8 @@ def _one_by_one(
         for done, row in enumerate(rows, 1):
             ids = torch.tensor(row.ids, device=loaded.device)
             first = max(row.prompt_length, 1)
-            logits = loaded.model(input_ids=ids[None], use_cache=False).logits[0, first - 1 : -1]
-            yield scalar(logits, ids[first:])
+            logits = loaded.model(input_ids=ids[None], use_cache=False).logits[0, -len(ids) :]  # no soft prompt's
+            yield scalar(logits[first - 1 : -1], ids[first:])
             tick(done, len(rows))
 
     found = _mean_powers(scalars(), list(tuned.values()), _POWERS[power])
