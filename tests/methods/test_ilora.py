@@ -99,7 +99,7 @@ def test_the_states_of_memory_rows_are_tied_layer_by_layer(architecture: str, is
         loss.is_packed = is_packed
         parts = loss.micro_batches(rows, 31)
         assert len(parts) > 1
-        terms = [tie.term(loss.seen(part, None, rows, keeps_layers=True)[1]) for part in parts]
+        terms = [tie.term(loss.seen(part, None, keeps_layers=True)[1]) for part in parts]
     found = sum(term for term in terms if term is not None) / tie.units(rows)
     squares, entries = 0.0, 0
     for row in rows[1:]:

@@ -25,6 +25,7 @@ TASKS = ("colours", "animals")
 OPTIONS: dict[str, dict[str, object]] = {
     "der": {"capacity": 4, "memory_batch": 2},
     "ewc": {"fisher_rows": 4},
+    "gere": {"count": 3, "max_tokens": 12},
     "mas": {"rows": 4},
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
     "lamol": {"gamma": 0.2, "max_new_tokens": 40},

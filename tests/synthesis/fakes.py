@@ -80,7 +80,8 @@ class FakeGenerator:
             written, reason = written[: min(cuts)], "stop"
         if len(written) > sampling.max_new_tokens:
             written, reason = written[: sampling.max_new_tokens], "length"
-        return Completion(written, tuple(written.encode()), reason)
+        ids = self.tokenizer.encode(written, add_special_tokens=False)  # type: ignore[attr-defined]
+        return Completion(written, tuple(ids), reason)
 
 
 def answer_parity(text: str, stream: random.Random) -> str:

@@ -70,7 +70,7 @@ def test_every_state_of_raw_text_is_seen_on_both_paths(tmp_path, architecture: s
     with answer_loss.packed_where_equal(rows):
         answer_loss.is_packed = is_packed
         for part in answer_loss.micro_batches(rows, 400):
-            _, seen = answer_loss.seen(part, None, rows)
+            _, seen = answer_loss.seen(part, None)
             there = [row for row in seen.rows if row.is_text]
             if seen.text is None:
                 assert not there

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from itertools import chain
+from pathlib import Path
+
+import pytest
 
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import Group
-from everlearn.training.row_order import Batches, Passes
+from everlearn.training.row_order import Batches, Passes, epochs_of, inserted
+
+GERE = Path(__file__).parents[1] / "golden" / "gere"
+INSERTIONS = json.loads((GERE / "batch_insertion.json").read_text())["cases"]
 
 
 def test_every_epoch_holds_every_row_once_with_a_smaller_last_batch() -> None:
@@ -46,3 +53,29 @@ def test_a_group_of_every_step_is_passed_over_whole_again_and_again() -> None:
     drawn = [number for step in range(10) for number in passes[step]]
     assert all(len(passes[step]) == 3 for step in range(10))
     assert [sorted(drawn[at : at + 5]) for at in range(0, 30, 5)] == [list(range(5))] * 6
+
+
+@pytest.mark.parametrize("case", INSERTIONS, ids=lambda case: case["id"])
+def test_texts_are_inserted_into_batches_as_published(case: dict) -> None:
+    """GeRe's golden insertion; the places within a batch, on which no loss depends, are those of the case."""
+    draws, count = case["draws"], case["replay_per_batch"]
+    size = case["batch_size"] - count
+    order = draws["task_order"]
+    groups = [order[at : at + size] for at in range(0, len(order), size)]
+    orders = iter([*draws["replay_orders"], []])
+    plan = inserted(epochs_of(groups), count, lambda: next(orders))
+    found = []
+    for group, texts, places in zip(groups, plan, draws["positions_by_batch"], strict=True):
+        batch, waiting = list(group), iter(texts)
+        for place in sorted(places, reverse=True):
+            batch.insert(place, next(waiting))
+        found.append(batch)
+    assert [row for batch in found for row in batch] == case["expected_order"]
+    assert [len(batch) for batch in found] == case["expected_batch_sizes"]
+    assert sum(map(len, found)) == case["expected_length"]
+
+
+def test_each_epoch_begins_with_a_new_order_of_the_texts() -> None:
+    orders = iter([[0, 1, 2], [2, 1, 0], [1, 0, 2], [0, 2, 1]])
+    assert epochs_of([[0, 1], [2], [1, 2], [0], [2, 0]]) == [2, 2, 1]
+    assert inserted([2, 2], 2, lambda: next(orders)) == [[0, 1], [2, 2], [1, 0], [2, 0]]

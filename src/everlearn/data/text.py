@@ -281,4 +281,4 @@ def _hub_commit(source: str) -> str:
 def _no_column(where: str, column: str, names: list[str]) -> str:
     guess = nearest(column, names)
     hint = f"did you mean {guess!r}?" if guess else f"it has {', '.join(names)}."
-    return f"{where}: there is no {column!r}; {hint} Set the version's 'column'."
+    return f"{where}: there is no {column!r}; {hint} Set 'column' to the one that holds the text."

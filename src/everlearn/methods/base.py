@@ -98,6 +98,7 @@ class Facts:
         context_length: Tokens that the model takes.
         model: How the model is loaded and tuned.
         training: How the stages are trained.
+        measured: The general text on which forgetting is measured.
     """
 
     stream: TaskStream
@@ -105,6 +106,7 @@ class Facts:
     context_length: int
     model: ModelConfig
     training: TrainingConfig
+    measured: Callable[[], Sequence[str]] = tuple
 
 
 @dataclass(frozen=True)

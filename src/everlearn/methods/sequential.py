@@ -6,10 +6,36 @@ model, is carried on from stage to stage.
 
 from __future__ import annotations
 
-from everlearn.methods.base import Method
+from typing import Literal
+
+from everlearn.data.mixture import Mixture
+from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
+
+
+class SequentialOptions(MethodOptions):
+    """How the rows of a batch are averaged."""
+
+    mean: Literal["tokens", "rows"] = "tokens"
+    """`tokens`: over the answer tokens of the batch (published); `rows`: each row over its own tokens, then over the
+    rows: the control of methods that average so, such as gere."""
 
 
 @register
 class Sequential(Method):
-    """The hooks' defaults, which do nothing, are the method."""
+    """Nothing is added to plain training."""
+
+    Options = SequentialOptions
+    options: SequentialOptions
+
+    def __init__(self, options: SequentialOptions) -> None:
+        super().__init__(options)
+        self.traits = frozenset({"weighs own rows"} if options.mean == "rows" else ())
+
+    def overrides(self, hook: str) -> bool:
+        """None, where the mean is the published one."""
+        return self.options.mean != "tokens" and super().overrides(hook)
+
+    def rehearsal(self, context: StageContext) -> Mixture:
+        """Nothing but the mean of the stage's own rows."""
+        return Mixture() if self.options.mean == "tokens" else Mixture(own=(1.0, self.options.mean))

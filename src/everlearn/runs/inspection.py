@@ -9,6 +9,7 @@ import math
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from everlearn.data.account import TaskAccount
@@ -112,7 +113,7 @@ def inspect_data(
     from everlearn.data.stream import read_stream
     from everlearn.models import loading
     from everlearn.runs.lengths import within_limits
-    from everlearn.runs.measure import check_measurement
+    from everlearn.runs.measure import check_measurement, measured_text
     from everlearn.training.rows import check_rows
 
     method = assemble(recipe.method)
@@ -127,7 +128,9 @@ def inspect_data(
             check_measurement(recipe, stream, template, tokenizer, context)
             for task in stream:
                 check_rows(task.train, template, tokenizer, recipe.training, context)
-            method.check(Facts(stream, tokenizer, context, recipe.model, recipe.training))
+            method.check(
+                Facts(stream, tokenizer, context, recipe.model, recipe.training, partial(measured_text, recipe))
+            )
     except UserError as fault:
         refused = refused or fault
     accounts = {account.task: account for account in stream.accounts}

@@ -30,7 +30,7 @@ from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.lineage import Lineage
-from everlearn.runs.measure import Measurement, check_measurement
+from everlearn.runs.measure import Measurement, check_measurement, measured_text
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 from everlearn.training.phase import TRAINING
@@ -116,7 +116,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         for task in stream:
             template.check(task.train)
             check_rows(task.train, template, tokenizer, recipe.training, context)
-    facts = Facts(stream, tokenizer, context, model, recipe.training)
+    facts = Facts(stream, tokenizer, context, model, recipe.training, partial(measured_text, recipe))
     method.check(facts)
     return Prepared(model, method, stream, read, template, loading.base_fingerprint(recipe.model), facts)
 

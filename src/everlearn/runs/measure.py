@@ -58,6 +58,16 @@ def check_measurement(
         general_passages(recipe.evaluation.general_text)
 
 
+def measured_text(recipe: Recipe) -> list[str]:
+    """The passages on which the run measures perplexity; none, where it does not."""
+    from everlearn.data.general import general_passages
+
+    evaluation = recipe.evaluation
+    if not evaluation.general:
+        return []
+    return general_passages(evaluation.general_text, embedded=recipe.model.base == EMBEDDED)
+
+
 class Measurement:
     """Scores of one run, stage by stage.
 
@@ -264,12 +274,11 @@ class Measurement:
         loaded: LoadedModel,
         generator: Generator,
     ) -> None:
-        from everlearn.data.general import general_passages
         from everlearn.evaluation.general import microtask_accuracy, perplexity
 
         embedded = self.recipe.model.base == EMBEDDED
         with self.progress.step(f"reading general text after {stage_name}") as tick:
-            passages = general_passages(self.recipe.evaluation.general_text, embedded=embedded)
+            passages = measured_text(self.recipe)
             scores: dict[str, object] = {"perplexity": perplexity(loaded, passages, tick=tick, **self._level())}
         if embedded:
             from everlearn.data.embedded.corpus import held_out_microtasks

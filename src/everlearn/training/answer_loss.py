@@ -118,7 +118,6 @@ class AnswerLoss:
         self,
         part: Packing | Sequence[EncodedRow],
         weights: Sequence[float] | None,
-        whole: Sequence[EncodedRow],
         *,
         keeps_layers: bool = False,
     ) -> tuple[Tensor, Seen]:
@@ -127,7 +126,6 @@ class AnswerLoss:
         Args:
             part: Of a batch.
             weights: Factor of each row's cross-entropy, in the order of the part's rows; None: 1.
-            whole: All rows of the step.
             keeps_layers: Whether the states between the layers are looked at.
 
         Returns:
@@ -162,7 +160,6 @@ class AnswerLoss:
             passed.head,
             losses,
             passed.text,
-            whole,
             again,
             layers=passed.layers,
             tokens_of=_tokens_of(part),

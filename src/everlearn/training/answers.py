@@ -14,11 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from everlearn.data.mixture import OWN, Group, Mean, Mixture
+from everlearn.data.mixture import Group, Mixture
+from everlearn.errors import UserError
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence
 from everlearn.training.packing import Packing
 from everlearn.training.processes import Processes
+from everlearn.training.row_factors import row_factors, shares_of
 from everlearn.training.row_order import Batches, Following, Passes
 from everlearn.training.rows import EncodedRow
 from everlearn.training.stopwatch import Stopwatch
@@ -50,19 +52,6 @@ def order_of(rows: int, mixture: Mixture, *, batch_size: int, epochs: float, see
     within = sum(group.per_step or 0 for group in mixture.groups if group.is_within)
     assert within < batch_size, "the stage's own rows have places in a batch"
     return Batches(rows, batch_size=batch_size - within, epochs=epochs, seed=seed)
-
-
-def _shares_of(mixture: Mixture) -> dict[str, tuple[float, Mean, str]] | None:
-    """Weight and mean of each group, and the group that it is averaged with; None: all over their tokens together."""
-    if mixture.own is None and all(group.weight == 1.0 and group.mean == "tokens" for group in mixture.groups):
-        return None
-    own_weight, own = mixture.own or (1.0, "tokens")
-
-    def share(name: str, weight: float, mean: Mean) -> tuple[float, Mean, str]:
-        return (weight, own, OWN) if mean == "tokens" else (weight, mean, name)
-
-    named = {group.name: share(group.name, group.weight, group.mean) for group in mixture.groups}
-    return {OWN: share(OWN, own_weight, own), **named}
 
 
 class Answers:
@@ -105,7 +94,7 @@ class Answers:
         self.first, self._end = steps or (0, len(self.order))
         assert self._end <= len(self.order), "a phase ends within its stage"
         self._drawn = [(rows, self._steps_of(group, seed)) for group, rows in zip(apart, groups, strict=True)]
-        self._shares = _shares_of(mixture)
+        self._shares = shares_of(mixture)
 
     def _steps_of(self, group: Group, seed: int) -> Sequence[Sequence[int]]:
         """Row numbers of a group that has an order of its own, by step of the stage."""
@@ -131,26 +120,25 @@ class Answers:
             longest = sorted(whole, key=lambda row: -len(row.ids))
             own = longest[self._processes.rank :: self._processes.count]
         units = tuple(influence.units(whole) for influence in self._readers)
-        return Batch(own, whole, sum(row.answer_count for row in whole), self._factors(whole), units)
-
-    def _factors(self, whole: Sequence[EncodedRow]) -> dict[int, float] | None:
-        if self._shares is None:
-            return None
-        shares = [self._shares[row.group] for row in whole]
-        tokens: dict[str, int] = {}
-        for row, (_, _, name) in zip(whole, shares, strict=True):
-            tokens[name] = tokens.get(name, 0) + row.answer_count
-        by_rows = sum(mean == "rows" for _, mean, _ in shares)
-        by_groups = sum(self._shares[name][0] for name in {name for _, mean, name in shares if mean == "groups"})
-        factors = {}
-        for row, (weight, mean, name) in zip(whole, shares, strict=True):
-            count = row.answer_count * by_rows if mean == "rows" else tokens[name]
-            factors[id(row)] = weight / count / (by_groups if mean == "groups" else 1)
-        return factors
+        return Batch(own, whole, sum(row.answer_count for row in whole), row_factors(whole, self._shares), units)
 
     def parts(self, batch: Batch, most_tokens: int) -> Sequence[Part]:
-        """The batch in parts that are computed one after the other."""
-        return self._loss.micro_batches(batch.rows, most_tokens)
+        """The batch in parts that are computed one after the other.
+
+        Raises:
+            UserError: an influence needs the whole step in one part, and there are several processes or parts.
+        """
+        if not any(influence.needs_whole for influence in self._readers):
+            return self._loss.micro_batches(batch.rows, most_tokens)
+        longest = max((len(row.ids) for row in batch.rows), default=0)
+        parts = self._loss.micro_batches(batch.rows, len(batch.rows) * longest)
+        if len(parts) > 1 or self._processes.count > 1:
+            where = f"{self._processes.count} processes" if self._processes.count > 1 else f"{len(parts)} parts"
+            raise UserError(
+                f"a step is computed in {where}, and what the method adds depends on all its rows together: choose "
+                "balance: rows, with which every row counts by itself, or run one process."
+            )
+        return parts
 
     def loss(self, part: Part, batch: Batch) -> Tensor:
         """A part's share of the loss of the whole step, as often as there are processes (the mean is over them).
@@ -163,7 +151,7 @@ class Answers:
         weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
         with self._loss.number_format():
             keeps_layers = any(influence.reads_layers for influence in self._readers)
-            total, seen = self._loss.seen(part, weights, batch.whole, keeps_layers=keeps_layers)
+            total, seen = self._loss.seen(part, weights, keeps_layers=keeps_layers)
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):

@@ -74,7 +74,6 @@ class Seen:
         losses: Summed cross-entropy of each row's answer, detached, (rows,).
         text: Final hidden states of all tokens of the rows of raw text, the last ones too, row after row, (tokens,
             width); None where there are none.
-        whole: All rows of the step, whichever part and process computes them.
         again: The same states once more under another view of the model, without gradient and dropout, and the head
             over them as it is under that view.
         layers: The states of all tokens of the part between the layers, the embeddings first, each (tokens, width);
@@ -91,7 +90,6 @@ class Seen:
     head: Module | None
     losses: Tensor
     text: Tensor | None
-    whole: Sequence[EncodedRow]
     again: Callable[[View], tuple[Tensor, Head | None]]
     layers: tuple[Tensor, ...] = ()
     tokens_of: tuple[tuple[range, range], ...] = ()
@@ -150,6 +148,8 @@ class Influence:
     """Whether `term` looks at parts of batches: the forward pass then keeps what `Seen` holds."""
     reads_layers: ClassVar[bool] = False
     """Whether it looks at the states between the layers too."""
+    needs_whole: bool = False
+    """Whether its term is no sum over rows, so that each step must be computed in one part and by one process."""
 
     @property
     def told_as(self) -> str:

@@ -9,7 +9,7 @@ generator state and a plan of any length costs nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -92,6 +92,42 @@ class Following(Sequence[list[int]]):
 
     def __getitem__(self, step: int) -> list[int]:  # type: ignore[override]
         return [self._numbers[place] for place in self._order[step] if place in self._numbers]
+
+
+def inserted(epochs: Iterable[int], per_step: int, draw: Callable[[], Sequence[int]]) -> list[list[int]]:
+    """So many rows of a group for every step, each epoch beginning with a new order of them.
+
+    Where all were taken a new order is drawn at once. Source: GeRe's published batch insertion (spec section 6), but
+    for places within a batch, on which no loss depends.
+
+    Args:
+        epochs: Steps of each epoch.
+        per_step: Rows of the group in a step.
+        draw: A new order of the group's rows.
+    """
+    plan = []
+    for steps in epochs:
+        waiting = list(draw())
+        for _ in range(steps):
+            taken: list[int] = []
+            while len(taken) < per_step:
+                taken.append(waiting.pop(0))
+                waiting = waiting or list(draw())
+            plan.append(taken)
+    return plan
+
+
+def epochs_of(order: Iterable[Sequence[int]]) -> list[int]:
+    """Steps of each pass over rows: a new one begins with the first row that was there before."""
+    epochs: list[int] = []
+    known: set[int] = set()
+    for step in order:
+        if not epochs or not known.isdisjoint(step):
+            epochs.append(0)
+            known.clear()
+        known.update(step)
+        epochs[-1] += 1
+    return epochs
 
 
 def shuffled(count: int, seed: int, *purpose: str | int) -> list[int]:
