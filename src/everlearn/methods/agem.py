@@ -39,6 +39,7 @@ class AGEM(Method):
 
     Options = AGEMOptions
     options: AGEMOptions
+    title = "A-GEM"
     traits = frozenset({"projects gradients"})
 
     def rehearsal(self, context: StageContext) -> Mixture:

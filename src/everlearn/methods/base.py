@@ -172,6 +172,8 @@ class Method:
 
     name: str = ""
     """Set by `register`."""
+    title: str = ""
+    """How reports call it. Left out: the name, in capitals where it has at most three letters."""
     version: ClassVar[int] = 1
     """Of the method's code: raised when its results change, so that nothing stored by older code is reused."""
     Options: ClassVar[type[MethodOptions]] = MethodOptions

@@ -67,6 +67,7 @@ class DER(Method):
 
     Options = DEROptions
     options: DEROptions
+    title = "DER++"
     traits = frozenset({"rehearses"})
 
     def __init__(self, options: DEROptions) -> None:

@@ -77,6 +77,7 @@ class ILora(Method):
 
     Options = ILoraOptions
     options: ILoraOptions
+    title = "I-LoRA"
     traits = frozenset({"averages weights", "rehearses", "weighs own rows"})
 
     def __init__(self, options: ILoraOptions) -> None:

@@ -55,6 +55,7 @@ class KLAnchor(Method):
 
     Options = KLAnchorOptions
     options: KLAnchorOptions
+    title = "KL anchor"
     traits = frozenset({"keeps to the base"})
 
     def influences(self, context: StageContext) -> Sequence[Influence]:

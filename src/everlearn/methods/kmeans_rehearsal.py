@@ -42,6 +42,7 @@ class KMeansRehearsal(Method):
 
     Options = KMeansRehearsalOptions
     options: KMeansRehearsalOptions
+    title = "K-means rehearsal"
     traits = frozenset({"rehearses"})
 
     def check(self, facts: Facts) -> None:

@@ -79,6 +79,7 @@ class LAMOL(Method):
 
     Options = LAMOLOptions
     options: LAMOLOptions
+    title = "LAMOL"
     traits = frozenset({"rehearses", "synthesizes"})
 
     def __init__(self, options: LAMOLOptions) -> None:

@@ -114,6 +114,7 @@ class LCIA(Method):
     """Averages the weights of tasks whose instructions are alike, and answers each row by its instruction's group."""
 
     Options = LCIAOptions
+    title = "LCIA"
     Answerer = ByInstruction
     options: LCIAOptions
     traits: frozenset[Trait] = frozenset({"averages weights"})

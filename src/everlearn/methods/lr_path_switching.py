@@ -55,6 +55,7 @@ class PathSwitching(Method):
 
     Options = PathSwitchingOptions
     options: PathSwitchingOptions
+    title = "path switching"
     traits = frozenset({"starts elsewhere"})
 
     def check(self, facts: Facts) -> None:

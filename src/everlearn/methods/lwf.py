@@ -47,6 +47,7 @@ class LwF(Method):
 
     Options = LwFOptions
     options: LwFOptions
+    title = "LwF"
     traits = frozenset({"distils"})
 
     def influences(self, context: StageContext) -> Sequence[Influence]:

@@ -39,6 +39,7 @@ class MoELora(Method):
 
     Options = MoELoraOptions
     options: MoELoraOptions
+    title = "MoE-LoRA"
 
     def check(self, facts: Facts) -> None:
         """Refuses full tuning, and a rank that the experts do not divide.

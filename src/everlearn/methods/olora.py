@@ -118,6 +118,7 @@ class OLora(Method):
 
     Options = OLoraOptions
     options: OLoraOptions
+    title = "O-LoRA"
     traits = frozenset({"changes parts", "penalty"})
 
     def check(self, facts: Facts) -> None:

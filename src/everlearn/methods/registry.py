@@ -23,6 +23,7 @@ _registered: dict[str, type[Method]] = {}
 def register(cls: MethodType) -> MethodType:
     """Class decorator: makes a method known under its module's name."""
     cls.name = cls.__module__.rpartition(".")[2]
+    cls.title = cls.__dict__.get("title") or (cls.name.upper() if len(cls.name) <= 3 else cls.name.replace("_", " "))
     _registered[cls.name] = cls
     return cls
 

@@ -93,6 +93,7 @@ class SERS(Synthesizing):
 
     Options = SERSOptions
     options: SERSOptions
+    title = "SERS"
 
     def __init__(self, options: SERSOptions) -> None:
         super().__init__(options)

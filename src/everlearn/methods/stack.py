@@ -130,6 +130,7 @@ class Stack(Method):
         super().__init__(MethodOptions())
         self.parts = tuple(parts)
         self.name = JOIN.join(part.name for part in parts)
+        self.title = JOIN.join(part.title for part in parts)
         for hook in EXCLUSIVE:
             for part in parts:
                 if part.overrides(hook):

@@ -495,6 +495,7 @@ class _Run:
             "machine": {**machine(), "processes": crew().count},
             "method": {
                 "name": self.method.name,
+                "title": self.method.title,
                 "options": self.method.described(),
                 "traits": sorted(self.method.traits),
             },

@@ -101,3 +101,16 @@ def test_the_terminal_has_one_line_a_method(crowded: Path) -> None:
 
 def test_every_trait_that_kinds_go_by_exists() -> None:
     assert set(kinds._KINDS) <= set(Trait.__args__)  # type: ignore[attr-defined]
+
+
+def test_methods_are_called_by_their_titles(crowded: Path) -> None:
+    path = crowded / "ssr-improved-s1" / "manifest.json"
+    before = path.read_text()
+    manifest = json.loads(before)
+    manifest["method"] |= {"name": "ssr", "title": "S2R"}
+    path.write_text(json.dumps(manifest))
+    titles = {method.label: method.title for method in read_study(crowded).methods}
+    path.write_text(before)
+    assert titles["ssr-improved"] == "S2R-improved"
+    assert titles["random_rehearsal"] == "random rehearsal"
+    assert titles["mas"] == "MAS"

@@ -91,6 +91,7 @@ class MethodForm(Form):
     """The method of a run."""
 
     name: str = ""
+    title: str = ""
     options: dict[str, Any] = {}
     traits: list[str] = []
 

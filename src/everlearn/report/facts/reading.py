@@ -138,6 +138,7 @@ class Run:
     manifest: Mapping[str, object] = field(repr=False)
     confidence: float | None = None
     answers: AnswersForm | None = None
+    method_title: str = ""
     traits: tuple[str, ...] = ()
 
     @property
@@ -187,6 +188,7 @@ def read_run(folder: Path) -> Run:
         folder=folder,
         label=form.label or form.method.name or folder.name,
         method=form.method.name,
+        method_title=form.method.title,
         traits=tuple(form.method.traits),
         seed=form.seed,
         complete=form.status == "complete",

@@ -37,7 +37,10 @@ class MethodRuns:
 
     @property
     def title(self) -> str:
-        """The label for reading: underscores are spaces, short names (ssr, l2) are capitals."""
+        """The label for reading: the method's own title, or in older runs its name, in capitals where it is short."""
+        run = self.first
+        if run.method_title and self.label.startswith(run.method):
+            return run.method_title + self.label.removeprefix(run.method).replace("_", " ")
         parts = re.split("([ +-])", self.label.replace("_", " "))
         return "".join(part.upper() if len(part) <= 3 else part for part in parts)
 
