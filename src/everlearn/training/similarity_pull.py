@@ -41,8 +41,8 @@ def mean_squares(parameters: Sequence[Tensor], anchors: Sequence[Tensor | None])
 
 
 def share_of_new(is_rehearsed: Sequence[bool]) -> float:
-    """Share of the rows that are not rehearsed."""
-    return 1 - sum(is_rehearsed) / len(is_rehearsed)
+    """Share of the rows that are not rehearsed; 1 of none."""
+    return 1 - sum(is_rehearsed) / max(1, len(is_rehearsed))
 
 
 class SimilarityPull(Influence):
