@@ -10,7 +10,7 @@ import torch
 from torch.nn.functional import log_softmax
 
 from everlearn.data.mixture import Group, Mixture
-from everlearn.errors import RecipeError
+from everlearn.errors import ModelError, RecipeError
 from everlearn.files import read_jsonl
 from everlearn.methods.registry import make_method
 from everlearn.methods.stack import assemble
@@ -186,6 +186,51 @@ def test_a_term_is_the_divergence_from_the_other_model_at_the_answers_of_own_row
     assert float(sum(found)) == pytest.approx(
         factor * kl(*softer) * tokens, rel=2e-3 if precision == "float32" else 0.1
     )
+
+
+@pytest.mark.parametrize(("architecture", "tuning"), [KINDS[0], KINDS[1], KINDS[3]])
+@pytest.mark.parametrize("name", ["lwf", "kl_anchor"])
+def test_kept_outputs_give_the_same_losses_without_another_forward_pass(
+    folders, tmp_path: Path, monkeypatch, architecture: str, tuning: str, name: str
+) -> None:
+    config = config_of(folders[architecture], architecture, tuning, dropout=0.1)
+    first = first_stage(config, tmp_path)
+    settings = HARD.model_copy(update={"precision": "float32"})
+    histories = []
+    for keeps in (False, True):
+        method, folder = make_method(name, {"keep_outputs": keeps}), tmp_path / f"{keeps}"
+        stage = method.stages(number_stream())[1]
+        stage = replace(stage, tasks=(replace(stage.tasks[0], train=tuple(ROWS)),))
+        bench = Bench(folder / "bench", Path(config.base), tuning)
+        bench.config, bench.base = config, loading.load_model(config)
+        bench.latest = loading.load_model(config, checkpoint=first)
+        context = replace(bench.context(stage), training=settings)
+        method.try_base(replace(context, stage=replace(stage, index=1)))
+        influences = list(method.influences(context))
+        loaded = load(config, first)
+        if keeps:
+            monkeypatch.setattr("everlearn.training.divergences.exchanged", None)
+            monkeypatch.setattr("everlearn.models.adapters.adapter_off", None)
+        train(loaded, folder / "stage", config=settings, influences=influences)
+        histories.append([(row["loss"], row["term"]) for row in read_jsonl(folder / "stage" / "history.jsonl")])
+    for whole, kept in zip(*histories, strict=True):
+        assert kept == pytest.approx(whole, rel=2e-3, abs=1e-6)
+    assert histories[1][-1][1] > 1e-4
+
+
+@pytest.mark.parametrize("name", ["lwf", "kl_anchor"])
+def test_outputs_that_cannot_be_kept_or_used_are_refused(folders, tmp_path: Path, monkeypatch, name: str) -> None:
+    config = config_of(folders["llama"], "llama", "lora")
+    method = make_method(name, {"keep_outputs": True})
+    stage = method.stages(number_stream())[1]
+    bench = Bench(tmp_path / "bench", folders["llama"])
+    bench.config, bench.base, bench.latest = config, load(config), load(config)
+    influences = list(method.influences(bench.context(stage)))
+    with pytest.raises(RecipeError, match=r"kept are of other rows than those in training.*set keep_outputs: false"):
+        train(load(config), tmp_path / "stage", influences=influences)
+    monkeypatch.setattr(AnswerLoss, "_agrees", lambda *_: False)
+    with pytest.raises(ModelError, match="would be all of them: set keep_outputs: false"):
+        method.try_base(bench.context(method.stages(number_stream())[0]))
 
 
 @pytest.mark.parametrize(("architecture", "tuning"), [KINDS[0], KINDS[3]])

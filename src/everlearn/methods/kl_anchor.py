@@ -11,7 +11,8 @@ Source: the regulariser of RLHF put on supervised rows; formulas and the meaning
 `GKDTrainer.generalized_jsd_loss`. The strength was chosen here.
 
 With adapters the base is the model with them switched off: no memory, one more forward pass a step. With full tuning
-its weights are loaded once more for each stage.
+its weights are loaded once more for each stage. With `keep_outputs` its hidden states at the answers are computed once
+and kept by row instead.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from everlearn.training.divergences import Direction
 
 if TYPE_CHECKING:
     from everlearn.training.influence import Influence
+    from everlearn.training.teacher import Teacher
 
 
 class KLAnchorOptions(MethodOptions):
@@ -41,6 +43,10 @@ class KLAnchorOptions(MethodOptions):
     """Divides both logits; the divergence is not multiplied by its square."""
     beta: Annotated[float, Field(gt=0, lt=1)] | None = None
     """Of `jsd`: near 0 it behaves as `forward`, near 1 as `reverse` (TRL's convention). Nothing means 0.5."""
+    keep_outputs: bool = False
+    """Whether what the base says of a row is computed once, before the stage, and kept (on disk: a
+    hidden state for each answer token), in the place of one more forward pass in every step. The loss is the same
+    within rounding."""
 
     @model_validator(mode="after")
     def _beta_is_of_jsd(self) -> KLAnchorOptions:
@@ -69,4 +75,27 @@ class KLAnchor(Method):
             temperature=options.temperature,
             beta=0.5 if options.beta is None else options.beta,
         )
-        return [Anchored(options.strength, terms, context.model)]
+        teacher = self._teacher(context) if options.keep_outputs else None
+        return [Anchored(options.strength, terms, context.model, teacher)]
+
+    def try_base(self, context: StageContext) -> None:
+        """Tries whether outputs can be kept, where they are to be."""
+        from everlearn.training.teacher import try_teacher
+
+        if self.options.keep_outputs and context.stage.index == 1:
+            try_teacher(context.base(), context.stage.rows, context.template, context.training)
+
+    def _teacher(self, context: StageContext) -> Teacher:
+        from everlearn.training.teacher import kept_teacher
+
+        return kept_teacher(
+            context.step,
+            "kl_anchor/outputs",
+            context.base,
+            context.base_fingerprint,
+            context.stage.rows,
+            context.template,
+            context.training,
+            context.progress,
+            keeps_head=context.model.tuning == "full",
+        )

@@ -11,7 +11,8 @@ the answer (its code, like others, compares one token late). A gold answer and t
 construction, so this is the weaker, the less the tasks resemble each other.
 
 The last stage's model is a frozen copy of the weights in training, an adapter or all of them, and one more forward
-pass a step. Its outputs are not kept by row: top-k logits of all rows need more room than an adapter.
+pass a step; or its hidden states at the answers are computed once and kept by row (`keep_outputs`), of which the head
+makes the same logits again.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
     from everlearn.training.influence import Influence
+    from everlearn.training.teacher import Teacher
 
 
 class LwFOptions(MethodOptions):
@@ -39,6 +41,10 @@ class LwFOptions(MethodOptions):
     tau_squared: bool = True
     """Multiplies by tau^2, so that gradients keep their size whatever tau is (EasyCL does, mammoth and avalanche do
     not: there the same alpha acts tau^2 times weaker)."""
+    keep_outputs: bool = False
+    """Whether what the last stage's model says of a row is computed once, before the stage, and kept (on disk: a
+    hidden state for each answer token), in the place of one more forward pass in every step. The loss is the same
+    within rounding."""
 
 
 @register
@@ -58,4 +64,27 @@ class LwF(Method):
         if context.stage.index == 1:
             return ()
         strength = options.alpha * (options.temperature**2 if options.tau_squared else 1.0)
-        return [Anchored(strength, partial(divergence, temperature=options.temperature))]
+        terms = partial(divergence, temperature=options.temperature)
+        return [Anchored(strength, terms, teacher=self._teacher(context) if options.keep_outputs else None)]
+
+    def try_base(self, context: StageContext) -> None:
+        """Tries whether outputs can be kept, where they are to be."""
+        from everlearn.training.teacher import try_teacher
+
+        if self.options.keep_outputs and context.stage.index == 1:
+            try_teacher(context.base(), context.stage.rows, context.template, context.training)
+
+    def _teacher(self, context: StageContext) -> Teacher:
+        from everlearn.training.teacher import kept_teacher
+
+        return kept_teacher(
+            context.step,
+            "lwf/outputs",
+            context.latest,
+            context.latest_fingerprint,
+            context.stage.rows,
+            context.template,
+            context.training,
+            context.progress,
+            keeps_head=context.model.tuning == "full",
+        )

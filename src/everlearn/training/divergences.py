@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from everlearn.recipe import ModelConfig
+    from everlearn.training.losses import Head
     from everlearn.training.rows import EncodedRow
+    from everlearn.training.teacher import Teacher
 
 Direction = Literal["forward", "reverse", "jsd"]
 
@@ -69,19 +71,31 @@ class Anchored(Influence):
         strength: Factor of the mean.
         divergence: Logits of both to a value a token.
         base: The base model is the other one, of this description; None: the model as it is when the phase begins.
+        teacher: What the other one has said of the stage's own rows; None: it is asked in every step.
     """
 
     reads = True
 
     def __init__(
-        self, strength: float, divergence: Callable[[Tensor, Tensor], Tensor], base: ModelConfig | None = None
+        self,
+        strength: float,
+        divergence: Callable[[Tensor, Tensor], Tensor],
+        base: ModelConfig | None = None,
+        teacher: Teacher | None = None,
     ) -> None:
-        self._strength, self._divergence, self._base = strength, divergence, base
+        self._strength, self._divergence, self._base, self._teacher = strength, divergence, base, teacher
+
+    def inputs(self) -> Mapping[str, object]:
+        """The kept outputs; how strongly they are kept is said by the method's options."""
+        return {} if self._teacher is None else {"teacher": self._teacher.fingerprint}
 
     def begin(self, training: Training) -> None:
         """Makes the other view: the adapters off, or a frozen copy of the weights in training."""
         from peft import PeftModel
 
+        if self._teacher is not None:
+            self._take(self._teacher, training)
+            return
         self._view: Callable[[], AbstractContextManager[object]]
         if self._base is not None and isinstance(training.model, PeftModel):
             from everlearn.models.adapters import adapter_off
@@ -109,9 +123,38 @@ class Anchored(Influence):
         places = seen.places(lambda row: row.group == OWN)
         if not len(places) or not self._strength:
             return None
-        other, other_head = seen.again(self._view)
-        found = answer_divergence(seen.states[places], seen.head, other[places], other_head, self._divergence)
+        if self._teacher is None:
+            other, other_head = seen.again(self._view)
+            other = other[places]
+        else:
+            other, other_head = self._kept(self._teacher, seen)
+        found = answer_divergence(seen.states[places], seen.head, other, other_head, self._divergence)
         return self._strength * found
+
+    def _take(self, teacher: Teacher, training: Training) -> None:
+        """Finds the head, and sees that the kept rows are those in training."""
+        from everlearn.errors import RecipeError
+
+        self._head = teacher.head(training.device)
+        own = [row for row in training.rows if row.group == OWN]
+        if any(teacher.outputs.length(row.number) != row.answer_count for row in own):
+            raise RecipeError(
+                "the outputs that were kept are of other rows than those in training, which another method of the "
+                "stack has rewritten: set keep_outputs: false."
+            )
+
+    def _kept(self, teacher: Teacher, seen: Seen) -> tuple[Tensor, Head | None]:
+        """What the teacher has said of the own rows of a part, in their order."""
+        from everlearn.errors import ModelError
+        from everlearn.training.losses import head_of
+        from everlearn.training.teacher import STATES
+
+        if seen.head is None:
+            raise ModelError(
+                "rows are computed in another way than the outputs that were kept of them: set keep_outputs: false."
+            )
+        numbers = [row.number for row in seen.rows if row.group == OWN]
+        return teacher.outputs.of(numbers, seen.states.device)[STATES], self._head or head_of(seen.head)
 
 
 @contextmanager

@@ -94,6 +94,11 @@ class RowOutputs:
             raise IndexError(number)
         return self._files[bisect_right(self._firsts, number) - 1][number]
 
+    def length(self, number: int) -> int:
+        """Of the outputs of a row, which are not read."""
+        file = self._files[bisect_right(self._firsts, number) - 1]
+        return file.length(number)
+
     def of(self, numbers: Iterable[int], device: torch.device) -> dict[str, Tensor]:
         """The outputs of rows one after the other, on a device."""
         import torch
@@ -125,6 +130,10 @@ class _File:
         self._starts: list[int] = self._open.get_tensor(_STARTS).tolist()
         self._values = {name: self._open.get_slice(name) for name in self._open.keys() if name != _STARTS}  # noqa: SIM118
         self.end = self.first + len(self._starts) - 1
+
+    def length(self, number: int) -> int:
+        at = number - self.first
+        return self._starts[at + 1] - self._starts[at]
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         at = number - self.first

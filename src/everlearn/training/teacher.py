@@ -21,15 +21,20 @@ from torch import Tensor
 from everlearn.devices import autocast_format
 from everlearn.errors import ModelError, UserError
 from everlearn.files import unfinished, write_error
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.bands import band_of, mean_and_deviation, pack_states, states_in
 from everlearn.training.losses import head_of
 from everlearn.training.row_outputs import RowOutputs, write_row_outputs
+from everlearn.training.rows import encode_rows
 
 if TYPE_CHECKING:
+    from everlearn.artifacts import StepRunner
+    from everlearn.data.instance import Instance
+    from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
-    from everlearn.progress import Tick
+    from everlearn.progress import Progress, Tick
     from everlearn.recipe import TrainingConfig
     from everlearn.training.losses import Head
     from everlearn.training.rows import EncodedRow
@@ -69,6 +74,63 @@ class Teacher:
         return kept["weight"].to(device), None if bias is None else bias.to(device)
 
 
+def kept_teacher(
+    step: StepRunner,
+    name: str,
+    model: Callable[[], LoadedModel],
+    fingerprint: str,
+    rows: Sequence[Instance],
+    template: PromptTemplate,
+    config: TrainingConfig,
+    progress: Progress,
+    *,
+    keeps_head: bool,
+) -> Teacher:
+    """A teacher's outputs at the answers of a stage's rows, made in a step or found.
+
+    Args:
+        step: Of the stage.
+        name: Of the step.
+        model: The teacher, loaded when it is asked for.
+        fingerprint: Of its weights.
+        rows: Of the stage.
+        template: How an instance becomes a prompt.
+        config: How the stage is trained.
+        progress: Where to show what goes on.
+        keeps_head: Whether training moves the output head.
+    """
+    inputs = {
+        "model": fingerprint,
+        "rows": fingerprint_of([row.to_json() for row in rows]),
+        "template": template.name,
+        "cut": [config.max_prompt_tokens, config.max_target_tokens],
+        "precision": config.precision,
+        "head": keeps_head,
+    }
+
+    def make(folder: Path) -> None:
+        loaded = model()
+        encoded = encode_rows(rows, template, loaded.tokenizer, config, loaded.context_length)
+        with progress.step("outputs of the teacher", len(encoded)) as tick:
+            keep_states(folder, loaded, encoded, config, tick, keeps_head=keeps_head)
+
+    made = step(name, inputs, make)
+    return Teacher.at(made.path, made.fingerprint)
+
+
+def try_teacher(
+    loaded: LoadedModel, rows: Sequence[Instance], template: PromptTemplate, config: TrainingConfig
+) -> None:
+    """Tries on a few rows whether outputs can be kept.
+
+    Raises:
+        ModelError: they would be all logits.
+    """
+    encoded = encode_rows(rows[:2], template, loaded.tokenizer, config, loaded.context_length)
+    for _ in states_by_row(loaded, encoded, config)(0):
+        pass
+
+
 def states_by_row(
     loaded: LoadedModel,
     rows: Sequence[EncodedRow],
@@ -77,13 +139,14 @@ def states_by_row(
 ) -> Callable[[int], Iterator[Tensor]]:
     """A teacher's states of rows, from a row on: of all tokens of raw text, else those that predict the answer.
 
-    Where the model treats its logits in a way of its own, the logits of answers stand in the place of their states.
-
     Args:
         loaded: The teacher.
         rows: As they will be trained on.
         config: How they will be trained on.
         tick: Called with (rows done, rows in all).
+
+    Raises:
+        ModelError: logits of answers are not made of states by the output head alone.
     """
     loss = AnswerLoss(
         loaded.model,
@@ -125,6 +188,11 @@ def _states(loss: AnswerLoss, rows: Sequence[EncodedRow], most_tokens: int) -> l
         for part in loss.micro_batches(rows, most_tokens):
             own = part if isinstance(part, list) else list(part.rows)
             passed = loss.passed(part, keeps_text=True)
+            if passed.head is None and not all(row.is_text for row in own):
+                raise ModelError(
+                    "the model treats its logits in a way of its own, so that what is kept of a teacher would be all "
+                    "of them: set keep_outputs: false."
+                )
             answers = passed.states.split([row.answer_count for row in own])
             texts = iter(() if passed.text is None else passed.text.split([len(r.ids) for r in own if r.is_text]))
             for row, states in zip(own, answers, strict=True):
