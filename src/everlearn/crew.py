@@ -78,6 +78,18 @@ class Crew:
             self._send((work, order))
             return work(order, own)
 
+    def share(self, work: Sequence[Order], do: Callable[[Order], Result]) -> list[Result]:
+        """Does pieces of work, each in one process, and gives what all have made, in order, in every process.
+
+        Only within work that is done together. The pieces are those that one process alone would do, so that results
+        are the same.
+        """
+        made = [do(piece) for piece in work[self.rank :: self.count]]
+        found: list[Result] = [*work]  # type: ignore[list-item]
+        for rank, theirs in enumerate(self.gather(made)):
+            found[rank :: self.count] = theirs
+        return found
+
     def gather(self, value: Result) -> list[Result]:
         """The values of all processes, in each of them; only within work that is done together."""
         if self.count == 1:

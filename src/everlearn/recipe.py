@@ -24,7 +24,7 @@ from everlearn.recipe_paths import Folder, Source, Word, anchored
 EMBEDDED = "embedded"
 NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
 """Keys on which no run depends: its folder goes on whatever they say."""
-NOT_OF_A_STEP = ("report_to", "checkpoint_every", "too_long")
+NOT_OF_A_STEP = ("report_to", "checkpoint_every", "too_long", "sharding")
 """Keys under `training` on which no trained weight depends but by the rows that it is trained on."""
 
 
@@ -220,7 +220,7 @@ class TrainingConfig(Section):
     """Rows per optimizer step and process."""
     micro_batch_tokens: Annotated[int, Field(ge=64)] | None = None
     """Most tokens (padding included) computed at once; a batch is split by length and its loss summed, with the
-    same result. Nothing means: chosen for the device (2,048 on a CPU, 32,768 on a GPU)."""
+    same result. Nothing means: what the free memory is likely to hold, at most 2,048 on a CPU and 32,768 on a GPU."""
     learning_rate: Annotated[float, Field(gt=0)] = 2e-4
     """Peak learning rate."""
     scheduler: Literal["cosine", "linear", "constant"] = "cosine"
@@ -241,6 +241,9 @@ class TrainingConfig(Section):
     """Of the computation (autocast). `auto`: bfloat16 where the processor is built for it."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass: less memory, slower."""
+    sharding: Literal["none", "fsdp"] = "none"
+    """Of several processes: each has the whole model in training, or only a part of its weights (FSDP2): with LoRA of
+    the frozen ones; under full tuning of all but the output head, and of their gradients and moments."""
     checkpoint_every: Annotated[int, Field(ge=1)] | None = None
     """Optimizer steps between checkpoints within a stage; nothing: a killed stage starts again."""
     report_to: list[str] = []

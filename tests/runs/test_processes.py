@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,28 +13,38 @@ from typing import Any
 import pytest
 import yaml
 
-from everlearn.files import read_json
+from everlearn.crew import Crew
+from everlearn.errors import RecipeError, RunError
+from everlearn.files import read_json, read_mapping
 from everlearn.recipe import Recipe
-from everlearn.runs.loop import execute
+from everlearn.runs.loop import execute, refuse_foreign
 from tests.runs.test_loop import TASKS, tiny_recipe
 
 STAGES = [f"{at:02d}-{task}" for at, task in enumerate(TASKS, 1)]
 
 
-def recipe_of_two(folder: Path, model: Path) -> Recipe:
+EWC = {"name": "ewc", "strength": 100.0}
+
+
+def recipe_of_two(
+    folder: Path, model: Path, method: object = EWC, *, tuning: str = "lora", sharding: str = "none"
+) -> Recipe:
     """Steps of 11 rows and of 1, which leaves one of two processes without any; and a penalty."""
+    training = {"epochs": 2, "batch_size": 11, "learning_rate": 1e-2 if tuning == "lora" else 1e-3}
     recipe = tiny_recipe(
         folder,
         model,
-        method={"name": "ewc", "strength": 100.0},
-        training={"epochs": 2, "batch_size": 11, "learning_rate": 1e-2, "checkpoint_every": 2, "precision": "float32"},
-        evaluation={"max_new_tokens": 6, "bootstrap_samples": 100, "general": False},
+        method=method,
+        training={**training, "checkpoint_every": 2, "precision": "float32", "sharding": sharding},
+        evaluation={"max_new_tokens": 6, "bootstrap_samples": 100},
     )
     lora = recipe.model.lora.model_copy(update={"dropout": 0.0})
-    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"dtype": "float32", "lora": lora})})
+    changes = {"dtype": "float32", "lora": lora, "tuning": tuning}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update=changes)})
 
 
 def launch(recipe: Recipe, folder: Path, *start: str) -> subprocess.CompletedProcess[str]:
+    folder.mkdir(exist_ok=True)
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe.model_dump(mode="json")))
     command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2"]
     command += ["--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0"]
@@ -49,7 +60,10 @@ def rows_of(run: Path, place: str) -> list[dict[str, Any]]:
 def assert_same(run: Path, other: Path) -> None:
     for stage in STAGES:
         losses, found = (
-            [(row["loss"], row.get("penalty", 0.0)) for row in rows_of(folder, f"{stage}/training/history.jsonl")]
+            [
+                (row["loss"], row.get("penalty", 0.0), row.get("term", 0.0))
+                for row in rows_of(folder, f"{stage}/training/history.jsonl")
+            ]
             for folder in (run, other)
         )
         assert len(losses) == 4
@@ -63,6 +77,11 @@ def assert_same(run: Path, other: Path) -> None:
             )
             assert answers == found_answers
             assert len(answers) == 4
+        perplexities = [
+            read_mapping(folder / f"stages/{stage}/general/scores.json")["perplexity"]["value"]
+            for folder in (run, other)
+        ]
+        assert perplexities[1] == pytest.approx(perplexities[0], rel=1e-5)
 
 
 @pytest.fixture(scope="module")
@@ -80,6 +99,44 @@ def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path: Path, ti
     manifest = read_json(run / "manifest.json")
     assert manifest["machine"]["processes"] == 2  # type: ignore[index, call-overload]
     assert manifest["status"] == "complete"  # type: ignore[index, call-overload]
+
+
+@pytest.mark.parametrize(
+    ("tuning", "method"),
+    [("lora", {"name": "lwf"}), ("full", [{"name": "ewc", "strength": 1.0}, {"name": "lcia"}])],
+    ids=["frozen layers and whole adapters", "all weights"],
+)
+def test_two_processes_that_share_the_weights_give_the_losses_and_predictions_of_one(
+    tmp_path: Path, tiny_model: Path, tuning: str, method: object
+) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = execute(recipe_of_two(one, tiny_model, method, tuning=tuning)).folder
+    done = launch(recipe_of_two(two, tiny_model, method, tuning=tuning, sharding="fsdp"), two)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(alone, two / "runs" / "tiny")
+
+
+def test_weights_are_not_shared_by_one_process_nor_with_a_method_that_needs_them_whole(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = recipe_of_two(tmp_path, tiny_model, {"name": "gem"}, tuning="full", sharding="fsdp")
+    with pytest.raises(
+        RecipeError, match=r"training\.sharding: fsdp leaves each of several .* and this is one: start"
+    ):
+        execute(recipe)
+    monkeypatch.setattr("everlearn.crew._crew", Crew(count=2))
+    with pytest.raises(RecipeError, match=r"method gem needs whole weights .* set model\.tuning to lora"):
+        execute(recipe)
+
+
+def test_a_run_of_whole_weights_does_not_go_on_with_shared_ones(tmp_path: Path, tiny_model: Path, alone: Path) -> None:
+    run = tmp_path / "runs" / "tiny"
+    shutil.copytree(alone, run)
+    recipe = recipe_of_two(tmp_path, tiny_model, sharding="fsdp")
+    with pytest.raises(
+        RunError, match=r"another recipe \(it differs in .*training\.sharding\): choose another --name"
+    ):
+        refuse_foreign(run, recipe)
 
 
 KILLED = """

@@ -15,12 +15,12 @@ import torch
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.prompts import VanillaTemplate, get_template
-from everlearn.errors import DataError, MissingExtraError, UserError
+from everlearn.errors import DataError, MissingExtraError, RecipeError, UserError
 from everlearn.files import read_json, read_jsonl
 from everlearn.models import loading
 from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, ModelConfig, TrainingConfig
-from everlearn.training import trackers
+from everlearn.training import memory, trackers
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.answers import Answers
 from everlearn.training.influence import Influence
@@ -30,6 +30,12 @@ from everlearn.training.stage import train_stage
 from tests.tiny_models import ARCHITECTURES, TARGETS, WORDS, save_tiny_model, save_with_eyes
 
 CONFIG = TrainingConfig(batch_size=4, epochs=2, learning_rate=1e-2, precision="float32")
+
+
+@pytest.fixture(autouse=True)
+def _nothing_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What one test has found to fit is not the next one's affair."""
+    monkeypatch.setattr(memory, "_found", {})
 
 
 def make_rows(count: int = 10) -> list[Instance]:
@@ -536,6 +542,10 @@ def test_a_step_that_finds_no_memory_is_computed_in_smaller_parts(folders, tmp_p
     assert 1 <= device.refused <= 3, "what did not fit is not tried again at every step"
     for name, weight in weights(tight).items():
         torch.testing.assert_close(weight, weights(plain)[name], rtol=0, atol=1e-4)
+    following = load(folders, dropout=0.0)
+    device = Device(following, room=60)
+    train(following, tmp_path / "next")
+    assert not device.refused, "the next stage begins with what fitted"
 
 
 def test_what_memory_had_room_for_outlives_a_kill(folders, tmp_path) -> None:
@@ -551,8 +561,10 @@ def test_what_memory_had_room_for_outlives_a_kill(folders, tmp_path) -> None:
     whole, killed, resumed = (load(folders) for _ in range(3))
     devices = [Device(loaded, room=60) for loaded in (whole, killed, resumed)]
     train(whole, tmp_path / "whole", config=config)
+    memory._found.clear()  # as in another process
     with pytest.raises(KeyboardInterrupt):
         train(killed, tmp_path / "killed", config=config, influences=[Kill()])
+    memory._found.clear()
     alive = Kill()
     alive.steps = -100
     train(resumed, tmp_path / "killed", config=config, influences=[alive])
@@ -675,3 +687,22 @@ def test_progress_shows_step_loss_and_rate(folders, tmp_path) -> None:
     assert lines[0].startswith("  training 01-t: 1/6, loss ")
     assert "tokens/s" in lines[0]
     assert "s left" in lines[0]
+
+
+def test_two_influences_that_note_the_same_are_told_apart(folders, tmp_path) -> None:
+    class Note(Influence):
+        def __init__(self, value):
+            self.value = value
+
+        def after_step(self, step):
+            step.note("rate", torch.tensor(self.value))
+
+    train(load(folders), tmp_path, influences=[Note(1.0), Note(2.0), Note(3.0)])
+    row = next(read_jsonl(tmp_path / "history.jsonl"))
+    assert (row["rate"], row["rate 2"], row["rate 3"]) == (1.0, 2.0, 3.0)
+
+
+def test_groups_that_leave_the_own_rows_no_place_in_a_step_are_refused(folders, tmp_path) -> None:
+    group = Group("memory", ROWS, per_step=CONFIG.batch_size)
+    with pytest.raises(RecipeError, match=r"methods take 4 places .* training\.batch_size is 4: raise it above 4"):
+        train(load(folders), tmp_path, mixture=Mixture((group,)))

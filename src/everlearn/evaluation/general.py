@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
+    from everlearn.crew import Crew
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
 
@@ -72,14 +73,11 @@ def perplexity(
     losses = np.zeros(len(passages))
     counts = np.zeros(len(passages))
     windows = [window for at, ids in enumerate(passages) for window in _windows(at, ids, width)]
-    read = 0
     vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
     most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
-    for batch in by_length(windows, lambda window: len(window.ids), most, Sides(loaded.model).of):
-        if tick:
-            tick(read, len(windows))
-        read += len(batch)
-        for window, loss in zip(batch, _losses(loaded, batch), strict=True):
+    batches = list(by_length(windows, lambda window: len(window.ids), most, Sides(loaded.model).of))
+    for batch, found in zip(batches, loaded.shared_out(_losses_of_all, batches, tick), strict=True):
+        for window, loss in zip(batch, found, strict=True):
             losses[window.passage] += loss
             counts[window.passage] += len(window.ids) - window.scored_from
     assert counts.sum() > 0, "general text holds at least one token to predict"
@@ -163,6 +161,22 @@ def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]
         done = end
         if end == len(ids):
             return
+
+
+def _losses_of_all(
+    loaded: LoadedModel, batches: Sequence[Sequence[Window]], crew: Crew, tick: Tick | None
+) -> list[list[float]]:
+    """Of each batch; each process computes some of them."""
+    read, windows = 0, sum(len(batch) for batch in batches)
+
+    def losses(batch: Sequence[Window]) -> list[float]:
+        nonlocal read
+        if tick:
+            tick(min(read * crew.count, windows), windows)
+        read += len(batch)
+        return _losses(loaded, batch)
+
+    return crew.share(batches, losses)
 
 
 def _losses(loaded: LoadedModel, batch: Sequence[Window]) -> list[float]:

@@ -182,6 +182,10 @@ class Method:
     traits: frozenset[Trait] = frozenset()
     """What it is, for those that cannot be stacked with it; some options add to it."""
 
+    bears_sharding: ClassVar[bool] = False
+    """Whether its influences compute the same where weights in training are parts of tensors (`DTensor`: full tuning
+    with `training.sharding: fsdp`); else it is refused there. Methods without influences need not say."""
+
     def __init__(self, options: MethodOptions) -> None:
         self.options = options
 

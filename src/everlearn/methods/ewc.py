@@ -71,6 +71,7 @@ class EWC(Method):
     Options = EWCOptions
     options: EWCOptions
     traits = frozenset({"penalty"})
+    bears_sharding = True
 
     def __init__(self, options: EWCOptions) -> None:
         super().__init__(options)

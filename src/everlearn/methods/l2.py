@@ -35,6 +35,7 @@ class L2(Method):
     Options = L2Options
     options: L2Options
     traits = frozenset({"penalty"})
+    bears_sharding = True
 
     def __init__(self, options: L2Options) -> None:
         super().__init__(options)

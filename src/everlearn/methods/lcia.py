@@ -118,6 +118,7 @@ class LCIA(Method):
     Answerer = ByInstruction
     options: LCIAOptions
     traits: frozenset[Trait] = frozenset({"averages weights"})
+    bears_sharding = True
 
     def __init__(self, options: LCIAOptions) -> None:
         super().__init__(options)

@@ -33,6 +33,7 @@ from everlearn.ordinary_files import inside, is_folder, is_regular, read_text, s
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from everlearn.crew import Crew
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
 
@@ -56,38 +57,54 @@ def embed_texts(
     Returns:
         One row a text, (texts, width), float32.
     """
+    return loaded.shared_out(_embedded, (texts, batch_tokens), tick)
+
+
+def _embedded(
+    loaded: LoadedModel, order: tuple[Sequence[str], int | None], crew: Crew, tick: Tick | None
+) -> np.ndarray:
+    """The same in all processes, each some of the batches."""
     import torch
 
+    texts, batch_tokens = order
     tokenizer = loaded.tokenizer
     bos = bos_ids(tokenizer)
     most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
     ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
     decoder = _decoder(loaded)
-    rows: list[np.ndarray | None] = [None] * len(texts)
     done = 0
+
+    def vectors(batch: Sequence[int]) -> np.ndarray:
+        nonlocal done
+        width = max(len(bos) + len(ids[at]) for at in batch)
+        tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
+        mask = torch.zeros((len(batch), width), dtype=torch.long)
+        for row, at in enumerate(batch):
+            one = torch.tensor([*bos, *ids[at]])
+            tokens[row, : len(one)] = one
+            mask[row, : len(one)] = 1
+        tokens, mask = tokens.to(loaded.device), mask.to(loaded.device)
+        states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        weights = mask.clone()
+        weights[:, : len(bos)] = 0
+        weights = weights[:, :, None].float()  # (batch, length, 1)
+        means: np.ndarray = ((states.float() * weights).sum(1) / weights.sum(1)).cpu().numpy()
+        done += len(batch)
+        if tick:
+            tick(min(done * crew.count, len(texts)), len(texts))
+        return means
+
+    most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
+    side = Sides(loaded.model).of
+    batches = list(by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens, side))
     with torch.inference_mode():
-        most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
-        side = Sides(loaded.model).of
-        for batch in by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens, side):
-            width = max(len(bos) + len(ids[at]) for at in batch)
-            tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
-            mask = torch.zeros((len(batch), width), dtype=torch.long)
-            for row, at in enumerate(batch):
-                one = torch.tensor([*bos, *ids[at]])
-                tokens[row, : len(one)] = one
-                mask[row, : len(one)] = 1
-            tokens, mask = tokens.to(loaded.device), mask.to(loaded.device)
-            states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
-            weights = mask.clone()
-            weights[:, : len(bos)] = 0
-            weights = weights[:, :, None].float()  # (batch, length, 1)
-            means = (states.float() * weights).sum(1) / weights.sum(1)
-            for at, vector in zip(batch, means.cpu().numpy(), strict=True):
-                rows[at] = vector
-            done += len(batch)
-            if tick:
-                tick(done, len(texts))
-    return np.stack(rows) if rows else np.zeros((0, 1), dtype=np.float32)  # type: ignore[arg-type]
+        means = crew.share(batches, vectors)
+    if not batches:
+        return np.zeros((0, 1), dtype=np.float32)
+    rows = np.empty((len(texts), means[0].shape[1]), dtype=np.float32)
+    for batch, found in zip(batches, means, strict=True):
+        rows[batch] = found
+    return rows
 
 
 def check_sentence_model(name: str) -> None:

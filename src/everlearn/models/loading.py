@@ -10,12 +10,13 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from everlearn.crew import Crew
 from everlearn.devices import GIB, choose_device, has_native_bfloat16, total_bytes
 from everlearn.errors import ModelError
 from everlearn.files import write_error
@@ -44,6 +45,10 @@ if TYPE_CHECKING:
     import torch
     from peft import PeftModel
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Order = TypeVar("Order")
+Result = TypeVar("Result")
+Work = Callable[["LoadedModel", Order, Crew, Any], Result]
 
 __all__ = [
     "LoadedModel",
@@ -74,6 +79,7 @@ class LoadedModel:
         base_fingerprint: Identifies the base alone.
         context_length: Most tokens of prompt and answer together, beside a soft prompt.
         device: Where the weights are.
+        everywhere: Does work on it in all processes, which can have the same model; None: only this one has it.
     """
 
     model: PreTrainedModel | PeftModel
@@ -82,14 +88,32 @@ class LoadedModel:
     base_fingerprint: str
     context_length: int
     device: torch.device
+    everywhere: Callable[[Work[Any, Any], Any, Any], Any] | None = field(default=None, compare=False, repr=False)
+
+    def shared_out(self, work: Work[Order, Result], order: Order, show: Any = None) -> Result:
+        """Does work on this model in all processes that can have it, each a share.
+
+        Args:
+            work: A function of a module: of the model, the order, the processes that share the work, and `show`.
+            order: Plain data.
+            show: By which the first process shows how far it is; the others are given None.
+
+        Returns:
+            What the work has given in the first process.
+        """
+        if self.everywhere is None:
+            return work(self, order, Crew(), show)
+        found: Result = self.everywhere(work, order, show)
+        return found
 
 
-def check_model(config: ModelConfig, *, trains: bool = False) -> ModelConfig:
+def check_model(config: ModelConfig, *, trains: bool = False, sharers: int = 1) -> ModelConfig:
     """Refuses what cannot work, without reading weights.
 
     Args:
         config: Which base and how it is tuned.
         trains: Whether it is to be trained, which takes more memory.
+        sharers: Processes of which each trains a part of the weights.
 
     Returns:
         The same with the targets that `auto` means for this model, so that they are part of what results depend on.
@@ -123,7 +147,7 @@ def check_model(config: ModelConfig, *, trains: bool = False) -> ModelConfig:
                 "know: choose a model with attention."
             )
         _check_sizes(source, model)
-        _check_room(source.label, model.num_parameters(), config, device, trains=trains)
+        _check_room(source.label, model.num_parameters(), config, device, trains=trains, sharers=sharers)
         lora = with_targets(config.lora, model if config.tuning == "lora" else None)
         if config.tuning == "lora":
             adapters.attach_adapter(model, lora, seed=0)
@@ -150,7 +174,9 @@ def _check_sizes(source: BaseSource, model: PreTrainedModel) -> None:
         )
 
 
-def _check_room(name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool) -> None:
+def _check_room(
+    name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool, sharers: int
+) -> None:
     """Refuses a model that is certain to find too little memory.
 
     Raises:
@@ -158,7 +184,8 @@ def _check_room(name: str, weights: int, config: ModelConfig, device: torch.devi
     """
     dtype = _dtype(config, device)
     copies = 4 if trains and config.tuning == "full" else 1  # weights, gradients and AdamW's two moments
-    needed, there = weights * dtype.itemsize * copies, total_bytes(device)
+    most_copies = max(1.0, copies / sharers)  # it is loaded, and measured, as a whole
+    needed, there = weights * dtype.itemsize * most_copies, total_bytes(device)
     if needed <= there:
         return
     form = str(dtype).removeprefix("torch.")
@@ -301,7 +328,7 @@ def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
         yield loaded
         return
     with adapters.adapter_off(loaded.model):
-        yield replace(loaded, fingerprint=loaded.base_fingerprint)
+        yield replace(loaded, fingerprint=loaded.base_fingerprint, everywhere=None)
 
 
 def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None = None) -> LoadedModel:

@@ -17,6 +17,7 @@ from everlearn.crew import crew
 from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.kept import keep_task, kept_task
+from everlearn.errors import RecipeError
 from everlearn.files import held, read_json, sha256_of, write_json, write_jsonl
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
@@ -95,7 +96,10 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
 
     crew()  # refuses processes of which each would do all this
     method = assemble(recipe.method)
-    model = loading.check_model(recipe.model, trains=trains)
+    if trains:
+        refuse_unfit_sharding(recipe, method)
+    sharers = crew().count if recipe.training.sharding == "fsdp" else 1
+    model = loading.check_model(recipe.model, trains=trains, sharers=sharers)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = method.template(get_template(recipe.model.template_name, tokenizer))
     bad_rows = folder / "bad_rows.jsonl" if folder else None
@@ -119,6 +123,30 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     facts = Facts(stream, tokenizer, context, model, recipe.training, partial(measured_text, recipe))
     method.check(facts)
     return Prepared(model, method, stream, read, template, loading.base_fingerprint(recipe.model), facts)
+
+
+def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
+    """Refuses what cannot be computed where each process has a part of the weights.
+
+    Raises:
+        RecipeError: one process alone, or a method that needs whole weights where those in training are parts.
+    """
+    if recipe.training.sharding != "fsdp":
+        return
+    others = "a run with another key needs another --name; finished stages are found in the cache"
+    if crew().count == 1:
+        raise RecipeError(
+            "training.sharding: fsdp leaves each of several processes a part of the weights, and this is one: start "
+            "more ('accelerate launch --multi_gpu --num_processes 2 -m everlearn run RECIPE'), or set it to none "
+            f"({others})."
+        )
+    needing = [part.name for part in parts_of(method) if part.overrides("influences") and not part.bears_sharding]
+    if recipe.model.tuning == "full" and needing:
+        raise RecipeError(
+            f"method {needing[0]} needs whole weights in training, and with model.tuning: full, training.sharding: "
+            "fsdp leaves each process a part of them: set model.tuning to lora (adapters stay whole), or "
+            f"training.sharding to none ({others})."
+        )
 
 
 def execute(
@@ -339,7 +367,9 @@ class _Run:
                 },
                 save={"tuning": tuning},
             )
-            in_memory.append(crew().together(train, order, self.progress))
+            trained = crew().together(train, order, self.progress)
+            assert trained is not None, "the first process has the whole model"
+            in_memory.append(trained)
 
         in_memory: list[LoadedModel] = []
         name = TRAINING if phase.is_released else phase.name

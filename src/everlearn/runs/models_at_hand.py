@@ -13,8 +13,9 @@ from __future__ import annotations
 import gc
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlearn.crew import crew
 from everlearn.models import loading
@@ -22,7 +23,7 @@ from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
     from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
-    from everlearn.models.loading import LoadedModel
+    from everlearn.models.loading import LoadedModel, Work
     from everlearn.models.state import ModelState, Part
 
 
@@ -45,7 +46,6 @@ class ModelsAtHand:
         self._latest: LoadedModel | None = None
         self._base: LoadedModel | None = None
         self._base_view = ExitStack()
-        self._viewed: LoadedModel | None = None
 
     def point_to(
         self, checkpoint: Path | None, loaded: LoadedModel | None = None, *, beside: tuple[Part, ...] = ()
@@ -61,7 +61,7 @@ class ModelsAtHand:
         if loaded is None and (checkpoint, beside) == (self._checkpoint, self._beside):
             return
         self._checkpoint, self._beside = checkpoint, beside
-        self._hold(loaded, self._base)
+        self._hold(loaded and self._shared(loaded), self._base)
 
     def open(self, state: ModelState) -> LoadedModel:
         """Makes a state the model at hand, and loads it."""
@@ -81,20 +81,20 @@ class ModelsAtHand:
         if self._latest is None:
             if self.config.tuning == "lora" or _weight_bytes(self._base) >= LARGE:
                 self._hold(None, None)  # an adapter's model to come holds the base
-            self._latest = loading.load_model(self.config, checkpoint=self._checkpoint, beside=self._beside)
+            loaded = loading.load_model(self.config, checkpoint=self._checkpoint, beside=self._beside)
+            self._latest = self._shared(loaded)
         return self._latest
 
     def base(self) -> LoadedModel:
         """The base model theta(0)."""
         if self.config.tuning == "lora" and not self._is_base():
-            self._viewed = self._base_view.enter_context(loading.base_of(self.latest()))
-            return self._viewed
+            return self._shared(self._base_view.enter_context(loading.base_of(self.latest())), is_base=True)
         return self._plain_base()
 
     def base_beside(self) -> LoadedModel:
         """The base model beside the latest fully tuned one, for what computes with both."""
         if self._base is None:
-            self._base = loading.load_model(self.config)
+            self._base = self._shared(loading.load_model(self.config), is_base=True)
         return self._base
 
     def _is_base(self) -> bool:
@@ -102,28 +102,30 @@ class ModelsAtHand:
 
     def generator_for(self, loaded: LoadedModel) -> Generator:
         """The generation engine over one of these models; with several processes, all of them complete."""
-        if crew().count > 1 and (loaded is self._latest or self._means_base(loaded)):
-            return _OfAll(self, loaded)
         from everlearn.generation.engine import make_generator
 
+        if loaded.everywhere is not None:
+            return _OfAll(self, loaded)
         return make_generator(loaded, base=self.base_beside)
 
-    def _means_base(self, loaded: LoadedModel) -> bool:
-        return loaded is self._base or loaded is self._viewed
+    def _shared(self, loaded: LoadedModel, *, is_base: bool = False) -> LoadedModel:
+        """The model as one that other processes can load too, where there are any."""
+        if crew().count == 1:
+            return loaded
 
-    def complete(
-        self,
-        loaded: LoadedModel,
-        prompts: Sequence[Sequence[int]],
-        sampling: Sampling,
-        progress: GenerationProgress | None,
-    ) -> list[list[Completion]]:
-        """Completes prompts in all processes."""
-        from everlearn.runs.work import Completing, complete
+        def state() -> dict[str, Any]:
+            return {"checkpoint": self._checkpoint, "beside": self._beside}
 
-        state = {"checkpoint": self._checkpoint, "beside": self._beside}
-        order = Completing(self.config, state, self._means_base(loaded), prompts, sampling)
-        return crew().together(complete, order, (loaded, progress, self.base_beside))
+        made = state()
+
+        def everywhere(work: Work[Any, Any], order: object, show: object) -> object:
+            from everlearn.runs.work import OnModel, on_model
+
+            at_hand = state() if is_base else made  # else the others would make room for a base that they hold
+            return crew().together(on_model, OnModel(self.config, at_hand, is_base, work, order), (shared, show))
+
+        shared = replace(loaded, everywhere=everywhere)
+        return shared
 
     def _hold(self, latest: LoadedModel | None, base: LoadedModel | None) -> None:
         """Keeps these and frees what was before: a Trainer's cycles hold models and optimizers until collected."""
@@ -136,7 +138,7 @@ class ModelsAtHand:
         if self._base is None:
             if _weight_bytes(self._latest) >= LARGE:
                 self._hold(None, None)
-            self._base = loading.load_model(self.config)
+            self._base = self._shared(loading.load_model(self.config), is_base=True)
         return self._base
 
 
@@ -145,7 +147,7 @@ def _weight_bytes(loaded: LoadedModel | None) -> int:
 
 
 class _OfAll:
-    """The generation engine of all processes over one of the models at hand."""
+    """The generation engine of all processes over a model."""
 
     def __init__(self, models: ModelsAtHand, loaded: LoadedModel) -> None:
         self._models, self._loaded = models, loaded
@@ -154,4 +156,6 @@ class _OfAll:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
     ) -> list[list[Completion]]:
         """Completes every prompt; see `Generator.generate`."""
-        return self._models.complete(self._loaded, prompts, sampling, progress)
+        from everlearn.runs.work import completions
+
+        return self._loaded.shared_out(completions, (prompts, sampling), (progress, self._models.base_beside))

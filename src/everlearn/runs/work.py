@@ -1,4 +1,4 @@
-"""What all processes of a launch do together: train a phase, complete prompts.
+"""What all processes of a launch do together: train a phase, or compute with a trained model, each a share.
 
 Each is a function of an order and of what only the first process has (`everlearn.crew`).
 """
@@ -6,23 +6,20 @@ Each is a function of an order and of what only the first process has (`everlear
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.crew import crew
+from everlearn.crew import Crew, crew
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
     from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
-    from everlearn.models.loading import LoadedModel
+    from everlearn.models.loading import LoadedModel, Work
     from everlearn.runs.models_at_hand import ModelsAtHand
 
-    Own = tuple[LoadedModel, GenerationProgress | None, Callable[[], LoadedModel]]
-    """Of one process: the model that completes, where to show it, and what gives the base beside it."""
-
-_served: list[ModelsAtHand] = []  # the one that this process has loaded to complete prompts
+_served: list[ModelsAtHand] = []  # the one that this process has loaded to compute with
 
 
 @dataclass(frozen=True)
@@ -44,47 +41,69 @@ class Training:
     save: Mapping[str, Any]
 
 
-def train(order: Training, progress: Progress | None) -> LoadedModel:
-    """Trains a model; the first process, which has the display, writes it and hands it on."""
+def train(order: Training, progress: Progress | None) -> LoadedModel | None:
+    """Trains a model; the first process, which has the display, writes it and hands it on whole."""
     from everlearn.models import loading
+    from everlearn.training.checkpoint import gathered, moving_tensors
+    from everlearn.training.processes import here
     from everlearn.training.stage import train_stage
 
     _served.clear()
     loaded = loading.load_model(order.model, trainable=True, **order.load)
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
+    if order.stage["config"].sharding == "fsdp":
+        trained = gathered(moving_tensors(loaded.model), here(loaded.device))
+        del loaded
+        if progress is None:
+            return None
+        loaded = loading.load_model(order.model, trainable=True, **order.load)  # its weights whole again
+        for name, weight in moving_tensors(loaded.model).items():
+            weight.copy_(trained[name])
     if progress is not None:
         loaded = loading.save_checkpoint(loaded, order.folder, **order.save)
     return loaded
 
 
 @dataclass(frozen=True)
-class Completing:
-    """An order of `complete`.
+class OnModel:
+    """An order of `on_model`.
 
     Attributes:
         model: Which base and how it is tuned.
         state: Arguments of `ModelsAtHand.point_to` that name the model.
-        is_base: Whether the base completes, not the model beside it.
-        prompts: Token ids.
-        sampling: How to decode.
+        is_base: Whether it is the base, not the model beside it.
+        work: What to do.
+        order: What it is about.
     """
 
     model: ModelConfig
     state: Mapping[str, Any]
     is_base: bool
-    prompts: Sequence[Sequence[int]]
-    sampling: Sampling
+    work: Work[Any, Any]
+    order: Any
 
 
-def complete(order: Completing, own: Own | None) -> list[list[Completion]]:
-    """Completes prompts, each in one of the processes."""
+def on_model(order: OnModel, own: tuple[LoadedModel, object] | None) -> object:
+    """Does work with a model, which the first process has and the others load; see `LoadedModel.shared_out`."""
+    loaded, show = own or (_model_of(order), None)
+    return order.work(replace(loaded, everywhere=None), order.order, crew(), show)
+
+
+def completions(
+    loaded: LoadedModel,
+    order: tuple[Sequence[Sequence[int]], Sampling],
+    processes: Crew,
+    own: tuple[GenerationProgress | None, Callable[[], LoadedModel]] | None,
+) -> list[list[Completion]]:
+    """Completes prompts, each in one of the processes; the first one has what to show by, and the base beside."""
     from everlearn.generation.engine import make_generator
 
-    loaded, progress, base = own or _model_of(order)
-    return make_generator(loaded, crew(), base).generate(order.prompts, order.sampling, progress)
+    prompts, sampling = order
+    progress, base = own or (None, _served[0].base_beside)
+    return make_generator(loaded, processes, base).generate(prompts, sampling, progress)
 
 
-def _model_of(order: Completing) -> Own:
+def _model_of(order: OnModel) -> LoadedModel:
     """The model of an order, kept for the next one."""
     from everlearn.runs.models_at_hand import ModelsAtHand
 
@@ -92,4 +111,4 @@ def _model_of(order: Completing) -> Own:
         _served[:] = [ModelsAtHand(order.model)]
     models = _served[0]
     models.point_to(**order.state)
-    return models.base() if order.is_base else models.latest(), None, models.base_beside
+    return models.base() if order.is_base else models.latest()

@@ -31,6 +31,7 @@ from everlearn.training.losses import Head, answer_cross_entropy, head_of
 from everlearn.training.packing import Packing, pack
 from everlearn.training.prefixes import split_batch
 from everlearn.training.rows import EncodedRow
+from everlearn.training.sharding import Lockstep, Pass
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -84,16 +85,23 @@ class AnswerLoss:
         model: With or without adapter.
         pad_id: Fills padded batches on the plain path.
         autocast: Number format of the computation; None: that of the weights.
+        lockstep: Of processes that share the model's weights; None: they are whole here.
     """
 
     def __init__(
-        self, model: PreTrainedModel | PeftModel, *, pad_id: int, autocast: torch.dtype | None = None
+        self,
+        model: PreTrainedModel | PeftModel,
+        *,
+        pad_id: int,
+        autocast: torch.dtype | None = None,
+        lockstep: Lockstep | None = None,
     ) -> None:
         self.model = model
         self.inner = inner_model(model, sees_prompt=True)
         self.pad_id = pad_id
         self.device = next(model.parameters()).device
         self.autocast = autocast
+        self.lockstep = lockstep
         self.is_packed = False
         self._side = Sides(self.inner).of
 
@@ -140,13 +148,10 @@ class AnswerLoss:
         losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
 
         def looked(view: View, *, keeps_layers: bool = False) -> tuple[Passed, Head | None]:
-            self.model.eval()  # else dropout would act on the other view, and the draws be others for the rest
-            try:
-                with torch.no_grad(), self.number_format(keeps_casts=False), view():
-                    there = self.passed(part, keeps_layers=keeps_layers)
-                    return there, None if there.head is None else head_of(there.head)
-            finally:
-                self.model.train()
+            if self.lockstep is not None:
+                for _ in self.lockstep.before(Pass.AGAIN):
+                    raise AssertionError("no pass goes before this one")
+            return self.look_again(part, view, keeps_layers=keeps_layers)
 
         def again(view: View) -> tuple[Tensor, Head | None]:
             there, head = looked(view)
@@ -165,6 +170,18 @@ class AnswerLoss:
             tokens_of=_tokens_of(part),
             layers_again=lambda view: looked(view, keeps_layers=True)[0].layers,
         )
+
+    def look_again(
+        self, part: Packing | Sequence[EncodedRow], view: View = nullcontext, *, keeps_layers: bool = False
+    ) -> tuple[Passed, Head | None]:
+        """What the forward pass of a part leaves under another view of the model, and the head."""
+        self.model.eval()  # else dropout would act on the other view, and the draws be others for the rest
+        try:
+            with torch.no_grad(), self.number_format(keeps_casts=False), view():
+                there = self.passed(part, keeps_layers=keeps_layers)
+                return there, None if there.head is None else head_of(there.head)
+        finally:
+            self.model.train()
 
     def padded(self, rows: Sequence[EncodedRow]) -> dict[str, Tensor]:
         """`input_ids`, `attention_mask` and `labels` of rows as Transformers' models take them, (rows, longest)."""
@@ -276,11 +293,12 @@ class AnswerLoss:
         """Autocast as the stage has it.
 
         Args:
-            keeps_casts: A weight is cast once; not where it is another one for a while (autocast would not notice).
+            keeps_casts: A weight is cast once; not where it is another one for a while (autocast would not notice),
+                nor where it is whole for a while only.
         """
         if self.autocast is None:
             return nullcontext()
-        return torch.autocast(self.device.type, self.autocast, cache_enabled=keeps_casts)
+        return torch.autocast(self.device.type, self.autocast, cache_enabled=keeps_casts and self.lockstep is None)
 
 
 def _tokens_of(part: Packing | Sequence[EncodedRow]) -> tuple[tuple[range, range], ...]:

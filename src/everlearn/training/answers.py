@@ -8,14 +8,14 @@ the rows of the whole step alone, so a batch may be cut in parts or shared out o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from everlearn.data.mixture import Group, Mixture
-from everlearn.errors import UserError
+from everlearn.errors import RecipeError, UserError
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence
 from everlearn.training.packing import Packing
@@ -23,6 +23,7 @@ from everlearn.training.processes import Processes
 from everlearn.training.row_factors import row_factors, shares_of
 from everlearn.training.row_order import Batches, Following, Passes
 from everlearn.training.rows import EncodedRow
+from everlearn.training.sharding import Pass
 from everlearn.training.stopwatch import Stopwatch
 
 Part = Packing | list[EncodedRow]
@@ -50,7 +51,11 @@ class Batch:
 def order_of(rows: int, mixture: Mixture, *, batch_size: int, epochs: float, seed: int) -> Batches:
     """The order of a stage's shuffled rows, its own and those shuffled among them; as long as the stage has steps."""
     within = sum(group.per_step or 0 for group in mixture.groups if group.is_within)
-    assert within < batch_size, "the stage's own rows have places in a batch"
+    if within >= batch_size:
+        raise RecipeError(
+            f"methods take {within} places of every step, and training.batch_size is {batch_size}: raise it above "
+            f"{within}, so that the stage's own rows have places too, or have the methods take fewer."
+        )
     return Batches(rows, batch_size=batch_size - within, epochs=epochs, seed=seed)
 
 
@@ -146,7 +151,7 @@ class Answers:
         With influences that read parts, the loss and the sum of their terms beside each other.
         """
         if batch.factors is None and not self._readers:
-            return self._loss(part) / (batch.answers / self._processes.count)
+            return self._settled(part, self._loss(part) / (batch.answers / self._processes.count))
         rows = part.rows if isinstance(part, Packing) else part
         weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
         with self._loss.number_format():
@@ -159,7 +164,18 @@ class Answers:
                     term = influence.term(seen)
                 if term is not None:
                     terms = terms + term / max(units, 1)
-        return torch.stack([total, terms]) * self._processes.count
+        return self._settled(part, torch.stack([total, terms]) * self._processes.count)
+
+    def _settled(self, part: Part, loss: Tensor) -> Tensor:
+        """The loss, when no other process needs this one for anything before the backward pass."""
+        if self._loss.lockstep is not None:
+            for _ in self._loss.lockstep.before(Pass.BACKWARD):
+                self._loss.look_again(part)
+        return loss
+
+    def spare(self, batch: Batch) -> Part:
+        """The shortest row of the step."""
+        return self._loss.micro_batches([min(batch.whole, key=lambda row: len(row.ids))], 1)[0]
 
     def rows(self, batch: Batch) -> Sequence[EncodedRow]:
         """All rows of the step, whichever process computes them."""
@@ -180,9 +196,15 @@ class Answers:
         answers = sum(row.answer_count for row in rows)
         total = {name: torch.zeros_like(weight, dtype=torch.float32) for name, weight in named.items()}
         own = rows[self._processes.rank :: self._processes.count]
-        for part in self._loss.micro_batches(own, most_tokens):
-            found = torch.autograd.grad(self._loss(part) / answers, list(named.values()), allow_unused=True)
+        parts = self._loss.micro_batches(own, most_tokens)
+        passes: Iterable[tuple[Part, bool]] = ((part, True) for part in parts)
+        if self._loss.lockstep is not None:
+            shortest = min(rows, key=lambda row: len(row.ids))
+            passes = self._loss.lockstep.parts(parts, lambda: self._loss.micro_batches([shortest], 1)[0])
+        for part, counts in passes:
+            loss = self._settled(part, self._loss(part) / answers)
+            found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, found, strict=True):
-                if gradient is not None:
+                if gradient is not None and counts:
                     total[name] += gradient
         return self._processes.sums(total)

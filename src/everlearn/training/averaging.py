@@ -73,6 +73,8 @@ class OptimalAverage(Influence):
         """Moves the averages; all on the device, nothing waits for it."""
         import torch
 
+        from everlearn.training.processes import part_of
+
         now = {name: weight.detach().float() for name, weight in self._parameters.items()}
         if not self._average:
             self._average = _copies(now)
@@ -86,7 +88,7 @@ class OptimalAverage(Influence):
             step.note("average_rate", rates.mean())
             step.note("fallbacks", is_fallback.float().mean())
         for average, gap, rate in zip(self._average.values(), gaps.values(), rates.unbind(), strict=True):
-            average.add_(gap.mul_(rate))
+            part_of(average).add_(part_of(gap).mul_(rate))
 
     def _norms(
         self, gaps: Mapping[str, Tensor], now: Mapping[str, Tensor], gradients: Mapping[str, Tensor]
@@ -113,10 +115,11 @@ class OptimalAverage(Influence):
 
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes them back."""
+        from everlearn.training.processes import beside
 
         def stored(kind: str) -> dict[str, Tensor]:
             return {
-                name: tensors[f"{kind}.{name}"].to(weight.device)
+                name: beside(weight.detach().float(), tensors[f"{kind}.{name}"])
                 for name, weight in self._parameters.items()
                 if f"{kind}.{name}" in tensors
             }
@@ -132,6 +135,10 @@ def _one_norms(tensors: Mapping[str, Tensor], names: Sequence[str] | Mapping[str
     """The 1-norm of each, in the order of the names; NaN for those that are not there."""
     import torch
 
-    found = dict(zip(tensors, torch._foreach_norm(list(tensors.values()), 1), strict=True)) if tensors else {}
+    from everlearn.training.processes import part_of, sums_over_parts
+
+    norms = torch._foreach_norm([part_of(value) for value in tensors.values()], 1) if tensors else []
+    values = sums_over_parts(torch.stack(list(norms)), list(tensors.values())).unbind() if tensors else []
+    found = dict(zip(tensors, values, strict=True))
     none = torch.full((), torch.nan, device=next(iter(found.values())).device) if found else torch.tensor(torch.nan)
     return torch.stack([found.get(name, none) for name in names])

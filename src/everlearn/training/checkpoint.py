@@ -70,9 +70,9 @@ def save_state(
         if processes.is_first:
             partial.mkdir(parents=True)
         for kind, values in files.items():
-            gathered = _gathered(values, processes)
-            if processes.is_first and (gathered or kind == "model"):
-                _save(gathered, partial / f"{kind}.safetensors")
+            found = gathered(values, processes)
+            if processes.is_first and (found or kind == "model"):
+                _save(found, partial / f"{kind}.safetensors")
         if processes.is_first:
             write_json(partial / "state.json", {**record, "sums": sums_of(partial, record)})
             replace_folder(partial, folder)
@@ -84,7 +84,7 @@ def save_state(
     processes.wait()
 
 
-def _gathered(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
+def gathered(tensors: Mapping[str, Tensor], processes: Processes) -> dict[str, Tensor]:
     """All tensors whole, in the first process; the others only give their shards, one tensor after the other."""
     kept = {}
     for name, tensor in tensors.items():
@@ -104,15 +104,20 @@ def moments_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
     }
 
 
-def save_moments(path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
-    """Writes the moments into a file of an artifact, for a phase that goes on with them.
+def save_moments(
+    path: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], processes: Processes
+) -> None:
+    """Writes the moments into a file of an artifact, for a phase that goes on with them; every process must call it.
 
     Raises:
         RunError: the disk is full or the folder cannot be written to.
     """
+    moments = gathered(moments_of(model, optimizers), processes)
+    if not processes.is_first:
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _save({name: value.contiguous() for name, value in moments_of(model, optimizers).items()}, path)
+        _save(moments, path)
     except (OSError, SafetensorError) as error:
         raise write_error(path, error) from None
 
@@ -175,10 +180,10 @@ def save_left(folder: Path, influences: Sequence[Influence], processes: Processe
         RunError: the disk is full or the folder cannot be written to.
     """
     own = {f"{type(one).__name__}.{name}": value for one in influences for name, value in one.left().items()}
-    gathered = _gathered(own, processes)
-    if gathered:
+    kept = gathered(own, processes)
+    if kept:
         try:
-            _save(gathered, folder / LEFT)
+            _save(kept, folder / LEFT)
         except (OSError, SafetensorError) as error:
             raise write_error(folder, error) from None
 

@@ -16,7 +16,7 @@ import ctypes
 import math
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -27,7 +27,8 @@ from torch import Tensor, nn
 from everlearn.errors import UserError
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.training.influence import Influence, OptimizerStep
-from everlearn.training.processes import Processes, without_exchange
+from everlearn.training.processes import Processes, is_sharded, part_of, without_exchange
+from everlearn.training.sharding import Lockstep
 from everlearn.training.stopwatch import Stopwatch
 
 if TYPE_CHECKING:
@@ -56,6 +57,10 @@ class Objective(Protocol):
 
         A scalar, or two summands: the loss and what influences add to it.
         """
+        ...
+
+    def spare(self, batch: Any) -> Any:
+        """A small part, for a process that computes along with others without rows of its own."""
         ...
 
     def rows(self, batch: Any) -> Sequence[EncodedRow]:
@@ -157,7 +162,7 @@ class Engine:
                 with self.watch.of(influence.told_as):
                     influence.after_backward(step)
             penalty = self._penalty(step)
-            nn.utils.clip_grad_norm_(self.model.parameters(), pace.max_grad_norm)
+            self._clip()
             for optimizer in self.optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = rate * group.get("rate_factor", 1.0)
@@ -185,9 +190,10 @@ class Engine:
             try:
                 seed_device(self.processes.device, self.pace.seed_of(number))
                 total = torch.zeros(2, device=self.processes.device)  # the loss, the terms
-                for at, part in enumerate(parts, 1):
+                for at, (part, counts) in enumerate(self._passes(parts, batch), 1):
                     with without_exchange(self.module, only=at < len(parts)):
                         loss = self.objective.loss(part, batch)
+                        loss = loss if counts else 0.0 * loss
                         loss.sum().backward()
                     total[: loss.numel()] += loss.detach()
                 return total
@@ -197,6 +203,25 @@ class Engine:
             self.model.zero_grad()  # outside the handler, which holds what was computed
             self._halve(*self.objective.tokens(batch))
             parts = self.objective.parts(batch, self.most_tokens)
+
+    def _passes(self, parts: Sequence[Any], batch: Any) -> Iterable[tuple[Any, bool]]:
+        """The parts of a batch and whether each counts."""
+        if not self.processes.shares_weights:
+            return ((part, True) for part in parts)
+        return Lockstep(self.processes).parts(parts, lambda: self.objective.spare(batch))
+
+    def _clip(self) -> None:
+        """Shortens the gradient of all weights to the norm that it may have."""
+        gradients = [weight.grad for weight in self._parameters.values() if weight.grad is not None]
+        if not any(is_sharded(gradient) for gradient in gradients):
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.pace.max_grad_norm)
+            return
+        squares = torch.zeros(2, device=self.processes.device)  # of parts, of whole gradients
+        for gradient in gradients:
+            squares[0 if is_sharded(gradient) else 1] += part_of(gradient).float().square().sum()
+        norm = (self.processes.sums({"parts": squares[:1].clone()})["parts"] + squares[1]).sqrt()
+        for gradient in gradients:
+            part_of(gradient).mul_((self.pace.max_grad_norm / (norm + 1e-6)).clamp(max=1.0))
 
     def within_memory(self, compute: Callable[[int], Result], tokens: int, longest: int) -> Result:
         """What an influence asks for beside the passes of a step, with half the tokens at once until memory suffices.
@@ -218,6 +243,12 @@ class Engine:
             self._halve(tokens, longest)
 
     def _halve(self, tokens: int, longest: int) -> None:
+        if self.processes.shares_weights:
+            raise UserError(
+                f"training ran out of memory on {self.processes.device} with {self.most_tokens:,} tokens at a time, "
+                "and processes that share their weights (training.sharding: fsdp) compute no step again: set "
+                f"training.micro_batch_tokens below {min(self.most_tokens, tokens):,}."
+            )
         if self.most_tokens <= longest:
             raise UserError(
                 f"training ran out of memory on {self.processes.device} with one row of up to {longest} tokens at a "
@@ -306,12 +337,17 @@ def make_adamw(
     }
     groups = [
         {
-            "params": [weight for name, weight in named if (weight.ndim >= 2) == decays and factors[name] == factor],
+            "params": [
+                weight
+                for name, weight in named
+                if (weight.ndim >= 2, factors[name], is_sharded(weight)) == (decays, factor, of_parts)
+            ],
             "weight_decay": weight_decay if decays else 0.0,
             "rate_factor": factor,
         }
         for factor in dict.fromkeys(factors.values())
         for decays in (True, False)
+        for of_parts in (False, True)
     ]
     fused = named[0][1].device.type in ("cpu", "cuda")
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, fused=fused)

@@ -57,8 +57,10 @@ class Training:
         """Stored values on the device, in the form of the parameters that they stand beside, paired by name."""
         import torch
 
+        from everlearn.training.processes import beside
+
         assert set(arrays) == set(self.parameters), "the stored values belong to the parameters in training"
-        return {name: torch.from_numpy(arrays[name]).to(weight) for name, weight in self.parameters.items()}
+        return {name: beside(weight, torch.from_numpy(arrays[name])) for name, weight in self.parameters.items()}
 
 
 @dataclass(frozen=True)
@@ -135,8 +137,9 @@ class OptimizerStep:
         return {name: weight.grad for name, weight in self.parameters.items() if weight.grad is not None}
 
     def note(self, name: str, value: Tensor) -> None:
-        """Keeps a scalar for the history."""
-        self.notes[name] = value.detach()
+        """Keeps a scalar for the history; where several influences note the same, all but the first get a number."""
+        taken = sum(other == name or other.startswith(f"{name} ") for other in self.notes)
+        self.notes[f"{name} {taken + 1}" if taken else name] = value.detach()
 
 
 class Influence:

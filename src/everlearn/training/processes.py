@@ -4,7 +4,7 @@
 batch, so that the mean over processes is the mean over the batch; weights are whole copies
 (DistributedDataParallel), or sharded with their optimizer state (FSDP2: `fully_shard`). The shares of a stage's batch
 may differ in anything and may be empty: their gradients are exchanged once a step, after all its passes
-(`mean_gradients`).
+(`mean_gradients`); those of sharded weights by each pass (`sharding.py`).
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ class Processes:
         device: Where it computes.
         rank: Its number; 0 writes the files.
         count: How many there are.
+        shares_weights: Whether each has a part of the weights in training, so that all make the same passes.
     """
 
     device: torch.device
     rank: int = 0
     count: int = 1
+    shares_weights: bool = False
     _state: object = field(default=None, repr=False, compare=False)
 
     @property
@@ -69,6 +71,14 @@ class Processes:
             value /= self.count
         return value
 
+    def least(self, value: int) -> int:
+        """The least of the numbers that processes give."""
+        if self.count > 1:
+            number = torch.tensor(value)
+            torch.distributed.all_reduce(number, torch.distributed.ReduceOp.MIN)
+            value = int(number)
+        return value
+
     def sums(self, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         """Each tensor's sum over processes, in every one of them."""
         if self.count > 1:
@@ -77,9 +87,13 @@ class Processes:
         return tensors
 
     def mean_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Makes gradients the mean over processes, some megabytes at a time; what none has computed stays None."""
+        """Makes gradients the mean over processes, some megabytes at a time; what none has computed stays None.
+
+        Those of sharded weights are means already.
+        """
         if self.count == 1:
             return
+        parameters = [weight for weight in parameters if not is_sharded(weight)]
         has = torch.tensor([weight.grad is not None for weight in parameters], dtype=torch.uint8)
         torch.distributed.all_reduce(has, torch.distributed.ReduceOp.MAX)
         moved = [weight for weight, was in zip(parameters, has.tolist(), strict=True) if was]
@@ -148,7 +162,7 @@ def spread(model: nn.Module, processes: Processes, sharding: Literal["none", "fs
     from torch.distributed.fsdp import fully_shard
 
     mesh = init_device_mesh(processes.device.type, (processes.count,))
-    for layer in _repeated_layers(model):
+    for layer in repeated_layers(model):
         fully_shard(layer, mesh=mesh)
     fully_shard(model, mesh=mesh)
     return model
@@ -159,6 +173,46 @@ def without_exchange(module: nn.Module, *, only: bool = True) -> AbstractContext
     if only and isinstance(module, nn.parallel.DistributedDataParallel):
         return module.no_sync()
     return nullcontext()
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether this process has only a part of it."""
+    from torch.distributed.tensor import DTensor
+
+    return isinstance(tensor, DTensor)
+
+
+def part_of(tensor: Tensor) -> Tensor:
+    """What this process has of a tensor that may be sharded: the same memory, without gradient."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local().detach() if isinstance(tensor, DTensor) else tensor.detach()
+
+
+def total(scalar: Tensor) -> Tensor:
+    """A sum over the elements of a tensor that may be sharded, whole, with its gradient."""
+    from torch.distributed.tensor import DTensor
+
+    return scalar.full_tensor() if isinstance(scalar, DTensor) else scalar
+
+
+def sums_over_parts(values: Tensor, of: Sequence[Tensor]) -> Tensor:
+    """Makes sums whole, each over what this process has of a tensor that may be sharded: (tensors,)."""
+    sharded = [is_sharded(tensor) for tensor in of]
+    if not any(sharded):
+        return values
+    found = values.clone()
+    torch.distributed.all_reduce(found)
+    return torch.where(torch.tensor(sharded, device=values.device), found, values)
+
+
+def beside(target: Tensor, source: Tensor) -> Tensor:
+    """A whole tensor in the form of another one: its device, number format, and parts where it is sharded."""
+    if not is_sharded(target):
+        return source.to(target)
+    found = torch.zeros_like(target, requires_grad=False)
+    fill(found, source.to(target.dtype))
+    return found
 
 
 def whole(tensor: Tensor) -> Tensor:
@@ -196,7 +250,7 @@ def _buckets(tensors: Sequence[Tensor]) -> Iterator[list[Tensor]]:
         yield bucket
 
 
-def _repeated_layers(model: nn.Module) -> list[nn.Module]:
+def repeated_layers(model: nn.Module) -> list[nn.Module]:
     """The modules of the longest list of layers: the transformer's blocks."""
     lists = [list(module) for module in model.modules() if isinstance(module, nn.ModuleList)]
     return max(lists, key=len, default=[])

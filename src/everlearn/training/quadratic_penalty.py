@@ -39,10 +39,12 @@ def quadratic_penalty(
     """
     import torch
 
+    from everlearn.training.processes import total
+
     terms = []
     for at, (parameter, anchor) in enumerate(zip(parameters, anchors, strict=True)):
         squared = (parameter - anchor) ** 2
-        terms.append((squared if weights is None else weights[at] * squared).sum())
+        terms.append(total((squared if weights is None else weights[at] * squared).sum()))
     return torch.stack(terms).sum()
 
 

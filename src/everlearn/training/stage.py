@@ -49,10 +49,12 @@ from everlearn.training.checkpoint import (
 )
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw, whole_loss
 from everlearn.training.influence import Influence, Training
+from everlearn.training.memory import remember, tokens_at_once
 from everlearn.training.phase import Phase
 from everlearn.training.processes import Processes, here
 from everlearn.training.rows import EncodedRow, encode_rows
 from everlearn.training.schedules import Schedule
+from everlearn.training.sharding import Lockstep, take_apart
 from everlearn.training.stopwatch import Stopwatch
 from everlearn.training.trackers import tracking
 
@@ -63,8 +65,6 @@ if TYPE_CHECKING:
     from everlearn.progress import Progress
     from everlearn.recipe import TrainingConfig
 
-MOST_TOKENS = {"cpu": 2048}
-"""Tokens computed at once, by kind of device (more is no faster on a CPU); others: 32,768."""
 _REMEDY = (
     "set training.gradient_checkpointing to true, lower training.max_prompt_tokens, set model.tuning to lora, or take "
     "a smaller model (a run with changed keys needs another --name)"
@@ -135,8 +135,16 @@ def train_stage(
         else:
             apart.append(of_group)
     processes = here(loaded.device)
+    if config.sharding == "fsdp":
+        processes = replace(processes, shares_weights=True)
+        take_apart(loaded.model, processes)
     autocast = autocast_format(config.precision, loaded.device)
-    loss = AnswerLoss(loaded.model, pad_id=loaded.tokenizer.pad_token_id, autocast=autocast)
+    loss = AnswerLoss(
+        loaded.model,
+        pad_id=loaded.tokenizer.pad_token_id,
+        autocast=autocast,
+        lockstep=Lockstep(processes) if processes.shares_weights else None,
+    )
     watch = Stopwatch(loaded.device)
     objective = Answers(
         loss,
@@ -220,7 +228,7 @@ class _Course:
     ) -> None:
         self.loaded, self.objective, self.config, self.key = loaded, objective, config, key
         self.seed, self.folder, self.tick, self.track, self.say = seed, folder, tick, track, say
-        self.most_tokens = config.micro_batch_tokens or MOST_TOKENS.get(loaded.device.type, 32768)
+        self.most_tokens = self._most_tokens_before = tokens_at_once(loaded, config)
         self.history: list[Row] = []
         self.tokens = self.answers = self.done = 0
         self._seconds_before, self._tokens_before = 0.0, 0
@@ -290,9 +298,11 @@ class _Course:
         with self._memory("the optimizer"):
             engine.run(self._look, save)
         self.most_tokens = engine.most_tokens
+        if self.most_tokens < self._most_tokens_before:
+            remember(self.loaded, config, self.most_tokens)
         save_left(self.folder, influences, processes)
-        if phase.keeps_moments and processes.is_first:
-            save_moments(self.folder / MOMENTS, model, [optimizer])
+        if phase.keeps_moments:
+            save_moments(self.folder / MOMENTS, model, [optimizer], processes)
 
     @contextmanager
     def _memory(self, what: str) -> Iterator[None]:
@@ -320,7 +330,8 @@ class _Course:
         load_tensors(path / "model.safetensors", moving_tensors(self.loaded.model))
         load_moments(path, self.loaded.model, [optimizer])
         load_influences(path, influences)
-        self.done, self.history, self.most_tokens = record["step"], record["history"], record["most_tokens"]
+        self.done, self.history = record["step"], record["history"]
+        self.most_tokens = min(self.most_tokens, record["most_tokens"])
         self.tokens, self.answers = record["tokens"], record["answers"]
         watch.add(record.get("influence_seconds", {}))
         self._seconds_before, self._tokens_before = self.history[-1]["seconds"], self.tokens

@@ -69,6 +69,10 @@ class Text:
             loss: Tensor = self._module(input_ids=ids, labels=labels, use_cache=False).loss
         return loss * (len(part) / len(batch))
 
+    def spare(self, batch: Tensor) -> Tensor:
+        """One block."""
+        return batch[:1]
+
     def rows(self, batch: Tensor) -> Sequence[EncodedRow]:
         """Blocks are no rows of tasks."""
         return ()
