@@ -25,11 +25,13 @@ from everlearn.models.batching import by_length, ran_out_of_memory, release_devi
 from everlearn.models.parameters import tuned_parameters
 from everlearn.models.sides import Sides
 from everlearn.seeds import derive
+from everlearn.training.processes import Processes
 from everlearn.training.row_gradients import NotByRowError, RowGradients
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from everlearn.crew import Crew
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
     from everlearn.training.rows import EncodedRow
@@ -159,10 +161,23 @@ def importance(
     Returns:
         Parameter name to array of its shape, float32.
     """
+    return loaded.shared_out(_of_share, (rows, scalar, power, together), tick)
+
+
+def _of_share(
+    loaded: LoadedModel, order: tuple[Sequence[EncodedRow], Scalar, Power, bool], crew: Crew, tick: Tick | None
+) -> dict[str, np.ndarray]:
+    """The same in all processes, each some of the rows."""
+    every, scalar, power, together = order
+    rows = every if crew.count == 1 else sorted(every, key=lambda row: -len(row.ids))[crew.rank :: crew.count]
     model, tuned = loaded.model, tuned_parameters(loaded.model)
     training = model.training
     model.eval()
-    told = tick or (lambda done, of: None)
+
+    def told(done: int, of: int) -> None:
+        if tick:
+            tick(min(done * crew.count, len(every)), len(every))
+
     try:
         with _requiring_gradients(list(tuned.values())):
             means = None
@@ -172,6 +187,10 @@ def importance(
                 means = _one_by_one(loaded, tuned, rows, scalar, power, told)
     finally:
         model.train(training)
+    if crew.count > 1:
+        sums = {name: mean * len(rows) for name, mean in means.items()}
+        Processes(loaded.device, crew.rank, crew.count).sums(sums)
+        means = {name: total / len(every) for name, total in sums.items()}
     return {name: mean.float().cpu().numpy() for name, mean in means.items()}
 
 
