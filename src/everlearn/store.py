@@ -43,6 +43,9 @@ from everlearn.recipe_paths import kept_path
 
 MARK = ".everlearn-cache"
 """Stands in every cache: only where it does, `everlearn doctor` takes a folder's place for a sign of its origin."""
+_OF_A_RUN = ("recipe.yaml", "bad_rows.jsonl", "model/**/*")
+"""Files of a finished run that are no artifact's."""
+_BESIDE_ARTIFACTS = ("stages/*/*.jsonl", "stages/*/synthesis/*.jsonl", "stages/*/scores.json")
 _MAY_NOT = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
@@ -90,9 +93,24 @@ class RunStore:
         write_vouched(self.manifest_path, self.manifest)
 
     def vouch_for_rows(self) -> None:
-        """Notes the sums of the files of rows that stand beside the artifacts of stages."""
-        rows = [*self.folder.glob("stages/*/*.jsonl"), *self.folder.glob("stages/*/synthesis/*.jsonl")]
+        """Notes the sums of the files of rows and scores that stand beside the artifacts of stages."""
+        rows = [path for name in _BESIDE_ARTIFACTS for path in self.folder.glob(name)]
         self.update_manifest(rows={_name(path, self.folder): sha256_of(path) for path in sorted(rows)})
+
+    def vouch_for_files(self) -> None:
+        """Notes the sums of what else a finished run consists of: recipe, bad rows, the model.
+
+        Artifacts have records, whose sums are noted with their steps; manifest, matrix, metrics and lineage carry
+        their own. The report and the log are vouched for by nothing: they say again what stands elsewhere.
+        """
+        known = {}  # of the weights that are handed back, which are files of an artifact
+        for place in self._noted():
+            record = read_record(place)
+            for name, (_, digest) in record.files.items() if record else ():
+                known[_same(place / name)] = digest
+        found = [path for name in _OF_A_RUN for path in self.folder.glob(name) if path.is_file()]
+        sums = {_name(path, self.folder): known.get(_same(path)) or sha256_of(path) for path in sorted(found)}
+        self.update_manifest(files=sums)
 
     def steps_below(self, stage: str) -> StepRunner:
         """A step runner whose artifacts stand under `stages/<stage>`."""
@@ -159,12 +177,19 @@ class RunStore:
 
     def _holds(self, target: Path, fingerprint: str) -> bool:
         record = read_record(target)
-        if record is not None and record.fingerprint != fingerprint:
+        if record is not None and (record.fingerprint != fingerprint or self._is_altered(target)):
             return False
         if record is None and not ((target / RECORD).exists() and target in self._noted()):
             return False
         self._check(target)
         return True
+
+    def _is_altered(self, target: Path) -> bool:
+        """Whether an artifact's record is another one than the manifest has noted."""
+        steps = self.manifest.get("steps")
+        known = steps.get(_name(target, self.folder)) if isinstance(steps, dict) else None
+        noted = known.get("record") if isinstance(known, dict) else None
+        return noted is not None and noted != sha256_of(target / RECORD)
 
     def _noted(self) -> list[Path]:
         """Where the manifest says that artifacts stand."""
@@ -229,7 +254,8 @@ class RunStore:
         steps = self.manifest.setdefault("steps", {})
         assert isinstance(steps, dict), "the manifest's steps are a mapping"
         known = steps.get(place)
-        if not (isinstance(known, dict) and known.get("fingerprint") == fingerprint):
+        digest = sha256_of(target / RECORD)
+        if not (isinstance(known, dict) and (known.get("fingerprint"), known.get("record")) == (fingerprint, digest)):
             record = read_record(target)
             assert record is not None, "an artifact that was checked has its record"
             steps[place] = {
@@ -240,6 +266,7 @@ class RunStore:
                 "reused": reused,
                 "finished": datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
                 "files": {name: size for name, (size, _) in record.files.items()},
+                "record": digest,
             }
             write_vouched(self.manifest_path, self.manifest)
 
@@ -284,6 +311,12 @@ def _files_of(folder: Path) -> list[Path]:
 
 def _name(path: Path, folder: Path) -> str:
     return path.relative_to(folder).as_posix()
+
+
+def _same(path: Path) -> tuple[int, int]:
+    """What hard links to one file have in common."""
+    found = path.stat()
+    return found.st_dev, found.st_ino
 
 
 def _may_be_used(stored: Path) -> bool:

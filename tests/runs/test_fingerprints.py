@@ -9,10 +9,17 @@ from pathlib import Path
 
 import pytest
 import safetensors.numpy
+import torch
 
+from everlearn import devices
 from everlearn.artifacts import Artifact
+from everlearn.errors import ModelError
+from everlearn.files import read_vouched, write_vouched
+from everlearn.models import loading
+from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.runs import loop, measure, publish
+from everlearn.runs.formats import formats_of
 from everlearn.store import RunStore
 from tests.runs.test_loop import tiny_recipe
 
@@ -41,7 +48,7 @@ def planned(monkeypatch: pytest.MonkeyPatch) -> Plan:
         (loop, "sha256_of", ""),
         (publish, "publish", None),
         (loop, "claim", None),
-        (loop, "_take", None),
+        (loop, "take", None),
         (safetensors.numpy, "load_file", {}),
     ):
         monkeypatch.setattr(module, name, lambda *_, value=value, **__: value)
@@ -126,3 +133,85 @@ def test_another_metric_scores_its_task_again_and_trains_nothing(
     assert changed(before, planned(make_recipe(tree))) == {
         place for place in before if re.fullmatch(".*/predictions/animals", place)
     }
+
+
+@pytest.fixture
+def on_machine(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Whether the machine multiplies bfloat16 natively."""
+
+    def set_to(native: bool) -> None:
+        for module in (devices, loading):
+            monkeypatch.setattr(module, "has_native_bfloat16", lambda _: native)
+
+    return set_to
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What runs tell."""
+    lines: list[str] = []
+    monkeypatch.setattr(LineProgress, "say", lambda _, line: lines.append(line))
+    return lines
+
+
+def in_formats(folder: Path, model: Path, written: str, name: str) -> Recipe:
+    tree = tiny_recipe(folder, model, method={"name": "l2"}).model_dump(mode="json")
+    tree["model"]["dtype"] = tree["training"]["precision"] = written
+    return make_recipe({**tree, "name": name})
+
+
+def test_auto_is_hashed_as_what_it_means(tmp_path: Path, tiny_model: Path, planned: Plan, on_machine) -> None:
+    found = {}
+    for native, means in ((True, "bfloat16"), (False, "float32")):
+        on_machine(native)
+        found[means] = planned(in_formats(tmp_path, tiny_model, "auto", f"auto-{means}"))
+        assert planned(in_formats(tmp_path, tiny_model, means, means)) == found[means]
+    assert changed(found["bfloat16"], found["float32"]) == set(found["float32"])
+
+
+def test_what_auto_meant_where_a_run_began_holds_where_it_goes_on(
+    tmp_path: Path, tiny_model: Path, planned: Plan, on_machine, said: list[str]
+) -> None:
+    on_machine(True)
+    recipe = in_formats(tmp_path, tiny_model, "auto", "run")
+    begun = planned(recipe)
+    manifest = read_vouched(tmp_path / "runs" / "run" / "manifest.json")
+    assert manifest["formats"] == {"dtype": "bfloat16", "precision": "bfloat16"}
+    assert not any("auto goes on" in line for line in said)
+    on_machine(False)
+    assert planned(recipe) == begun
+    assert (
+        "auto goes on meaning bfloat16 weights and bfloat16 steps, as where this run began "
+        "(a new run would mean float32 weights and float32 steps here)"
+    ) in said
+
+
+def test_a_run_of_an_earlier_release_is_hashed_as_written_and_told_so(
+    tmp_path: Path, tiny_model: Path, planned: Plan, on_machine, said: list[str]
+) -> None:
+    on_machine(True)
+    recipe = in_formats(tmp_path, tiny_model, "auto", "old")
+    recorded = planned(in_formats(tmp_path, tiny_model, "auto", "new"))
+    folder = tmp_path / "runs" / "old"
+    folder.mkdir()
+    write_vouched(folder / "manifest.json", {"kind": "run", "steps": {"stages/01-colours/training": {}}})
+    old = planned(recipe)
+    assert any("did not record what auto (model.dtype, training.precision) meant: what" in line for line in said)
+    assert changed(recorded, old) == set(old)
+    on_machine(False)
+    assert planned(recipe) == old, "nothing that stands is made again"
+    assert "formats" not in read_vouched(folder / "manifest.json")
+
+
+def test_a_machine_that_cannot_compute_in_a_runs_format_is_refused(
+    tmp_path: Path, tiny_model: Path, on_machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_machine(False)
+
+    def no_such_numbers(*_: object, dtype: torch.dtype, **__: object) -> torch.Tensor:
+        raise TypeError(f"no {dtype} here")
+
+    monkeypatch.setattr(torch, "ones", no_such_numbers)
+    manifest = {"formats": {"dtype": "bfloat16", "precision": "bfloat16"}}
+    with pytest.raises(ModelError, match=r"begun in bfloat16 weights .*, and cpu cannot compute in bfloat16: go on"):
+        formats_of(in_formats(tmp_path, tiny_model, "auto", "run"), manifest)

@@ -17,7 +17,8 @@ from everlearn.crew import Crew
 from everlearn.errors import RecipeError, RunError
 from everlearn.files import read_json, read_mapping
 from everlearn.recipe import Recipe
-from everlearn.runs.loop import execute, refuse_foreign
+from everlearn.runs.claim import refuse_foreign
+from everlearn.runs.loop import execute
 from tests.runs.test_loop import TASKS, tiny_recipe
 
 STAGES = [f"{at:02d}-{task}" for at, task in enumerate(TASKS, 1)]

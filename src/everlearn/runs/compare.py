@@ -24,7 +24,15 @@ from everlearn.recipe_paths import found_path, kept_path, located, portable
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
 from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
-from everlearn.runs.loop import RunResult, execute, prepare, tell_about, tell_targets, try_base
+from everlearn.runs.loop import (
+    RunResult,
+    execute,
+    prepare,
+    refuse_unfit_sharding,
+    tell_about,
+    tell_targets,
+    try_base,
+)
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -124,6 +132,7 @@ def compare(
             write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
         sound = prepare(recipe.model_copy(update={"method": methods[0]}), folder, trains=True)
         for other in assembled[1:]:
+            refuse_unfit_sharding(recipe, other)
             other.check(sound.facts)
         for name, one in _runs_of(recipe, methods, seeds).items():
             if (folder / name / "manifest.json").exists():
@@ -131,7 +140,8 @@ def compare(
                 refuse_other_stages(folder / name, known, assemble(one.method), sound.stream)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
-    recipe = recipe.model_copy(update={"model": sound.model})
+    model = recipe.model.model_copy(update={"lora": sound.recipe.model.lora})
+    recipe = recipe.model_copy(update={"model": model})
     write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
     runs = [(labels[at % len(labels)], one) for at, one in enumerate(_runs_of(recipe, methods, seeds).values())]
     results: dict[str, list[RunResult]] = {label: [] for label in labels}

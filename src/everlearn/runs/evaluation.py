@@ -41,18 +41,19 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     prepared = prepare(recipe, folder)
     tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    models = ModelsAtHand(recipe.model)
+    models = ModelsAtHand(prepared.recipe.model)
     name, released, answerer = BASE_STAGE, ModelState(prepared.base_fingerprint), None
     if checkpoint is not None:
         kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
         answerer = answerer_in(checkpoint, kind)
-        released = ModelState(checkpoint_fingerprint(checkpoint), (Part(checkpoint, kind),))
+        fingerprint = prepared.formats.identify(checkpoint_fingerprint(checkpoint))
+        released = ModelState(fingerprint, (Part(checkpoint, kind),))
         name = released.fingerprint
         if answerer:
             name = fingerprint_of(name, *(state.fingerprint for state in answerer.models.values()))
         name = f"checkpoint-{name[:8]}"
     with held(store.folder):
-        store.update_manifest(kind=EVALUATION)
-        measurement = Measurement(recipe, prepared.stream, [], prepared.template, store, progress, models)
+        store.update_manifest(kind=EVALUATION, **prepared.formats.to_json())
+        measurement = Measurement(prepared.recipe, prepared.stream, [], prepared.template, store, progress, models)
         measurement.stage(name, 0, released, prepared.stream.tasks, answerer)
         return read_mapping(folder / "stages" / name / "scores.json")

@@ -18,7 +18,7 @@ from everlearn.data.account import data_line
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.kept import keep_task, kept_task
 from everlearn.errors import RecipeError
-from everlearn.files import held, read_json, sha256_of, write_json, write_jsonl
+from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
@@ -26,9 +26,10 @@ from everlearn.methods.base import Facts, Method, Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
-from everlearn.recipe import NOT_OF_A_STEP, ModelConfig, Recipe, cache_folder
+from everlearn.recipe import NOT_OF_A_STEP, Recipe, cache_folder
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
+from everlearn.runs.formats import Formats, formats_of
 from everlearn.runs.lengths import rehearsed_within_limits, within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement, check_measurement, measured_text
@@ -65,12 +66,14 @@ class Prepared:
     """What is known and checked before any training.
 
     Attributes:
-        model: As the recipe says, with the targets that `auto` means.
+        recipe: With what `auto` means for targets and number formats.
+        formats: The number formats.
         stream: The tasks as they are trained on.
         read: The tasks before any row was left out for its length.
     """
 
-    model: ModelConfig
+    recipe: Recipe
+    formats: Formats
     method: Method
     stream: TaskStream
     read: tuple[Task, ...]
@@ -120,9 +123,18 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         for task in stream:
             template.check(task.train)
             check_rows(task.train, template, tokenizer, recipe.training, context)
-    facts = Facts(stream, tokenizer, context, model, recipe.training, partial(measured_text, recipe))
+    formats = formats_of(recipe, _manifest_in(folder))
+    whole = formats.resolved(recipe.model_copy(update={"model": model}))
+    facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
     method.check(facts)
-    return Prepared(model, method, stream, read, template, loading.base_fingerprint(recipe.model), facts)
+    base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
+    return Prepared(whole, formats, method, stream, read, template, base, facts)
+
+
+def _manifest_in(folder: Path | None) -> dict[str, object]:
+    """The manifest of a run that has begun."""
+    path = folder and folder / "manifest.json"
+    return read_vouched(path) if path and path.exists() else {}
 
 
 def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
@@ -173,7 +185,8 @@ def execute(
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
-    recipe = recipe.model_copy(update={"model": prepared.model})
+    if prepared.formats.note:
+        progress.say(prepared.formats.note)
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
@@ -182,7 +195,7 @@ def execute(
 def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None:
     """Says which layers get an adapter, where the recipe leaves that to everlearn."""
     if recipe.model.tuning == "lora" and recipe.model.lora.targets == "auto":
-        progress.say(f"adapters on {', '.join(prepared.model.lora.targets)} (model.lora.targets: auto)")
+        progress.say(f"adapters on {', '.join(prepared.recipe.model.lora.targets)} (model.lora.targets: auto)")
 
 
 def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) -> None:
@@ -195,7 +208,6 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
         return
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
-    recipe = recipe.model_copy(update={"model": prepared.model})
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
@@ -216,7 +228,9 @@ class _Run:
     def __init__(self, recipe: Recipe, prepared: Prepared, store: RunStore, label: str, progress: Progress) -> None:
         from everlearn.runs.models_at_hand import ModelsAtHand
 
-        self.recipe = recipe
+        self.recipe = prepared.recipe
+        self.formats = prepared.formats
+        self._written = recipe  # what `auto` means left open
         self.method = prepared.method
         self.stream = prepared.stream
         self.read = {task.name: task for task in prepared.read}
@@ -263,13 +277,14 @@ class _Run:
             progress.say(self.measurement.line(stage))
         matrix, metrics = self.measurement.finish()
         self._publish(released, answerer, matrix)
+        store.vouch_for_files()
         store.update_manifest(status="complete")
         store.tidy()
         return RunResult(store.folder, matrix, metrics)
 
     def try_base(self) -> None:
         """Lets the method see what the base model can do for each stage, before anything is trained."""
-        self.store.update_manifest(kind=RUN, **self._describe(), status="running")
+        self.store.update_manifest(kind=RUN, **self._describe(), status="running", files={})
         for stage in self.stages:
             self.method.try_base(self._context(stage, self.base))
 
@@ -325,11 +340,15 @@ class _Run:
         config = self.recipe.training
         if phase.changes:
             config = type(config).model_validate({**config.model_dump(), **phase.changes})
+        model, precision, dtype = self.recipe.model, {}, {}
+        if not self.formats.are_recorded:
+            precision = {"precision": self._written.training.precision}
+            dtype = {"dtype": self._written.model.dtype}
         inputs = {
             "start": tuning.start.fingerprint,
             "rows": rows_fingerprint([*own, *mixture.rows]),
-            "training": config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
-            "model": self.recipe.model.model_dump(mode="json", exclude={"base", "revision", "device"}),
+            "training": {**config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)), **precision},
+            "model": {**model.model_dump(mode="json", exclude={"base", "revision", "device"}), **dtype},
             "template": self.template.name,
             "seed": seed,
             "method": self._acting(influences, mixture),
@@ -531,6 +550,7 @@ class _Run:
             },
             "label": self.label,
             "seed": self.recipe.seed,
+            **self.formats.to_json(),
             "model": {
                 "base": self.recipe.model.base,
                 "tuning": self.recipe.model.tuning,

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from everlearn.artifacts import FINGERPRINT, RECORD, fault_of, is_below, is_plain, read_record, remove_files
 from everlearn.errors import RunError
-from everlearn.files import read_json
+from everlearn.files import read_json, sha256_of
 from everlearn.recipe_paths import found_path
 from everlearn.run_folder import kind_of, refuse_links
 from everlearn.store import MARK
@@ -150,6 +150,12 @@ def _examine_run(run: Path, manifest: dict[str, object], found: Findings) -> Non
         files = step.get("files") if isinstance(step, dict) else None
         names = [RECORD, *(str(name) for name in files)] if isinstance(files, dict) else []
         _examine_artifact(record.parent, names, found)
+    vouched = manifest.get("files")
+    for name, digest in vouched.items() if isinstance(vouched, dict) else ():
+        if is_below(str(name)) and not (is_plain(run, str(name)) and sha256_of(run / str(name)) == digest):
+            what = "is not as everlearn wrote it" if (run / str(name)).exists() else "is missing"
+            remedy = "take the change back" if name == "recipe.yaml" else f"'everlearn resume {run}' writes it again"
+            found.remarks.append(f"{run / str(name)} {what}: {remedy}.")
     for record in sorted((run / ".own").glob(f"*/{RECORD}")):
         if FINGERPRINT.fullmatch(record.parent.name):
             _examine_artifact(record.parent, [RECORD], found, named=record.parent.name)

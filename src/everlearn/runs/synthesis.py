@@ -55,12 +55,12 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
     if options is None:
         raise RecipeError(f"method {recipe.method.name} synthesizes nothing: use --method ssr.")
     store = RunStore(out, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    models = ModelsAtHand(recipe.model)
+    models = ModelsAtHand(prepared.recipe.model)
     if checkpoint is not None:
         models.point_to(checkpoint)
     made = {}
     with held(store.folder):
-        store.update_manifest(kind=SYNTHESIS)
+        store.update_manifest(kind=SYNTHESIS, **prepared.formats.to_json())
         for name in wanted.tasks or prepared.stream.names:
             tools = Tools(
                 step=store.steps_below(name),
@@ -68,11 +68,11 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> dict[Pat
                 base_fingerprint=prepared.base_fingerprint,
                 generator_for=models.generator_for,
                 template=prepared.template,
-                training=recipe.training,
+                training=prepared.recipe.training,
                 progress=progress,
                 seed=recipe.seed,
                 latest=models.latest if checkpoint is not None else None,
-                latest_fingerprint=checkpoint_fingerprint(checkpoint) if checkpoint is not None else "",
+                latest_fingerprint=prepared.formats.identify(checkpoint_fingerprint(checkpoint)) if checkpoint else "",
             )
             found = synthesize_task(prepared.stream[name], options, tools, count=wanted.count)
             write_jsonl(out / f"{name}.jsonl", (row.to_json() for row in found.rows))

@@ -77,6 +77,7 @@ class StepForm(Form):
     fingerprint: str = ""
     finished: str = ""
     files: dict[str, Count] = {}
+    record: str | None = None
     generated_tokens: Count = 0
     peak_memory_bytes: Count = 0
 

@@ -246,22 +246,28 @@ def _matrix(path: Path, manifest: ManifestForm) -> Matrix | None:
 
 def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:
     """Rows and scores, shown or what is shown was computed from them, are as the records say; weights are not read."""
-    for place in manifest.steps:
+    for place, step in manifest.steps.items():
         artifact = folder / place
         if not artifact.is_dir() or not any(artifact.iterdir()):
             continue
         if not (artifact / RECORD).exists():
             raise RunError(f"{artifact / RECORD} is missing: run 'everlearn resume {folder}', which mends it.")
+        if step.record not in (None, sha256_of(artifact / RECORD)):
+            raise _changed(artifact / RECORD, folder)
         record = read_record(artifact)
         for name in record.files if record else [RECORD]:
             if name.endswith((".json", ".jsonl")) and "/" not in name:
                 stands(artifact / name)
     for name, digest in manifest.rows.items():
         if (folder / name).exists() and not (is_plain(folder, name) and sha256_of(folder / name) == digest):
-            raise RunError(
-                f"{folder / name} is corrupt (it was changed after everlearn had written it): run 'everlearn resume "
-                f"{folder}', which writes it again."
-            )
+            raise _changed(folder / name, folder)
+
+
+def _changed(path: Path, folder: Path) -> RunError:
+    return RunError(
+        f"{path} is corrupt (it was changed after everlearn had written it): run 'everlearn resume {folder}', which "
+        "writes it again."
+    )
 
 
 def _confidence(path: Path) -> float | None:
