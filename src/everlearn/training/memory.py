@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING
 import torch
 
 from everlearn.devices import autocast_format, free_bytes
-from everlearn.models.adapters import inner_model
 from everlearn.training.processes import part_of
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from peft import PeftModel
+    from transformers import PreTrainedModel
 
     from everlearn.models.loading import LoadedModel
     from everlearn.recipe import TrainingConfig
@@ -57,7 +57,9 @@ def remember(loaded: LoadedModel, config: TrainingConfig, tokens: int) -> None:
     _found[loaded.base_fingerprint, config.gradient_checkpointing] = tokens
 
 
-def likely_to_fit(model: Module, device: torch.device, *, item_bytes: int, recompute: bool) -> int:
+def likely_to_fit(
+    model: PreTrainedModel | PeftModel, device: torch.device, *, item_bytes: int, recompute: bool
+) -> int:
     """Tokens that a step is likely to find room for.
 
     Args:
@@ -66,7 +68,7 @@ def likely_to_fit(model: Module, device: torch.device, *, item_bytes: int, recom
         item_bytes: Of one value of the computation.
         recompute: Whether activations are computed again in the backward pass.
     """
-    settings = inner_model(model).config.get_text_config()
+    settings = model.config.get_text_config()
     values = _VALUES_RECOMPUTED if recompute else _VALUES
     token_bytes = settings.num_hidden_layers * settings.hidden_size * values * item_bytes
     moving = sum(part_of(weight).nbytes for weight in model.parameters() if weight.requires_grad)

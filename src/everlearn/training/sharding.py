@@ -17,9 +17,10 @@ from collections.abc import Callable, Iterable, Iterator
 from enum import IntEnum
 from typing import TypeVar
 
+from peft import PeftModel
 from torch import nn
+from transformers import PreTrainedModel
 
-from everlearn.models.adapters import inner_model
 from everlearn.training.processes import Processes, repeated_layers
 
 Part = TypeVar("Part")
@@ -59,27 +60,28 @@ class Lockstep:
             yield spare(), False
 
 
-def take_apart(model: nn.Module, processes: Processes) -> None:
+def take_apart(model: PreTrainedModel | PeftModel, processes: Processes) -> None:
     """Leaves this process its parts of a model's weights, in place."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    inner = inner_model(model)
+    inner = model.get_base_model() if isinstance(model, PeftModel) else model
     decoder = inner.get_decoder()
-    whole = {*inner.get_output_embeddings().parameters(), *_of_adapters(model)}
+    whole = {*inner.get_output_embeddings().parameters(), *_of_parts(model)}
     mesh = init_device_mesh(processes.device.type, (processes.count,))
     for module in (*repeated_layers(decoder), decoder):
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
 
 
-def _of_adapters(model: nn.Module) -> Iterator[nn.Parameter]:
-    """What moves beside frozen weights, and the adapters that are carried along."""
-    from peft import PeftModel
+def _of_parts(model: PreTrainedModel | PeftModel) -> Iterator[nn.Parameter]:
+    """What moves beside frozen weights, adapters that are carried along, and what a soft prompt stands before."""
     from peft.tuners.tuners_utils import BaseTunerLayer
 
     if not isinstance(model, PeftModel):
         return
     yield from (weight for weight in model.parameters() if weight.requires_grad)
+    if any(settings.is_prompt_learning for settings in model.peft_config.values()):
+        yield from model.get_base_model().get_input_embeddings().parameters()
     for module in model.modules():
         if isinstance(module, BaseTunerLayer):
             for name in module.adapter_layer_names:
