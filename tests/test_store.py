@@ -50,8 +50,13 @@ def test_what_was_just_made_is_read_once(tmp_path: Path, monkeypatch: pytest.Mon
     """A fully tuned model of seven billion weights is 28 GB."""
     read: list[Path] = []
     real = store_module.sha256_of
+
+    def spy(path: Path) -> str:
+        read.extend([path] if path.name != artifacts.RECORD else [])
+        return real(path)
+
     for module in (store_module, artifacts):
-        monkeypatch.setattr(module, "sha256_of", lambda path: read.append(path) or real(path))
+        monkeypatch.setattr(module, "sha256_of", spy)
     RunStore(tmp_path / "one", tmp_path / "cache").step("a", "a", {}, Maker())
     assert len(read) == 1
     RunStore(tmp_path / "two", tmp_path / "cache").step("a", "a", {}, Maker())

@@ -14,9 +14,10 @@ import pytest
 import yaml
 
 from everlearn.crew import Crew
-from everlearn.errors import RecipeError, RunError
+from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_json, read_mapping
 from everlearn.recipe import Recipe
+from everlearn.runs import work
 from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.loop import execute
 from tests.runs.test_loop import TASKS, tiny_recipe
@@ -173,3 +174,9 @@ def test_one_process_goes_on_after_one_of_two_was_killed_in_the_midst_of_a_stage
     assert "finished steps are kept" in said[0].lower()
     assert list((tmp_path / "runs").rglob("partial-00000002")), "a checkpoint of two processes"
     assert_same(alone, execute(recipe).folder)
+
+
+def test_processes_that_have_loaded_other_weights_are_refused() -> None:
+    with pytest.raises(UserError, match=r"process 2 of the launch has loaded other weights than the first one: on"):
+        work._refuse_other_weights(["a", "a", "b"])
+    work._refuse_other_weights(["a", "a"])

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.crew import Crew, crew
+from everlearn.errors import UserError
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import ModelConfig
 
@@ -50,6 +51,7 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
 
     _served.clear()
     loaded = loading.load_model(order.model, trainable=True, **order.load)
+    _refuse_other_weights(crew().gather(loaded.fingerprint))
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
     if order.stage["config"].sharding == "fsdp":
         trained = gathered(moving_tensors(loaded.model), here(loaded.device))
@@ -62,6 +64,20 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
     if progress is not None:
         loaded = loading.save_checkpoint(loaded, order.folder, **order.save)
     return loaded
+
+
+def _refuse_other_weights(fingerprints: Sequence[str]) -> None:
+    """Refuses to train what is not one model.
+
+    Raises:
+        UserError: a process has loaded another one than the first.
+    """
+    strange = [rank for rank, one in enumerate(fingerprints) if one != fingerprints[0]]
+    if strange:
+        raise UserError(
+            f"process {strange[0]} of the launch has loaded other weights than the first one: on every machine the "
+            "model and the run folder must be the same (a shared file system, or the same revision of the model)."
+        )
 
 
 @dataclass(frozen=True)
