@@ -105,7 +105,7 @@ def test_two_processes_give_the_losses_and_predictions_of_one(tmp_path: Path, ti
 
 @pytest.mark.parametrize(
     ("tuning", "method"),
-    [("lora", {"name": "lwf"}), ("full", [{"name": "ewc", "strength": 1.0}, {"name": "lcia"}])],
+    [("lora", {"name": "lwf"}), ("full", [{"name": "ewc", "strength": 1.0}, {"name": "lcia", "groups": False}])],
     ids=["frozen layers and whole adapters", "all weights"],
 )
 def test_two_processes_that_share_the_weights_give_the_losses_and_predictions_of_one(
