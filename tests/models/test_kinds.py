@@ -21,6 +21,7 @@ from everlearn.models.state import MOVING, PartSettings, Tuning
 from everlearn.recipe import LoraConfig, ModelConfig
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.rows import EncodedRow
+from tests.malformed.model_folders import faults_of, spoil
 from tests.models.test_adapters import refusal
 from tests.tiny_models import ARCHITECTURES, TARGETS, save_tiny_model
 
@@ -113,6 +114,22 @@ def test_a_soft_prompt_whose_settings_open_files_is_refused(tiny_model: Path, tm
     file = tmp_path / "adapter" / "adapter_config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {key: value}))
     assert f"adapter_config.json: {key} is" in (refusal(config, tmp_path / "adapter") or "")
+
+
+@pytest.mark.parametrize("adds", [PROMPT, EXPERTS])
+def test_no_wrong_value_of_a_part_ends_in_a_traceback(tiny_model: Path, tmp_path: Path, adds: dict) -> None:
+    config, told = config_of(tiny_model), []
+    loading.save_checkpoint(loading.load_model(config, trainable=True, adds=adds), tmp_path)
+    for file in (tmp_path / "adapter").iterdir():
+        if not file.name.startswith("adapter_"):
+            file.unlink()
+    faults = [fault for fault in faults_of(tmp_path / "adapter") if fault.file == "adapter_config.json"]
+    for fault in faults[::17]:
+        try:
+            told.append(refusal(config, spoil(tmp_path / "adapter", fault, tmp_path / "spoilt")))
+        except Exception as error:  # says which
+            pytest.fail(f"{fault} ends in {type(error).__name__}: {error}")
+    assert sum(one is not None for one in told) > 10
 
 
 def test_experts_are_those_of_the_golden_vectors(golden_dir: Path) -> None:

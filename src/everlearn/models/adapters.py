@@ -108,15 +108,16 @@ def load_adapter(
         )
     what = f"the adapter in {shown(folder)}"
     check_tensors(folder, ["adapter_model.safetensors"], what, "delete it and run 'everlearn resume'")
-    config = stored_config(_checked_settings(folder, what))
+    settings = _checked_settings(folder, what)
     remedy = "use the base that it was trained on, or delete it and run 'everlearn resume'"
     with told(f"{what} does not fit this base model or is damaged", remedy), _without_future_warnings():
+        config = stored_config(settings)
         device = str(model.device)  # left out: any GPU of the machine, whatever the recipe says
-        settings = {"adapter_name": name, "is_trainable": trainable, "torch_device": device}
+        options = {"adapter_name": name, "is_trainable": trainable, "torch_device": device}
         if not isinstance(model, PeftModel):
-            return PeftModel.from_pretrained(model, str(folder), config=config, **settings)
+            return PeftModel.from_pretrained(model, str(folder), config=config, **options)
         assert config is None, "a part of a kind that PEFT does not know is alone on its model"
-        model.load_adapter(str(folder), **settings)
+        model.load_adapter(str(folder), **options)
         return model
 
 

@@ -50,13 +50,13 @@ class Stored:
         label: What it is called.
         settings: Keys of `adapter_config.json` that say no more than what such a part is; others must have PEFT's
             defaults, since some have files opened, modules imported or the base changed.
-        size: The key that says how large it is: from 1 to the longest side of its tensors.
+        sizes: Keys that say how large it is: each from 1 to the longest side of its tensors.
         checks: Key to whether its value is wrong.
     """
 
     label: str
     settings: frozenset[str]
-    size: str
+    sizes: tuple[str, ...]
     checks: Mapping[str, Callable[[object], bool]]
 
 
@@ -64,23 +64,27 @@ def _starts_oddly(value: object) -> bool:
     return value not in (True, False, "gaussian")
 
 
-def _is_no_count(value: object) -> bool:
-    return not isinstance(value, int) or isinstance(value, bool) or value < 1
-
-
 def _reads_text(value: object) -> bool:
     return value not in ("RANDOM", "SAMPLE_VOCAB")
 
 
 STORED = {
-    LORA: Stored("LoRA adapter", frozenset(_LAYERS), "r", {"init_lora_weights": _starts_oddly}),
+    LORA: Stored("LoRA adapter", frozenset(_LAYERS), ("r",), {"init_lora_weights": _starts_oddly}),
     EXPERTS: Stored(
         "mixture of LoRA experts",
         frozenset(_LAYERS | {"experts"}),
-        "r",
-        {"init_lora_weights": _starts_oddly, "experts": _is_no_count},
+        ("r", "experts"),
+        {"init_lora_weights": _starts_oddly},
     ),
-    PROMPT: Stored("soft prompt", frozenset(_PROMPTS), "num_virtual_tokens", {"prompt_tuning_init": _reads_text}),
+    PROMPT: Stored(
+        "soft prompt",
+        frozenset(_PROMPTS),
+        ("num_virtual_tokens", "token_dim"),
+        {
+            "prompt_tuning_init": _reads_text,
+            "num_transformer_submodules": lambda value: value is not None and value != 1,
+        },
+    ),
 }
 
 
@@ -95,9 +99,10 @@ def wrong_setting(settings: Mapping[str, Any], longest: int) -> str | None:
     stored = STORED.get(kind) if isinstance(kind, str) else None
     if stored is None:
         return "peft_type"
-    size = settings.get(stored.size)
-    if not isinstance(size, int) or _is_no_count(size) or size > longest:
-        return stored.size
+    for key in stored.sizes:
+        size = settings.get(key)
+        if not isinstance(size, int) or isinstance(size, bool) or not 1 <= size <= longest:
+            return key
     for key, is_wrong in stored.checks.items():
         if is_wrong(settings.get(key, True)):
             return key
