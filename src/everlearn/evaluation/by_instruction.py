@@ -9,7 +9,7 @@ from pydantic import Field
 
 from everlearn.data.instance import Instance
 from everlearn.evaluation.answering import Answerer
-from everlearn.evaluation.instruction_groups import Kept, instruction_of, routed
+from everlearn.evaluation.instruction_groups import InstructionText, instruction_of, routed
 from everlearn.models.state import ModelState
 from everlearn.recipe import Section
 
@@ -23,7 +23,7 @@ class Groups(Section):
     threshold: float
     routing: Routing
     exact_first: bool
-    instruction: Kept
+    instruction: InstructionText
     stop_words: list[str]
     groups: Annotated[list[Annotated[list[str], Field(min_length=1)]], Field(min_length=1)]
     """The instructions of each group, in order of age; its model is `group_1`, `group_2`, ..."""

@@ -35,36 +35,36 @@ RARE = (1 + math.log(1.5)) ** 2
 """The square of K."""
 _CELLS = 1 << 22  # of a block of pairs
 
-Kept = Literal["field", "last_line", "last_line_to_colon", "second_line", "whole"]
+InstructionText = Literal["field", "last_line", "last_line_to_colon", "second_line", "whole"]
 """Which text of a row is its instruction. `field`: its own, white space as single spaces; of a row without one the
 first line of what is asked. The others take it out of all that is asked, as the published code does by data set."""
 
 
-def instruction_of(row: Instance, kept: Kept) -> str:
+def instruction_of(row: Instance, which: InstructionText) -> str:
     """The text of a row that says what to do."""
-    if kept == "field":
+    if which == "field":
         return " ".join((row.instruction.strip() or row.input.strip().split("\n")[0]).split())
-    return taken_out(row.query, kept)
+    return taken_out(row.query, which)
 
 
-def taken_out(prompt: str, kept: Kept) -> str:
+def taken_out(prompt: str, which: InstructionText) -> str:
     """The part of a prompt that says how to answer.
 
-    Source: section "which text is the instruction" of the published code: the last line for question answering, up to
-    its colon for grounding, the second line (of test rows all) for classification.
+    Source: the published code, which takes the last line for question answering, that up to its colon for grounding,
+    and the second line (of test rows all) for classification.
     """
     lines = prompt.split("\n")
-    if kept == "whole":
+    if which == "whole":
         return prompt
-    if kept == "second_line":
+    if which == "second_line":
         return lines[min(1, len(lines) - 1)].strip()
     last = lines[-1].strip()
-    return last.split(":")[0].strip() if kept == "last_line_to_colon" else last
+    return last.split(":")[0].strip() if which == "last_line_to_colon" else last
 
 
-def instructions_of(rows: Iterable[Instance], kept: Kept) -> list[str]:
+def instructions_of(rows: Iterable[Instance], which: InstructionText) -> list[str]:
     """Those of rows, each once, in order."""
-    return list(dict.fromkeys(instruction_of(row, kept) for row in rows))
+    return list(dict.fromkeys(instruction_of(row, which) for row in rows))
 
 
 def stop_words() -> list[str]:

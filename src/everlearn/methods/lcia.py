@@ -36,7 +36,7 @@ from everlearn.errors import RecipeError
 from everlearn.evaluation.by_instruction import ByInstruction, Groups, Routing
 from everlearn.evaluation.instruction_groups import (
     Decision,
-    Kept,
+    InstructionText,
     PlannedStage,
     grouped,
     instruction_of,
@@ -82,7 +82,7 @@ class LCIAOptions(MethodOptions):
     threshold: Annotated[float, Field(ge=0, le=1)] = 0.9
     """Least similarity of a task to its group, and of an instruction to the group that answers it (as in the code,
     which has 0.3 where the tasks have several wordings)."""
-    instruction: Kept = "field"
+    instruction: InstructionText = "field"
     """Which text of a row is its instruction: `field` (chosen here for text), or out of all that is asked, as the code
     does by data set: `last_line`, `last_line_to_colon`, `second_line`, `whole`."""
     expand_init: Literal["latest", "fresh"] = "latest"
@@ -123,6 +123,7 @@ class LCIA(Method):
     def __init__(self, options: LCIAOptions) -> None:
         super().__init__(options)
         self._notes: list[str] = []
+        self._read: dict[str, tuple[Task, list[str]]] = {}
         self._known: tuple[list[list[str]], list[Decision], list[list[str]]] | None = None
         if options.groups:
             self.traits |= {"starts elsewhere"}
@@ -286,7 +287,10 @@ class LCIA(Method):
 
     def _grouped(self, tasks: Sequence[Task]) -> tuple[list[Decision], list[list[str]]]:
         """From the tasks' instructions alone, so that there is nothing to keep; the last result is remembered."""
-        texts = [instructions_of(task.train, self.options.instruction) for task in tasks]
+        for task in tasks:
+            if task.name not in self._read or self._read[task.name][0] is not task:  # a look at each row takes time
+                self._read[task.name] = (task, instructions_of(task.train, self.options.instruction))
+        texts = [self._read[task.name][1] for task in tasks]
         if self._known is None or self._known[0] != texts:
             self._known = (texts, *grouped(texts, self.options.threshold, stop_words()))
         return self._known[1], self._known[2]

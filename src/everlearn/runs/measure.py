@@ -180,6 +180,7 @@ class Measurement:
     def _open(self, state: ModelState) -> tuple[LoadedModel, Generator]:
         """A model and its engine, kept for the next step that asks for them."""
         if self._opened is None or self._opened[0] != state:
+            self._opened = None  # so that two models are never there at once
             loaded = self.models.open(state)
             self._opened = (state, loaded, self.models.generator_for(loaded))
         return self._opened[1:]
