@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from everlearn.data.instance import Instance, Task, TaskStream
-from everlearn.errors import DataError, RecipeError
+from everlearn.errors import DataError, RecipeError, UserError
 from everlearn.files import read_json, read_jsonl
 from everlearn.generation.protocol import Blend
 from everlearn.methods.base import Method, one_stage_per_task
@@ -98,6 +98,32 @@ def test_hard_rows_are_those_on_which_base_and_latest_agree_least(tmp_path: Path
     assert len(hard) == 2
     assert all(row["latest_answer"] == "odd" and row["agreement"] == 0 for row in hard)
     assert any(row["agreement"] == pytest.approx(100, abs=1e-3) for row in rows)
+
+
+def test_labelling_that_was_killed_goes_on_where_it_stood(tmp_path: Path, tiny_model: Path) -> None:
+    found = []
+    for name, stop_after in (("whole", None), ("killed", 1)):
+        bench = Bench(tmp_path / name, tiny_model)
+        method = make_method("sers", FEW)
+        bench.answerer.stop_after = stop_after
+        if stop_after:
+            with pytest.raises(KeyboardInterrupt):
+                after_stages(bench, method, 1)
+            bench.answerer.stop_after = None
+        after_stages(bench, method, 1)
+        found.append(method.rehearsal(bench.context(method.stages(STREAM)[1])).rows)
+        calls = [sampling.blend is not None for _, sampling in bench.answerer.calls]
+        assert calls == [False, True, *([True] if stop_after else [])]
+    assert found[0] == found[1]
+
+
+def test_too_few_answers_are_refused_with_what_this_method_has(tmp_path: Path, tiny_model: Path) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    bench.answerer.write = lambda text, stream: " perhaps"
+    with pytest.raises(UserError, match=r"only 0 valid .* unknown label") as caught:
+        after_stages(bench, make_method("sers", FEW), 1)
+    assert str(caught.value).count("refine to false") == 0
+    assert "lower its minimum" in str(caught.value)
 
 
 @pytest.mark.parametrize(("preset", "of", "most"), [("improved", "probabilities", None), ("faithful", "logits", 513)])

@@ -68,7 +68,8 @@ def refuse_hopeless_answers(job: Job, seen: int, kept: int, losses: Losses) -> N
     if _is_hopeless(kept, _answers_needed(job) * seen / job.settings.wanted):
         raise UserError(
             f"task {job.task.name}: {kept} of the first {seen} answers of the trained model to synthetic inputs can "
-            f"be kept (dropped: {losses.told()}): {_ANSWER_REMEDY}; a run with changed options needs another --name."
+            f"be kept (dropped: {losses.told()}): {job.writer.remedy_answers}; a run with changed options needs "
+            "another --name."
         )
 
 
@@ -99,13 +100,7 @@ def refuse_few_answers(job: Job, found: int, losses: Losses) -> None:
         UserError: as `refuse_few_candidates`.
     """
     if found < _answers_needed(job):
-        raise _too_few(job, found, _answers_needed(job), losses, _ANSWER_REMEDY)
-
-
-_ANSWER_REMEDY = (
-    "the latest model's answers could not be kept, so train longer (training.epochs), raise the method's "
-    "refinement_tokens, spare or oversampling, lower its minimum, or set its refine to false"
-)
+        raise _too_few(job, found, _answers_needed(job), losses, job.writer.remedy_answers)
 
 
 def _is_hopeless(usable: int, due: float) -> bool:

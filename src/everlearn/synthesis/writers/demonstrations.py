@@ -178,6 +178,8 @@ class FromDemonstrations(Writer):
             return "oversampling"
         return "samples_per_prompt" if self.options.max_prompts is None else "samples_per_prompt or max_prompts"
 
+    remedy_answers = f"{Writer.remedy_answers}, or set its refine to false"
+
     def remedy(self, losses: Losses) -> str:
         """Demonstrations, or another base."""
         labels = "check the task's labels, " if losses.counts["unknown_label"] else ""

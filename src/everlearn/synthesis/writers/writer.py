@@ -110,6 +110,12 @@ class Writer(ABC):
     def remedy_more(self) -> str:
         """The options that make the model write more."""
 
+    remedy_answers = (
+        "the latest model's answers could not be kept, so train longer (training.epochs), raise the method's "
+        "refinement_tokens, spare or oversampling, or lower its minimum"
+    )
+    """What a user can do when too few answers can be kept."""
+
     @abstractmethod
     def remedy(self, losses: Losses) -> str:
         """What else a user can do when too little comes out."""
