@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from everlearn.models import batching
 from everlearn.models.loading import load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from everlearn.training.rows import EncodedRow
@@ -143,3 +144,17 @@ def test_rows_of_one_kind_are_nearer_than_rows_of_two(tiny_model: Path) -> None:
     assert alike == pytest.approx(0, abs=1e-6)
     assert apart > 0.01
     assert ticks[-1] == (12, 12)
+
+
+def test_the_distance_does_not_depend_on_how_rows_are_put_together(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded = load_model(ModelConfig(base=str(tiny_model), dtype="float32", lora=LoraConfig(rank=2)))
+    new = [EncodedRow(tuple(range(10, 13 + at)), 2) for at in range(9)]
+    rehearsed = [EncodedRow(tuple(range(30 + at, 35 + 2 * at)), 2) for at in range(9)]
+    settings = {"seed": 1, "with_padding": False}
+    found = distance_of_rows(loaded, new, rehearsed, **settings)  # type: ignore[arg-type]
+    monkeypatch.setattr(batching, "CPU_TOKENS", 1)
+    alone = distance_of_rows(loaded, new[::-1], rehearsed, **settings)  # type: ignore[arg-type]
+    assert alone == pytest.approx(found, abs=1e-5)
+    assert found > 0.01

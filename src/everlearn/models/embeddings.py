@@ -71,7 +71,7 @@ def _embedded(
     bos = bos_ids(tokenizer)
     most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
     ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
-    decoder = _decoder(loaded)
+    decoder = decoder_of(loaded)
     done = 0
 
     def vectors(batch: Sequence[int]) -> np.ndarray:
@@ -192,7 +192,7 @@ def _check_sentence_folder(folder: Path, name: str) -> None:
         )
 
 
-def _decoder(loaded: LoadedModel) -> Module:
+def decoder_of(loaded: LoadedModel) -> Module:
     """The model without its output head."""
     from transformers import PreTrainedModel
 

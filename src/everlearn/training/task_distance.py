@@ -28,7 +28,9 @@ if TYPE_CHECKING:
 DIMENSIONS, QUANTILES, TRIMMED = 32, 20, 0.05
 """Of the projection; of each dimension; left out at each end (published)."""
 AT_ONCE = 2
-"""Rows of a batch (published)."""
+"""Rows of a batch where padding counts (published)."""
+BATCH_TOKENS = 8192
+"""Tokens computed at once on a GPU where it does not."""
 
 
 def pooled(states: Tensor, lengths: Sequence[int], *, with_padding: bool) -> Tensor:
@@ -122,19 +124,25 @@ def distance_of_rows(
 
 
 def _means(model: LoadedModel, rows: Sequence[EncodedRow], with_padding: bool) -> Iterator[Tensor]:
-    """h of a few rows after another, in their order."""
+    """h of some rows after others; where padding counts, in pairs as they come, else by length."""
     import torch
 
-    from everlearn.models.adapters import inner_model
+    from everlearn.models.batching import by_length, tokens_at_once
+    from everlearn.models.embeddings import decoder_of
+    from everlearn.models.sides import Sides
 
-    inner, pad = inner_model(model.model), int(model.tokenizer.pad_token_id or 0)
-    for start in range(0, len(rows), AT_ONCE):
-        batch = rows[start : start + AT_ONCE]
+    decoder, pad = decoder_of(model), int(model.tokenizer.pad_token_id or 0)
+    if with_padding:
+        batches = [rows[start : start + AT_ONCE] for start in range(0, len(rows), AT_ONCE)]
+    else:
+        most, side = tokens_at_once(model.device.type, BATCH_TOKENS), Sides(model.model).of
+        batches = list(by_length(rows, lambda row: len(row.ids), most, side))
+    for batch in batches:
         lengths = [len(row.ids) for row in batch]
         ids = torch.full((len(batch), max(lengths)), pad, device=model.device)
         mask = torch.zeros_like(ids)
         for at, row in enumerate(batch):
             ids[at, : lengths[at]] = torch.tensor(row.ids)
             mask[at, : lengths[at]] = 1
-        seen = inner(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
+        seen = decoder(input_ids=ids, attention_mask=mask, output_hidden_states=True, use_cache=False)
         yield pooled(seen.hidden_states[-2], lengths, with_padding=with_padding)
