@@ -14,7 +14,7 @@ from everlearn.data.instance import Instance
 from everlearn.errors import UserError
 from everlearn.evaluation.answering import Answerer, ByTask, TaskRule
 from everlearn.files import read_json, read_jsonl, read_mapping, read_vouched
-from everlearn.methods.base import StageContext
+from everlearn.methods.base import Method, StageContext
 from everlearn.methods.registry import method_class
 from everlearn.models.state import ModelState
 from everlearn.progress import LineProgress
@@ -59,6 +59,7 @@ def routed(monkeypatch: pytest.MonkeyPatch, kind: type[ByTask]) -> None:
     """Lets sequential training answer so."""
     cls = method_class("sequential")
     monkeypatch.setattr(cls, "Answerer", kind)
+    monkeypatch.setattr(cls, "overrides", Method.overrides)
     monkeypatch.setattr(cls, "answerer", lambda self, context: answerer_of(kind, context))
 
 
