@@ -7,15 +7,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.errors import RecipeError
-from everlearn.files import read_json
+from everlearn.files import read_json, read_jsonl, write_jsonl
 from everlearn.methods.registry import make_method
 from everlearn.progress import LineProgress
+from everlearn.recipe import make_recipe
+from everlearn.runs.loop import execute
 from everlearn.synthesis.written_form import WrittenForm, question_and_answer
 from everlearn.synthesis.written_rows import rows_a_task
+from tests.conftest import make_tiny_model
 from tests.data.byte_tokenizer import make_byte_tokenizer, read
 from tests.methods.contexts import Bench, facts_of, number_stream
 
@@ -160,3 +164,57 @@ def test_a_row_with_the_mark_and_nonsense_are_refused() -> None:
     ):
         with pytest.raises(RecipeError, match=f"method lamol: {words}"):
             make_method("lamol", options)
+
+
+def test_with_tokens_of_its_own_what_is_handed_back_asks_and_answers_as_it_was_measured(tmp_path: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    texts = []
+    for task in ("colours", "animals"):
+        rows = [{"instruction": f"Say {task}.", "input": f"thing {at}", "output": f"{task} {at}"} for at in range(12)]
+        write_jsonl(tmp_path / f"{task}.jsonl", rows)
+        texts += [" ".join(row.values()) for row in rows]
+    base = make_tiny_model(tmp_path / "base", "llama", texts)
+    tree = {
+        "runs_dir": str(tmp_path),
+        "name": "run",
+        "method": {"name": "lamol", "tokens": "special", "gamma": 1.0, "max_new_tokens": 30},
+        "model": {"base": str(base), "device": "cpu", "tuning": "full"},
+        "stream": {"tasks": [{"name": n, "train": str(tmp_path / f"{n}.jsonl")} for n in ("colours", "animals")]},
+        "training": {"epochs": 30, "batch_size": 8, "learning_rate": 1e-2},
+        "evaluation": {"max_new_tokens": 6, "general": False, "bootstrap_samples": 100},
+    }
+    with pytest.raises(RecipeError, match=r"method lamol: .*set method.tokens to text, or model.tuning to full"):
+        execute(make_recipe({**tree, "model": {"base": str(base), "device": "cpu"}}))
+    result = execute(make_recipe(tree))
+    written = list(read_jsonl(next(result.folder.rglob("kept.jsonl"))))
+    assert written, "it has learnt to write rows"
+    assert all(row["output"] for row in written)
+    folder = result.folder / "model"
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder).eval()
+    assert model.get_input_embeddings().num_embeddings == len(tokenizer)
+    predicted = [
+        row for path in (result.folder / "stages" / "02-animals").rglob("*.jsonl") for row in read_jsonl(path)
+    ]
+    predicted = [row for row in predicted if "prediction" in row]
+    assert predicted
+    for row in predicted:
+        asked = [{"role": "user", "content": f"{row['instruction']}\n\n{row['input']}"}]
+        prompt = tokenizer.apply_chat_template(asked, add_generation_prompt=True, return_dict=True)
+        ids = torch.tensor([prompt["input_ids"]])
+        with torch.inference_mode():
+            answer = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]
+        assert tokenizer.decode(answer, skip_special_tokens=True).strip() == row["prediction"]
+    assert execute(make_recipe(tree)).matrix == result.matrix
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"tokens": "special", "mark": "=>"}, "leave mark out"),
+        ({"mark_weight": 5}, "mark_weight weighs a token, so it needs tokens: special"),
+    ],
+)
+def test_options_of_the_other_form_are_refused(options: dict, words: str) -> None:
+    with pytest.raises(RecipeError, match=f"method lamol: .*{words}"):
+        make_method("lamol", options)

@@ -48,13 +48,16 @@ def handed_template(
     if isinstance(template, ChatTemplate):
         switch = "{% if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
         return (switch if "enable_thinking" in template.source else "") + template.source
+    frame = _FRAMES.get(template.name) or getattr(template, "handed_frame", None)
+    if frame is None:
+        return None
     begins = "bos_token + " if bos_ids(tokenizer) else ""
     source = (
         "{%- set told = namespace(system='', first=true) -%}"
         "{%- for message in messages -%}"
         "{%- if message['role'] == 'system' -%}{%- set told.system = message['content'] -%}"
         "{%- elif message['role'] == 'user' -%}"
-        f"{{{{- {begins}{_FRAMES[template.name]} -}}}}{{%- set told.first = false -%}}"
+        f"{{{{- {begins}{frame} -}}}}{{%- set told.first = false -%}}"
         "{%- else -%}{{- message['content'] + eos_token -}}{%- endif -%}"
         "{%- endfor -%}"
     )

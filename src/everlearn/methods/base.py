@@ -221,6 +221,10 @@ class Method:
         """
         return template
 
+    def tokens(self, stream: TaskStream) -> Sequence[str]:
+        """Tokens that the model gains, for the method's wording; those of later tasks behind those of earlier ones."""
+        return ()
+
     def check(self, facts: Facts) -> None:
         """Refuses (UserError) what cannot work, before any training."""
 

@@ -8,8 +8,9 @@ follows the line which asks for a row of its task:
 Before stage t the model of stage t - 1 writes ceil(gamma * N_t) rows, N_t the rows of the new task, evenly of all
 earlier tasks, by sampling after the asking line alone. What has not exactly one mark between question and answer is
 rejected. No row of an earlier task is kept. Source: Sun, Ho and Lee, ICLR 2020 (arXiv 1909.03329; its tables and text
-from memory) and its published code (read); the text form is chosen here (`synthesis/written_form.py`), as is that a
-row which training would cut is rejected.
+from memory) and its published code (read). There, tokens that the model gains ask for a row and mark its answer
+(`tokens: special`, `synthesis/token_form.py`; the mark counts fivefold in CE_rows); the text form is chosen here
+(`synthesis/written_form.py`), as is that a row which training would cut is rejected.
 
 Known of the method: gamma counts against the new task, so a large task before a small one is hardly rehearsed; and
 rows of a task are written by models that were trained on written rows, so errors add up over the stages. What was
@@ -21,9 +22,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from everlearn.data.instance import SYNTHETIC, Instance
 from everlearn.data.mixture import OWN, Group, Mixture, shuffled
@@ -34,17 +35,23 @@ from everlearn.generation.protocol import Sampling
 from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.models.loading import context_length, load_tokenizer
+from everlearn.synthesis.token_form import ANSWER, ASKING, TokenForm, TokenTemplate, asking_token
 from everlearn.synthesis.written_form import WrittenForm, parts_of, question_and_answer
 from everlearn.synthesis.written_rows import Asked, fault_of, rows_a_task, write_rows
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from everlearn.data.instance import TaskStream
+    from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import Completion
     from everlearn.recipe import TrainingConfig
+    from everlearn.training.influence import Influence
 
+ROWS = "lamol/rows"
+MARK = "### Answer"
 PER_TASK, SHARED = "Write a row of the task {}.\n", "Write a row of a task.\n"
-"""What asks for a row: chosen here."""
+"""The line that stands before an answer, and what asks for a row: chosen here."""
 
 
 class LAMOLOptions(MethodOptions):
@@ -57,11 +64,18 @@ class LAMOLOptions(MethodOptions):
     """How that number is made whole before it is shared out (`up`: published code; `down`: zzz47zzz's)."""
     row_weight: Annotated[float, Field(gt=0)] = 0.25
     """lambda: weight of the loss of whole rows (published)."""
+    tokens: Literal["text", "special"] = "text"
+    """What asks for a row and marks its answer: lines of text, or tokens that the model gains (published), which needs
+    full tuning: an adapter does not train the embeddings of new tokens."""
+    mark_weight: Annotated[int, Field(ge=1)] | None = None
+    """Weight of the token that marks an answer among those of a whole row, with `tokens: special` (nothing: 5, as
+    published)."""
     asks_for: Literal["task", "any"] = "task"
     """Whether the line that asks for a row names its task (the published `TASK` tokens), or is the same for all tasks
     (its one `GEN` token): then the tasks that written rows count as are assigned in turn."""
-    mark: Annotated[str, Field(min_length=1, pattern=r"^[^\s](.*[^\s])?$")] = "### Answer"
-    """Stands on a line of its own between question and answer (chosen here); no row may have such a line."""
+    mark: Annotated[str, Field(min_length=1, pattern=r"^[^\s](.*[^\s])?$")] | None = None
+    """Stands on a line of its own between question and answer, with `tokens: text` (nothing: `### Answer`, chosen
+    here); no row may have such a line."""
     top_k: Annotated[int, Field(ge=0)] = 20
     """Most likely tokens that are sampled from (published); 0: all."""
     temperature: Annotated[float, Field(gt=0)] = 1.0
@@ -71,6 +85,14 @@ class LAMOLOptions(MethodOptions):
     sequence)."""
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 1
     """How often rejected rows are asked for anew (published: once, so they are not replaced)."""
+
+    @model_validator(mode="after")
+    def _marks_of_their_form(self) -> Self:
+        if self.tokens == "special" and self.mark is not None:
+            raise ValueError("mark is a line of text, and tokens: special marks answers with a token: leave mark out")
+        if self.tokens == "text" and self.mark_weight is not None:
+            raise ValueError("mark_weight weighs a token, so it needs tokens: special: leave it out")
+        return self
 
 
 @register
@@ -86,13 +108,38 @@ class LAMOL(Method):
         super().__init__(options)
         self._counts: dict[str, dict[str, Any]] = {}
 
+    @property
+    def _is_special(self) -> bool:
+        return self.options.tokens == "special"
+
+    @property
+    def _mark(self) -> str:
+        return self.options.mark or MARK
+
+    def template(self, template: PromptTemplate) -> PromptTemplate:
+        """With tokens of its own, the query and the token that asks for its answer."""
+        return TokenTemplate() if self._is_special else template
+
+    def tokens(self, stream: TaskStream) -> Sequence[str]:
+        """The token that marks answers, and those that ask for rows."""
+        if not self._is_special:
+            return ()
+        return [ANSWER, *([ASKING] if self.options.asks_for == "any" else map(asking_token, stream.names))]
+
     def check(self, facts: Facts) -> None:
-        """Refuses rows that hold the mark.
+        """Refuses rows that hold the mark, and new tokens that nothing would train.
 
         Raises:
             RecipeError: names task and row, and the option.
         """
-        mark = self.options.mark
+        if self._is_special and facts.model.tuning == "lora":
+            raise RecipeError(
+                "method lamol: tokens: special gives the model new tokens, whose embeddings an adapter does not "
+                "train: set method.tokens to text, or model.tuning to full."
+            )
+        if self._is_special:
+            return
+        mark = self._mark
         for task in facts.stream:
             for number, row in enumerate(task.train, 1):
                 if question_and_answer(f"{''.join(parts_of(row))}\n{mark}\n{row.output}", mark) is None:
@@ -114,14 +161,23 @@ class LAMOL(Method):
                 f"stage {stage.name}: {len(rows) - len(fitting)} of {len(rows)} rows are too long to be learnt as text"
             )
         whole = Group(
-            f"{self.name}/rows",
+            ROWS,
             tuple(row for _, _, row in fitting),
-            weight=self.options.row_weight,
+            weight=0.0 if self._is_special else self.options.row_weight,  # else `influences` weighs its tokens
             mean="own",
             follows=tuple((group, at) for group, at, _ in fitting),
             template=form,
         )
         return Mixture((*shuffled(self.name, written).groups, *([whole] if fitting else [])))
+
+    def influences(self, context: StageContext) -> Sequence[Influence]:
+        """The loss of whole rows, where one token of them counts more than others."""
+        if not self._is_special:
+            return ()
+        from everlearn.training.marked_rows import MarkedRows
+
+        mark = load_tokenizer(context.model).convert_tokens_to_ids(ANSWER)
+        return [MarkedRows(ROWS, mark, self.options.mark_weight or 5, self.options.row_weight)]
 
     def findings(self, context: StageContext) -> Findings | None:
         """What became of the rows that were written before the stage."""
@@ -132,16 +188,20 @@ class LAMOL(Method):
         ]
         return Findings(tables={"rows written": Table(("task", "asked for", "written", "used"), rows)})
 
-    def _form(self, context: StageContext) -> WrittenForm:
+    def _form(self, context: StageContext) -> WrittenForm | TokenForm:
         stage, training = context.stage, context.training
-        lines = {
-            task.name: PER_TASK.format(task.name) if self.options.asks_for == "task" else SHARED
-            for task in (*stage.seen, *stage.tasks)
-        }
+        names = [task.name for task in (*stage.seen, *stage.tasks)]
         limit = min(training.max_prompt_tokens + training.max_target_tokens, context_length(context.model))
-        return WrittenForm(context.template, self.options.mark, lines, limit)
+        by_task = self.options.asks_for == "task"
+        if self._is_special:
+            asks = {name: asking_token(name) if by_task else ASKING for name in names}
+            return TokenForm(TokenTemplate(), asks, limit)
+        lines = {name: PER_TASK.format(name) if by_task else SHARED for name in names}
+        return WrittenForm(context.template, self._mark, lines, limit)
 
-    def _written(self, context: StageContext, form: WrittenForm, tokenizer: PreTrainedTokenizerBase) -> list[Instance]:
+    def _written(
+        self, context: StageContext, form: WrittenForm | TokenForm, tokenizer: PreTrainedTokenizerBase
+    ) -> list[Instance]:
         """The rows of the earlier tasks, in order of arrival."""
         self._counts, rows = {}, []
         options, stage = self.options, context.stage
@@ -164,7 +224,7 @@ class LAMOL(Method):
         tasks: Sequence[str],
         count: int,
         context: StageContext,
-        form: WrittenForm,
+        form: WrittenForm | TokenForm,
         tokenizer: PreTrainedTokenizerBase,
     ) -> list[Instance]:
         """Rows of one task, or of any."""
@@ -208,12 +268,12 @@ def _read(
     number: int,
     *,
     tasks: Sequence[str],
-    form: WrittenForm,
+    form: WrittenForm | TokenForm,
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
 ) -> Instance | str:
     """The row that was written, or the reason why it is none."""
-    found = question_and_answer(completion.text, form.mark)
+    found = form.read(completion, tokenizer)
     if found is None:
         return "not exactly one mark"
     task = tasks[number % len(tasks)]

@@ -23,11 +23,12 @@ from everlearn.recipe_method import JOIN
 if TYPE_CHECKING:
     import numpy as np
 
+    from everlearn.data.instance import TaskStream
     from everlearn.recipe import MethodConfig
     from everlearn.training.influence import Influence
 
 ADDS = (
-    "check", "try_base", "rehearsal", "influences", "after_stage", "findings", "state_tensors", "state_json",
+    "tokens", "check", "try_base", "rehearsal", "influences", "after_stage", "findings", "state_tensors", "state_json",
     "load_state",
 )  # fmt: skip
 """Hooks that all methods of a stack are asked at."""
@@ -148,6 +149,10 @@ class Stack(Method):
     def versions(self) -> object:
         """The version of each method by its name."""
         return {part.name: part.versions for part in self.parts}
+
+    def tokens(self, stream: TaskStream) -> Sequence[str]:
+        """Those of each, in order."""
+        return [token for part in self.parts for token in part.tokens(stream)]
 
     def check(self, facts: Facts) -> None:
         """Asks each."""

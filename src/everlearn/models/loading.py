@@ -22,6 +22,7 @@ from everlearn.errors import ModelError
 from everlearn.files import write_error
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models import adapters
+from everlearn.models.added_tokens import add_embeddings, add_tokens
 from everlearn.models.descriptions import (
     blamed,
     check_generation,
@@ -213,7 +214,7 @@ def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     Raises:
         ModelError: it has no end token, or cannot be read.
     """
-    return read_tokenizer(find_base(config, weights=False))
+    return add_tokens(read_tokenizer(find_base(config, weights=False)), config)
 
 
 def context_length(config: ModelConfig) -> int:
@@ -247,7 +248,7 @@ def load_model(
             on the rows that it is computed with.
     """
     source = find_base(config)
-    tokenizer = read_tokenizer(source)
+    tokenizer = add_tokens(read_tokenizer(source), config)
     device = choose_device(config.device)
     base_hash = base_fingerprint(config)
     fingerprint = base_hash
@@ -263,6 +264,7 @@ def load_model(
     if inner is not None and config.tuning == "full":
         weights = checked_source(BaseSource(inner, str(inner), key="checkpoint"))
     plain = _read_weights(weights, read_config(weights), _dtype(config, device))
+    add_embeddings(plain, tokenizer, config)
     with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
         plain = plain.to(device)
     model: PreTrainedModel | PeftModel = plain

@@ -112,6 +112,7 @@ def inspect_data(
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import read_stream
     from everlearn.models import loading
+    from everlearn.models.added_tokens import with_tokens
     from everlearn.runs.lengths import within_limits
     from everlearn.runs.measure import check_measurement, measured_text
     from everlearn.training.rows import check_rows
@@ -122,6 +123,7 @@ def inspect_data(
     context = loading.context_length(recipe.model)
     reading = read_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer)
     stream, refused = reading.stream, reading.refusal(recipe.stream)
+    tokenizer = loading.load_tokenizer(with_tokens(recipe.model, method.tokens(stream)))
     try:
         stream = within_limits(recipe, stream, template, tokenizer, trains=True)
         if is_whole:

@@ -96,6 +96,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import load_stream
     from everlearn.models import loading
+    from everlearn.models.added_tokens import with_tokens
 
     crew()  # refuses processes of which each would do all this
     method = assemble(recipe.method)
@@ -110,6 +111,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
     read = stream.tasks
     stream = replace(stream, notes=(*stream.notes, *template.notes))
+    model = with_tokens(model, method.tokens(stream))
+    tokenizer = loading.load_tokenizer(model)
     context = loading.context_length(recipe.model)
     stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.generation.protocol import Completion
 
 _CONTROL_TOKENS = 16
 """More than any template adds to a text."""
@@ -93,6 +94,10 @@ class WrittenForm:
             return True  # a text has no more tokens than bytes
         ids = self.target_ids(instance, tokenizer)
         return len(self.prompt_ids(instance, tokenizer)) + len(ids) <= self.limit
+
+    def read(self, completion: Completion, tokenizer: PreTrainedTokenizerBase) -> tuple[str, str] | None:
+        """Question and answer of what was written; None: the mark is not in it exactly once."""
+        return question_and_answer(completion.text, self.mark)
 
     def _asking(self, task: str) -> Instance:
         return Instance(self.lines[task], "", "", task)
