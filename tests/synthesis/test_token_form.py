@@ -1,4 +1,4 @@
-"""LAMOL's form with tokens of its own: the recorded sequences, what is accepted, and the weighted loss of whole rows."""
+"""LAMOL's form with tokens of its own: the recorded sequences, what is accepted, the weighted loss of whole rows."""
 
 from __future__ import annotations
 

@@ -67,6 +67,7 @@ class SelfDistillation(Method):
         options, training = self.options, context.training
 
         def make(folder: Path) -> None:
+            from everlearn.evaluation.text_metrics import get_metric
             from everlearn.synthesis.rewriting import Rewriting, rewrite
 
             model = context.latest() if is_latest else context.base()
@@ -76,6 +77,7 @@ class SelfDistillation(Method):
                 training,
                 model.context_length,
                 options.max_new_tokens,
+                get_metric(task.metric),
                 100 * options.agreement,
             )
             rewrite(folder, task, how, context.generator_for(model), context.progress)

@@ -7,13 +7,12 @@ metric; else the row stays as it is. So a task has as many rows as before, in th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.data.instance import SYNTHETIC, Instance, Task
-from everlearn.evaluation.text_metrics import get_metric
 from everlearn.files import write_json, write_jsonl
 from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Completion, Sampling
@@ -42,7 +41,8 @@ class Rewriting:
         training: Says how long an answer may be.
         context: Most tokens of question and answers together.
         max_new_tokens: Longest answer; None: twice the task's longest, and no longer than training takes.
-        agreement: Least score of the task's metric, in per cent, of what is written against the given answer.
+        score: The task's metric, in per cent, of what is written against the given answers.
+        agreement: Its least value.
     """
 
     template: PromptTemplate
@@ -50,6 +50,7 @@ class Rewriting:
     training: TrainingConfig
     context: int
     max_new_tokens: int | None
+    score: Callable[[str, Sequence[str]], float]
     agreement: float
 
     def prompt_ids(self, row: Instance) -> list[int]:
@@ -62,7 +63,7 @@ class Rewriting:
         longest = max(len(self.template.target_ids(row, self.tokenizer)) for row in rows)
         return self.max_new_tokens or min(2 * longest, self.training.max_target_tokens)
 
-    def fault_of(self, row: Instance, task: Task, text: str, finish_reason: str) -> str | None:
+    def fault_of(self, row: Instance, text: str, finish_reason: str) -> str | None:
         """Why the given answer stays, or None."""
         if finish_reason in ("length", "no room"):
             return "no room" if finish_reason == "no room" else "does not end"
@@ -73,8 +74,7 @@ class Rewriting:
         changed = replace(row, output=text)
         if len(self.template.target_ids(changed, self.tokenizer)) > self.training.max_target_tokens:
             return "too long"
-        agreement = get_metric(task.metric)(text, [row.output, *row.references])
-        return None if agreement >= self.agreement else "says something else"
+        return None if self.score(text, [row.output, *row.references]) >= self.agreement else "says something else"
 
 
 def rewrite(folder: Path, task: Task, how: Rewriting, generator: Generator, progress: Progress) -> None:
@@ -106,7 +106,7 @@ def rewrite(folder: Path, task: Task, how: Rewriting, generator: Generator, prog
     reasons: Counter[str] = Counter()
     rows = []
     for row, answer in zip(task.train, answers, strict=True):
-        fault = how.fault_of(row, task, str(answer["text"]), str(answer["finish_reason"]))
+        fault = how.fault_of(row, str(answer["text"]), str(answer["finish_reason"]))
         if fault is not None:
             reasons[fault] += 1
         rows.append(row if fault is not None else replace(row, output=str(answer["text"]), origin=SYNTHETIC))

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
 
 
-def weights_of(targets: Tensor, mark: int, weight: int) -> Tensor:
+def weights_of(targets: Tensor, mark: int, weight: float) -> Tensor:
     """The weight of each target, (targets,)."""
-    return torch.where(targets == mark, float(weight), 1.0).to(targets.device)
+    return torch.where(targets == mark, float(weight), 1.0)
 
 
 def weighted_sum(states: Tensor, head: Module | None, targets: Tensor, weights: Tensor) -> Tensor:
