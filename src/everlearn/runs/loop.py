@@ -244,7 +244,7 @@ class _Run:
         self.store = store
         self.label = label
         self.progress = progress
-        self.models = ModelsAtHand(recipe.model)
+        self.models = ModelsAtHand(self.recipe.model)
         self.stages = self.method.stages(self.stream)
         self.base = ModelState(prepared.base_fingerprint)
         self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
