@@ -19,6 +19,7 @@ from everlearn.recipe import make_recipe
 from everlearn.runs.loop import execute
 from everlearn.synthesis.written_form import WrittenForm, question_and_answer
 from everlearn.synthesis.written_rows import rows_a_task
+from everlearn.training.rows import EncodedRow
 from tests.conftest import make_tiny_model
 from tests.data.byte_tokenizer import make_byte_tokenizer, read
 from tests.methods.contexts import Bench, facts_of, number_stream
@@ -218,3 +219,17 @@ def test_with_tokens_of_its_own_what_is_handed_back_asks_and_answers_as_it_was_m
 def test_options_of_the_other_form_are_refused(options: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=f"method lamol: .*{words}"):
         make_method("lamol", options)
+
+
+def test_answers_to_written_rows_can_be_kept_near_those_of_the_model_that_wrote_them(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    method = make_method("lamol", {"distillation": 0.5})
+    stages = method.stages(STREAM)
+    assert not method.influences(bench.context(stages[0]))
+    (kept,) = method.influences(bench.context(stages[1]))
+    rows = [EncodedRow((1, 2, 3, 4), 2, group) for group in ("lamol", "own", "lamol/rows", "lamol")]
+    assert kept.units(rows) == 4
+    assert {"distils", "rehearses"} <= method.traits
+    assert "distils" not in make_method("lamol", {}).traits

@@ -49,9 +49,9 @@ if TYPE_CHECKING:
     from everlearn.training.influence import Influence
 
 ROWS = "lamol/rows"
-MARK = "### Answer"
+MARK, TAU = "### Answer", 2.0
 PER_TASK, SHARED = "Write a row of the task {}.\n", "Write a row of a task.\n"
-"""The line that stands before an answer, and what asks for a row: chosen here."""
+"""The line that stands before an answer, the temperature of `distillation`, what asks for a row: chosen here."""
 
 
 class LAMOLOptions(MethodOptions):
@@ -86,6 +86,10 @@ class LAMOLOptions(MethodOptions):
     max_attempts: Annotated[int, Field(ge=1, le=100)] = 1
     """How often rejected rows are asked for anew (published: once, so they are not replaced)."""
 
+    distillation: Annotated[float, Field(ge=0)] = 0.0
+    """Weight of a divergence that keeps the answers to written rows near those of the model that wrote them, as LwF
+    does for new rows (tau 2, with tau^2); 0: LAMOL. (zzz47zzz's LAMOL_KD has such a term, one token late.)"""
+
     @model_validator(mode="after")
     def _marks_of_their_form(self) -> Self:
         if self.tokens == "special" and self.mark is not None:
@@ -106,6 +110,8 @@ class LAMOL(Method):
 
     def __init__(self, options: LAMOLOptions) -> None:
         super().__init__(options)
+        if options.distillation:
+            self.traits = self.traits | {"distils"}
         self._counts: dict[str, dict[str, Any]] = {}
 
     @property
@@ -171,13 +177,19 @@ class LAMOL(Method):
         return Mixture((*shuffled(self.name, written).groups, *([whole] if fitting else [])))
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
-        """The loss of whole rows, where one token of them counts more than others."""
-        if not self._is_special:
-            return ()
+        """The loss of whole rows, where one token of them counts more than others; the distillation."""
+        from everlearn.training.divergences import Anchored, divergence
         from everlearn.training.marked_rows import MarkedRows
 
-        mark = load_tokenizer(context.model).convert_tokens_to_ids(ANSWER)
-        return [MarkedRows(ROWS, mark, self.options.mark_weight or 5, self.options.row_weight)]
+        options = self.options
+        found: list[Influence] = []
+        if self._is_special:
+            mark = load_tokenizer(context.model).convert_tokens_to_ids(ANSWER)
+            found.append(MarkedRows(ROWS, mark, options.mark_weight or 5, options.row_weight))
+        if options.distillation and context.stage.seen:
+            strength = options.distillation * TAU**2
+            found.append(Anchored(strength, partial(divergence, temperature=TAU), group=self.name))
+        return found
 
     def findings(self, context: StageContext) -> Findings | None:
         """What became of the rows that were written before the stage."""

@@ -65,13 +65,14 @@ def divergence(
 
 
 class Anchored(Influence):
-    """Adds strength * the mean divergence over the answer tokens of a stage's own rows.
+    """Adds strength * the mean divergence over the answer tokens of a group, which is the stage's own rows by default.
 
     Args:
         strength: Factor of the mean.
         divergence: Logits of both to a value a token.
         base: The base model is the other one, of this description; None: the model as it is when the phase begins.
         teacher: What the other one has said of the stage's own rows; None: it is asked in every step.
+        group: Whose answer tokens.
     """
 
     reads = True
@@ -82,7 +83,10 @@ class Anchored(Influence):
         divergence: Callable[[Tensor, Tensor], Tensor],
         base: ModelConfig | None = None,
         teacher: Teacher | None = None,
+        group: str = OWN,
     ) -> None:
+        assert teacher is None or group == OWN, "outputs are kept of the stage's own rows"
+        self._group = group
         self._strength, self._divergence, self._base, self._teacher = strength, divergence, base, teacher
 
     def inputs(self) -> Mapping[str, object]:
@@ -113,14 +117,14 @@ class Anchored(Influence):
         return dict(load_model(self._base).model.named_parameters())
 
     def units(self, rows: Sequence[EncodedRow]) -> int:
-        """Answer tokens of the stage's own rows."""
-        return sum(row.answer_count for row in rows if row.group == OWN)
+        """Answer tokens of the group."""
+        return sum(row.answer_count for row in rows if row.group == self._group)
 
     def term(self, seen: Seen) -> Tensor | None:
-        """The sum over the tokens of own rows; nothing is computed again where there are none."""
+        """The sum over the tokens of the group; nothing is computed again where there are none."""
         from everlearn.training.losses import answer_divergence
 
-        places = seen.places(lambda row: row.group == OWN)
+        places = seen.places(lambda row: row.group == self._group)
         if not len(places) or not self._strength:
             return None
         if self._teacher is None:
