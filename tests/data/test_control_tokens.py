@@ -267,3 +267,20 @@ def test_a_copy_of_the_tokenizer_keeps_its_own_marks_around_a_text():
         single="<s> $A </s>", special_tokens=[("<s>", tokenizer.bos_token_id), ("</s>", tokenizer.eos_token_id)]
     )
     assert read(tokenizer, deaf_copy(tokenizer).encode("a</s>").ids) == "<s>a</s></s>"
+
+
+def test_text_has_the_ids_of_encode_whatever_a_tokenizer_cuts_or_does_itself() -> None:
+    class Shouting(PreTrainedTokenizerFast):
+        def _encode_plus(self, text, *more, **settings):  # type: ignore[no-untyped-def]
+            return super()._encode_plus(text.upper(), *more, **settings)
+
+    plain = make_byte_tokenizer()
+    shouting = Shouting(tokenizer_object=plain.backend_tokenizer)
+    cutting = make_byte_tokenizer()
+    cutting.backend_tokenizer.enable_truncation(3)
+    for tokenizer in (plain, shouting, cutting):
+        for text in TEXTS:
+            expected = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
+            assert plain_ids(text, tokenizer) == expected
+    assert plain_ids("cat", shouting) == plain_ids("CAT", plain) != plain_ids("cat", plain)
+    assert plain_ids(TEXTS[0], cutting) == plain_ids(TEXTS[0], plain)

@@ -105,3 +105,17 @@ def test_raw_text_is_trained_as_its_tokens_are_without_template_and_cut() -> Non
         encode_rows([text], template, tokenizer, config, 9)
     with pytest.raises(DataError, match="has no token to predict"):
         encode_rows([Instance("", "", "the", "general text", tokens=(4,))], template, tokenizer, config, 9)
+
+
+def test_a_token_of_the_vocabulary_is_one_number_in_all_rows() -> None:
+    class Numbers:
+        """A template whose ids are beyond those that Python keeps one object of."""
+
+        def prompt_ids(self, *_: object) -> list[int]:
+            return [int("70001"), int("70002")]
+
+        def target_ids(self, *_: object) -> list[int]:
+            return [int("70001")]
+
+    rows = encode_rows([row(1), row(2)], Numbers(), make_tokenizer(), TrainingConfig(), 100)  # type: ignore[arg-type]
+    assert len({id(token) for one in rows for token in one.ids}) == 2

@@ -71,7 +71,7 @@ def mentioned(texts: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> set[s
 
 def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of text, no control token among them."""
-    ids = list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
+    ids = _encoded(text, tokenizer)
     if control_ids(tokenizer).isdisjoint(ids):
         return ids
     if tokenizer.is_fast:
@@ -82,6 +82,26 @@ def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
         for part in broken
         for at in tokenizer.encode(part, add_special_tokens=False, split_special_tokens=True, verbose=False)
     ]
+
+
+def _encoded(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """As `encode` does it; past its settings where there are none, which halves the time."""
+    if (backend := _backend_of(tokenizer)) is None or backend.truncation or backend.padding:
+        return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
+    backend.encode_special_tokens = True  # Transformers sets it for each call of its own
+    return list(backend.encode(text, add_special_tokens=False).ids)
+
+
+@lru_cache(maxsize=8)
+def _backend_of(tokenizer: PreTrainedTokenizerBase) -> Tokenizer | None:
+    """What encodes for a tokenizer whose class adds nothing of its own to it."""
+    from transformers import PreTrainedTokenizerFast
+
+    own, plain = type(tokenizer), PreTrainedTokenizerFast
+    is_plain = isinstance(tokenizer, plain) and all(
+        getattr(own, name) is getattr(plain, name) for name in ("encode", "_encode_plus")
+    )
+    return tokenizer.backend_tokenizer if is_plain else None
 
 
 def framed_ids(pieces: Iterable[tuple[str, bool]], tokenizer: PreTrainedTokenizerBase) -> list[int]:

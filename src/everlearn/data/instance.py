@@ -112,8 +112,12 @@ class Task:
         """Hash of the task's whole content."""
         return fingerprint_of(
             [self.name, self.metric, list(self.labels)],
-            *([[row.to_json() for row in rows]] for rows in (self.train, self.evaluation, self.demonstrations)),
+            *(iter([_as_json(rows)]) for rows in (self.train, self.evaluation, self.demonstrations)),
         )
+
+
+def _as_json(rows: Iterable[Instance]) -> Iterator[dict[str, object]]:
+    return (row.to_json() for row in rows)
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from sys import intern
 
 from everlearn.data.bad_rows import RowFault
 from everlearn.data.instance import Instance, Turn
@@ -141,7 +142,8 @@ def _one(
     if not (instruction and not instruction.isspace()) and not (given and not given.isspace()):
         raise RowFault("neither instruction nor input")
     further = tuple(filter(None, texts[1:]))
-    return [Instance(instruction, given, texts[0], frame.task, id=frame.id, references=further, history=history)]
+    shared = intern(instruction)  # one for all rows that have it
+    return [Instance(shared, given, texts[0], frame.task, id=frame.id, references=further, history=history)]
 
 
 def _outputs(row: Row, value: object, key: str) -> list[str]:

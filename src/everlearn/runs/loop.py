@@ -596,4 +596,4 @@ def _describe_task(task: Task) -> dict[str, object]:
 
 def rows_fingerprint(rows: Sequence[Instance]) -> str:
     """Hash of rows in their order."""
-    return fingerprint_of([row.to_json() for row in rows])
+    return fingerprint_of(row.to_json() for row in rows)

@@ -82,7 +82,10 @@ def encode_rows(
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
     encoded = [_encode(row, at, template, tokenizer, config, context_length) for at, row in enumerate(rows, 1)]
-    return [replace(row, number=at) for at, row in enumerate(encoded)]
+    known: dict[int, int] = {}  # one number object a token of the vocabulary, not one a token of the rows
+    return [
+        replace(row, number=at, ids=tuple(map(known.setdefault, row.ids, row.ids))) for at, row in enumerate(encoded)
+    ]
 
 
 def overlong(

@@ -116,16 +116,21 @@ def train_stage(
     """
     mixture, phase = mixture or Mixture(), phase or Phase()
 
-    known: dict[tuple[int, str], EncodedRow] = {}  # a method may give the stage's own rows once more
+    wordings: dict[str, dict[int, EncodedRow]] = {}  # a method may give the stage's own rows once more
 
     def encoded(
         instances: Sequence[Instance], group: str = OWN, worded: PromptTemplate = template
     ) -> list[EncodedRow]:
-        new = [row for row in instances if (id(row), worded.name) not in known]
+        known = wordings.setdefault(worded.name, {})
+        new = [row for row in instances if id(row) not in known]
         if new or not instances:
             made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
-            known.update(((id(row), worded.name), one) for row, one in zip(new, made, strict=True))
-        return [replace(known[id(row), worded.name], group=group, number=at) for at, row in enumerate(instances)]
+            known.update((id(row), one) for row, one in zip(new, made, strict=True))
+        found = [known[id(row)] for row in instances]
+        return [  # as they are where they can be: a row more held for each is felt with a hundred thousand of them
+            one if (one.group, one.number) == (group, at) else replace(one, group=group, number=at)
+            for at, one in enumerate(found)
+        ]
 
     shuffled, apart = encoded(rows), []
     for group in mixture.groups:
@@ -182,7 +187,7 @@ def train_stage(
     last = course.history[-1]
     summary: dict[str, object] = {
         "steps": len(objective),
-        "rows": len(known),
+        "rows": sum(map(len, wordings.values())),
         "tokens": course.tokens,
         "answer_tokens": course.answers,
         "seconds": last["seconds"],
