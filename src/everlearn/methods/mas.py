@@ -54,6 +54,7 @@ class MAS(Method):
     Options = MASOptions
     options: MASOptions
     traits = frozenset({"penalty"})
+    bears_sharding = True
 
     def __init__(self, options: MASOptions) -> None:
         super().__init__(options)

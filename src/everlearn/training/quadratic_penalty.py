@@ -158,9 +158,11 @@ class Pull(Influence):
 
     def after_step(self, step: OptimizerStep) -> None:
         """Notes the mean weight, once."""
+        from everlearn.training.processes import total
+
         if step.number == 0 and self._weights is not None:
-            total = sum(weights.float().sum() for weights in self._weights)
-            step.note("mean_importance", total / sum(weights.numel() for weights in self._weights))  # type: ignore[arg-type]
+            whole = sum(total(weights.float().sum()) for weights in self._weights)
+            step.note("mean_importance", whole / sum(weights.numel() for weights in self._weights))  # type: ignore[arg-type]
 
 
 def values_of(model: Module) -> dict[str, np.ndarray]:
