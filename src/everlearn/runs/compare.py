@@ -32,6 +32,7 @@ from everlearn.runs.loop import (
     tell_about,
     tell_targets,
     try_base,
+    with_targets,
 )
 
 
@@ -140,8 +141,7 @@ def compare(
                 refuse_other_stages(folder / name, known, assemble(one.method), sound.stream)
     tell_targets(recipe, sound, progress)
     tell_about(sound.stream, progress)
-    model = recipe.model.model_copy(update={"lora": sound.recipe.model.lora})
-    recipe = recipe.model_copy(update={"model": model})
+    recipe = with_targets(recipe, sound)
     write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
     runs = [(labels[at % len(labels)], one) for at, one in enumerate(_runs_of(recipe, methods, seeds).values())]
     results: dict[str, list[RunResult]] = {label: [] for label in labels}

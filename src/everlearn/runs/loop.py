@@ -190,9 +190,16 @@ def execute(
         tell_about(prepared.stream, progress)
     if prepared.formats.note:
         progress.say(prepared.formats.note)
+    recipe = with_targets(recipe, prepared)
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
+
+
+def with_targets(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with the layers that get adapters by their names, as its run folder keeps it."""
+    model = recipe.model.model_copy(update={"lora": prepared.recipe.model.lora})
+    return recipe.model_copy(update={"model": model})
 
 
 def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None:
@@ -211,6 +218,7 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
         return
     refuse_other(folder, RUN)
     prepared = prepare(recipe, folder, trains=True)
+    recipe = with_targets(recipe, prepared)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
