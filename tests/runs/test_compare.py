@@ -103,7 +103,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
     def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
         assert recipe.method == recipe.compare[0]
-        prepared.model = recipe.model
+        prepared.recipe = recipe
         return prepared
 
     monkeypatch.setattr(module, "prepare", prepare)
