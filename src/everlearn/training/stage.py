@@ -165,10 +165,12 @@ def train_stage(
         steps=phase.steps,
     )
     everything = [*shuffled, *(row for of_group in apart for row in of_group)]
+    row_count = sum(map(len, wordings.values()))
+    wordings.clear()
     key = fingerprint_of(
         loaded.fingerprint,
         seed,
-        [[row.ids, row.prompt_length, row.group] for row in everything],
+        ([row.ids, row.prompt_length, row.group] for row in everything),
         config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
         mixture.describe(),
         [[type(influence).__name__, dict(influence.inputs())] for influence in influences],
@@ -187,7 +189,7 @@ def train_stage(
     last = course.history[-1]
     summary: dict[str, object] = {
         "steps": len(objective),
-        "rows": sum(map(len, wordings.values())),
+        "rows": row_count,
         "tokens": course.tokens,
         "answer_tokens": course.answers,
         "seconds": last["seconds"],
