@@ -16,10 +16,12 @@ from everlearn.evaluation.continual import (
     average_accuracy,
     backward_transfer,
     continual_metrics,
+    f1_average,
     forgetting,
     forward_transfer,
 )
 
+GERE = json.loads((Path(__file__).parents[1] / "golden" / "gere" / "metrics.json").read_text())["cases"]
 MATRIX = np.array([[90.0, 10.0, 0.0], [70.0, 80.0, 20.0], [30.0, 85.0, 60.0]])
 IN_ORDER = [0, 1, 2]
 
@@ -101,3 +103,12 @@ def test_forgetting_from_the_best_is_never_less_than_from_the_first(tasks: int, 
     matrix = np.random.default_rng(seed).uniform(0, 100, (tasks, tasks))
     order = list(range(tasks))
     assert forgetting(matrix, order) >= forgetting(matrix, order, "first") - 1e-9
+
+
+@pytest.mark.parametrize("case", GERE, ids=lambda case: case["id"])
+def test_tasks_and_general_ability_in_one_number(case: dict) -> None:
+    tasks = case.get("task_accuracies")
+    found = float(np.mean(tasks)) if tasks else case["ap"]
+    assert found == pytest.approx(case.get("expected_ap", found), abs=1e-6)
+    assert f1_average(case["mmlu"], found) == pytest.approx(case["expected_f1_avg"], abs=1e-6)
+    assert f1_average(0.0, 0.0) == 0.0

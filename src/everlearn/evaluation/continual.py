@@ -11,7 +11,8 @@ first-minus-last form is -BWT. The best is looked for from the task's own stage 
 is no knowledge to lose.
 
 Source: arXiv 2403.01244, section 4.1 (AR, FWT, BWT); arXiv 1706.08840, section 3 (FWT over a baseline, BWT);
-arXiv 1801.10112, section 3 (forgetting); arXiv 1611.07725, section 4 (average over the stages).
+arXiv 1801.10112, section 3 (forgetting); arXiv 1611.07725, section 4 (average over the stages); arXiv 2508.04676
+(F1 of tasks and general ability, second-hand: two published rows agree with it).
 """
 
 from __future__ import annotations
@@ -39,6 +40,17 @@ DEFINITIONS = {
     "FWT_over_base": "FWT_over_base = mean over tasks j trained at a stage s > 1 of a(s - 1, j) - a(0, j), where row "
     "0 is the base model: what the earlier tasks have added. Higher is better.",
 }
+
+
+F1_DEFINITION = (
+    "F1_avg = 2 G AR / (G + AR): harmonic mean of AR and of the general ability after the last stage, where G is the "
+    "share of held-out micro-tasks answered exactly (not MMLU, with which it was published). Higher is better."
+)
+
+
+def f1_average(general: float, tasks: float) -> float:
+    """The harmonic mean of general ability and of the average over the tasks, both in percent; 0 where either is."""
+    return 2 * general * tasks / (general + tasks) if general + tasks else 0.0
 
 
 def average(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:

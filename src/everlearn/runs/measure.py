@@ -290,6 +290,18 @@ class Measurement:
                 )
         write_json(folder / "scores.json", scores)
 
+    def _add_f1(self, metrics: dict[str, object]) -> None:
+        """Sets tasks and general ability beside each other in one number, where the latter is a share."""
+        from everlearn.evaluation.continual import F1_DEFINITION, f1_average
+
+        general = self._general.get(max(self._general, default=0), {}).get("microtasks")
+        average, definitions = metrics.get("AR"), metrics["definitions"]
+        assert isinstance(definitions, dict), "definitions are by name"
+        if general is not None and isinstance(average, dict) and average["value"] is not None:
+            value = f1_average(general["value"], average["value"])
+            metrics["F1_avg"] = {"value": value, "low": None, "high": None}
+            definitions["F1_avg"] = F1_DEFINITION
+
     def _summarise(self) -> tuple[dict[str, object], dict[str, object]]:
         from everlearn.runs.summary import summarise
 
@@ -301,6 +313,7 @@ class Measurement:
             confidence=self.recipe.evaluation.confidence,
             seed=derive(self.recipe.seed, "bootstrap"),
         )
+        self._add_f1(metrics)
         write_vouched(self.store.folder / "matrix.json", matrix)
         write_vouched(self.store.folder / "metrics.json", metrics)
         self.store.vouch_for_rows()
