@@ -148,7 +148,7 @@ def make_blocks(shape: dict[str, int], steps: int, folder: Path):
 def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> dict[str, float]:
     import torch
 
-    from everlearn.training.processes import join_processes
+    from everlearn.training.processes import Processes
     from everlearn.training.schedules import Schedule
     from everlearn.training.text import TextTraining
     from everlearn.training.text_config import TextTrainingConfig
@@ -163,7 +163,7 @@ def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> d
             weight_decay=0.0,
             betas=(0.9, 0.999),
         )
-        training = TextTraining(make_model(shape), settings, join_processes("cpu"), seed=0)
+        training = TextTraining(make_model(shape), settings, Processes(torch.device("cpu")), seed=0)
         losses: list[float] = []
 
         def read(step: int) -> torch.Tensor:

@@ -126,8 +126,7 @@ def _run(arguments: Sequence[str] | None) -> int:
     if getattr(args, "quiet", True) is False and is_first():
         tell(f"everlearn {args.command}: starting, the libraries take some seconds ...", file=sys.stderr)
     command = import_module(f"everlearn.cli.{args.command}")
-    walks_in_all = args.command == "update"
-    if is_launched() and not walks_in_all:
+    if is_launched():
         return _in_crew(command.run, args, sys.argv[1:] if arguments is None else arguments)
     code = int(command.run(args) or 0)
     sys.stdout.flush()

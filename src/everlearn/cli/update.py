@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from everlearn.errors import RecipeError, UserError
+from everlearn.errors import RecipeError
 from everlearn.ordinary_files import is_folder, stat_of
 from everlearn.visible import tell
 
@@ -61,20 +60,11 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Plans, runs, compares, or adds a version."""
-    is_first = os.environ.get("RANK", "0") == "0"
-    args.quiet = args.quiet or not is_first
-    try:
-        shown = _run(args, is_first=is_first)
-    except UserError:
-        if is_first:
-            raise
-        return 2
-    if is_first:
-        tell(shown)
+    tell(_run(args))
     return 0
 
 
-def _run(args: argparse.Namespace, *, is_first: bool) -> str:
+def _run(args: argparse.Namespace) -> str:
     from everlearn.cli.options import make_display
     from everlearn.cli.update_tables import plan_tables
     from everlearn.updates.growth import longer
@@ -83,7 +73,7 @@ def _run(args: argparse.Namespace, *, is_first: bool) -> str:
     recipe, folder = _recipe(args)
     if args.plan:
         return plan_tables(recipe, prepare(recipe, progress=make_display(args)))
-    display = make_display(args, folder if is_first else None)
+    display = make_display(args, folder)
     if args.compare:
         return compared(recipe, display)
     if args.add_version is not None:
@@ -103,21 +93,19 @@ def gone_on_with(folder: Path, progress: Progress) -> str:
 
 
 def trained(recipe: UpdateRecipe, folder: Path, progress: Progress) -> str:
-    """Runs a recipe; returns its tables, of several processes the first."""
+    """Runs a recipe; returns its tables."""
     from everlearn.cli.update_tables import run_tables
     from everlearn.updates.executor import execute
 
-    result = execute(recipe, folder=folder, progress=progress)
-    return run_tables(folder, result) if "ledger" in result else ""
+    return run_tables(folder, execute(recipe, folder=folder, progress=progress))
 
 
 def compared(recipe: UpdateRecipe, progress: Progress) -> str:
-    """Runs the arms of a comparison; returns its tables, of several processes the first."""
+    """Runs the arms of a comparison; returns its tables."""
     from everlearn.cli.update_tables import comparison_tables
     from everlearn.updates.compare import compare
 
-    found = compare(recipe, progress)
-    return comparison_tables(Path(recipe.runs_dir) / recipe.name, found) if found else ""
+    return comparison_tables(Path(recipe.runs_dir) / recipe.name, compare(recipe, progress))
 
 
 def _recipe(args: argparse.Namespace) -> tuple[UpdateRecipe, Path]:

@@ -27,7 +27,7 @@ from everlearn.errors import DataError
 from everlearn.ordinary_files import is_folder, read_bytes, stat_of
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    from datasets import Dataset, DatasetDict, IterableDataset
 
 
 def read_source(source: str) -> list[RawRows]:
@@ -52,7 +52,7 @@ def read_source(source: str) -> list[RawRows]:
         return [_file(path)]
     if looks_like_a_path(source, DATA_SUFFIXES):
         raise missing(path)
-    return [_hub_dataset(source)]
+    return [_rows_of(hub_dataset(source), source)]
 
 
 def data_files(folder: Path) -> list[Path]:
@@ -69,12 +69,9 @@ def _file(path: Path) -> RawRows:
 
 
 def _saved_dataset(folder: Path, split: str | None) -> RawRows:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import DatasetDict
 
-    try:
-        saved = load_from_disk(str(folder))
-    except Exception as error:  # the library raises errors of many kinds for a damaged folder
-        raise DataError(f"{folder} is not a dataset that can be loaded ({one_line(error)}): save it again.") from None
+    saved = saved_dataset(folder)
     if isinstance(saved, DatasetDict):
         wanted = split or "train"
         if wanted not in saved:
@@ -85,15 +82,37 @@ def _saved_dataset(folder: Path, split: str | None) -> RawRows:
     return _rows_of(saved, str(folder))
 
 
-def _hub_dataset(source: str) -> RawRows:
+def saved_dataset(folder: Path) -> Dataset | DatasetDict:
+    """What `save_to_disk` of the datasets library has written.
+
+    Raises:
+        DataError: it cannot be loaded.
+    """
+    from datasets import load_from_disk
+
+    try:
+        return load_from_disk(str(folder))
+    except Exception as error:  # the library raises errors of many kinds for a damaged folder
+        raise DataError(f"{folder} is not a dataset that can be loaded ({one_line(error)}): save it again.") from None
+
+
+def hub_dataset(source: str, **options: object) -> Dataset | IterableDataset:
+    """A dataset of the Hugging Face hub.
+
+    Args:
+        source: `name[:config][@split]`.
+        options: Of the library's `load_dataset`.
+
+    Raises:
+        DataError: it cannot be reached, or there is none.
+    """
     from datasets import load_dataset
 
     name, config, split = hub_parts(source)
     try:
-        loaded = load_dataset(name, config, split=split)
+        return load_dataset(name, config, split=split, **options)
     except Exception as error:  # network, hub and library errors have no common class
         raise unreachable(source, error) from None
-    return _rows_of(loaded, source)
 
 
 def _no_split(source: str, wanted: str, splits: Iterable[str]) -> str:

@@ -22,9 +22,9 @@ from everlearn.data.source_names import (
     is_saved_dataset,
     looks_like_a_path,
     missing,
-    one_line,
     unreachable,
 )
+from everlearn.data.sources import hub_dataset, saved_dataset
 from everlearn.data.unpacking import GZIP, unpacked
 from everlearn.errors import DataError, nearest
 from everlearn.fingerprints import fingerprint_of
@@ -121,7 +121,7 @@ class TextSource:
         elif looks_like_a_path(self.name, _SUFFIXES):
             raise missing(path)
         else:
-            yield from self._of_dataset(_hub(self.name), account)
+            yield from self._of_dataset(hub_dataset(self.name, streaming=True), account)
 
     def _files(self) -> list[Path]:
         path = Path(self.name)
@@ -246,25 +246,12 @@ def _cut(text: str) -> int:
 
 
 def _saved(path: Path) -> Dataset:
-    from datasets import DatasetDict, load_from_disk
+    from datasets import DatasetDict
 
-    try:
-        saved = load_from_disk(str(path))
-    except Exception as error:  # the library raises errors of many kinds for a damaged folder
-        raise DataError(f"{path} is not a dataset that can be loaded ({one_line(error)}): save it again.") from None
+    saved = saved_dataset(path)
     if isinstance(saved, DatasetDict):
         raise DataError(f"{path} has splits: name the folder of one of them ({', '.join(saved)}).")
     return saved
-
-
-def _hub(source: str) -> IterableDataset:
-    from datasets import load_dataset
-
-    name, config, split = hub_parts(source)
-    try:
-        return load_dataset(name, config, split=split, streaming=True)
-    except Exception as error:  # network, hub and library errors have no common class
-        raise unreachable(source, error) from None
 
 
 def _hub_commit(source: str) -> str:

@@ -12,18 +12,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from everlearn.crew import crew
-from everlearn.devices import choose_device
 from everlearn.errors import RecipeError, UserError
 
-_PATIENCE = timedelta(hours=12)  # the others wait while the first process tokenises
 _BUCKET_BYTES = 1 << 25
 
 
@@ -42,7 +39,6 @@ class Processes:
     rank: int = 0
     count: int = 1
     shares_weights: bool = False
-    _state: object = field(default=None, repr=False, compare=False)
 
     @property
     def is_first(self) -> bool:
@@ -133,20 +129,6 @@ def here(device: torch.device) -> Processes:
             "or set model.device to cpu."
         )
     return Processes(device, crew().rank, crew().count)
-
-
-def join_processes(device: str) -> Processes:
-    """This process's place, with the connection to the others made if there are any.
-
-    Raises:
-        ModelError: the device is not available.
-    """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
-        return Processes(choose_device(device))
-    from accelerate import PartialState
-
-    state = PartialState(cpu=device == "cpu" or not torch.cuda.is_available(), timeout=_PATIENCE)
-    return Processes(state.device, state.process_index, state.num_processes, state)
 
 
 def spread(model: nn.Module, processes: Processes, sharding: Literal["none", "fsdp"]) -> nn.Module:

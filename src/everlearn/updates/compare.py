@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,20 +40,17 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
         progress: Where to show it.
 
     Returns:
-        What `comparison.json` holds; nothing in all but the first of several processes.
+        What `comparison.json` holds.
 
     Raises:
         UserError: as `execute`; finished runs are kept.
     """
     folder = Path(recipe.runs_dir) / recipe.name
     chosen = recipe.seeds or [recipe.seed]
-    is_first = os.environ.get("RANK", "0") == "0"  # of several processes, this one writes
-    if is_first:
-        refuse_other(folder, UPDATE_COMPARISON)
+    refuse_other(folder, UPDATE_COMPARISON)
     runs = []
-    with unmade_if_refused(folder) if is_first else nullcontext():
-        if is_first:
-            _begin(recipe, folder, chosen)
+    with unmade_if_refused(folder):
+        _begin(recipe, folder, chosen)
         for arm in recipe.arms():
             for seed in chosen:
                 name = f"{arm.label}-s{seed}"
@@ -62,8 +58,6 @@ def compare(recipe: UpdateRecipe, progress: Progress) -> dict[str, Any]:
                 progress.say(f"{recipe.name}: {arm.label}, seed {seed}")
                 execute(recipe.with_arm(arm, seed).model_copy(update=places), folder=folder / name, progress=progress)
                 runs.append({"label": arm.label, "seed": seed, "folder": name})
-    if not is_first:
-        return {}
     summary = summarise(recipe, folder, runs)
     write_vouched(folder / "comparison.json", summary)
     return summary

@@ -21,15 +21,11 @@ from everlearn.updates.prepare import Prepared, cache_of
 from everlearn.updates.quality import block_likelihoods, cell, matrix_of
 
 if TYPE_CHECKING:
-    import torch
-
     from everlearn.progress import Progress
     from everlearn.updates.config import QualityConfig, UpdateRecipe
 
 
-def measure(
-    recipe: UpdateRecipe, prepared: Prepared, store: UpdateFolder, device: torch.device, progress: Progress
-) -> dict[str, object]:
+def measure(recipe: UpdateRecipe, prepared: Prepared, store: UpdateFolder, progress: Progress) -> dict[str, object]:
     """Perplexity of every release on every version's held-out blocks; what was measured before is kept.
 
     Returns:
@@ -37,14 +33,14 @@ def measure(
     """
     from everlearn.models.loading import load_model
 
-    path = store.path / "quality.json"
+    path, device = store.path / "quality.json", recipe.training.device
     stored: Any = read_vouched(path) if path.exists() else {}
     cells: dict[str, dict[str, Any]] = stored.get("cells", {})
     with progress.step("measuring releases", len(prepared.ids)) as tick:
         for at, release in enumerate(prepared.ids):
             missing = [name for name in prepared.ids if name not in cells.get(release, {})]
             if missing:
-                loaded = load_model(ModelConfig(base=str(store.release(release)), tuning="full", device=str(device)))
+                loaded = load_model(ModelConfig(base=str(store.release(release)), tuning="full", device=device))
                 for name in missing:
                     blocks = np.load(store.heldout(name), allow_pickle=False)
                     seed = derive(recipe.seed, "bootstrap", name)
@@ -139,16 +135,14 @@ def text_of(recipe: UpdateRecipe, prepared: Prepared) -> list[dict[str, Any]]:
     return accounts_of(prepared, heldout_blocks=most, block_tokens=width)
 
 
-def _microtasks(
-    release: Path, quality: QualityConfig, device: torch.device, progress: Progress
-) -> Mapping[str, object]:
+def _microtasks(release: Path, quality: QualityConfig, device: str, progress: Progress) -> Mapping[str, object]:
     """Few-shot micro-task accuracy of a release."""
     from everlearn.data.embedded.corpus import held_out_microtasks
     from everlearn.evaluation.general import microtask_accuracy
     from everlearn.generation.engine import make_generator
     from everlearn.models.loading import load_model
 
-    loaded = load_model(ModelConfig(base=str(release), tuning="full", device=str(device)))
+    loaded = load_model(ModelConfig(base=str(release), tuning="full", device=device))
     with progress.step(f"answering micro-tasks with {release.name}") as tick:
         return microtask_accuracy(
             make_generator(loaded),
