@@ -12,7 +12,7 @@ from everlearn import recipe_file
 from everlearn.checking import checked
 from everlearn.errors import RecipeError
 from everlearn.recipe import Recipe, load_recipe, make_recipe
-from everlearn.runs.loop import prepare
+from everlearn.runs.prepare import prepare
 from everlearn.updates.config import UpdateRecipe
 from tests.malformed.answers import refusal
 from tests.malformed.spoilt_json import means, spoilt

@@ -24,16 +24,8 @@ from everlearn.recipe_paths import found_path, kept_path, located, portable
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
 from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
-from everlearn.runs.loop import (
-    RunResult,
-    execute,
-    prepare,
-    refuse_unfit_sharding,
-    tell_about,
-    tell_targets,
-    try_base,
-    with_targets,
-)
+from everlearn.runs.loop import RunResult, execute, try_base
+from everlearn.runs.prepare import prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:

@@ -13,9 +13,9 @@ from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import EVALUATION, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
+from everlearn.runs.prepare import prepare, tell_about
 from everlearn.runs.routing import answerer_in
 from everlearn.store import RunStore
 

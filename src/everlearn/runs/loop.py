@@ -14,32 +14,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.crew import crew
-from everlearn.data.account import data_line
-from everlearn.data.instance import Instance, Task, TaskStream
-from everlearn.data.kept import keep_task, kept_task
-from everlearn.errors import RecipeError
-from everlearn.files import held, read_json, read_vouched, sha256_of, write_json, write_jsonl
+from everlearn.data.instance import Instance
+from everlearn.data.kept import keep_task
+from everlearn.files import held, read_json, sha256_of, write_json, write_jsonl
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
-from everlearn.methods.base import Facts, Method, Stage, StageContext
+from everlearn.methods.base import Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
 from everlearn.models.state import Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_STEP, Recipe, cache_folder
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
-from everlearn.runs.formats import Formats, formats_of
-from everlearn.runs.lengths import rehearsed_within_limits, within_limits
+from everlearn.runs.description import describe_run, describe_stages
+from everlearn.runs.lengths import rehearsed_within_limits
 from everlearn.runs.lineage import Lineage
-from everlearn.runs.measure import Measurement, check_measurement, measured_text
+from everlearn.runs.measure import Measurement
+from everlearn.runs.prepare import Prepared, prepare, tell_about, tell_targets, with_targets
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 from everlearn.training.phase import TRAINING
 
 if TYPE_CHECKING:
     from everlearn.data.mixture import Mixture
-    from everlearn.data.prompts import PromptTemplate
     from everlearn.evaluation.answering import Answerer
     from everlearn.models.loading import LoadedModel
     from everlearn.training.influence import Influence
@@ -59,109 +57,6 @@ class RunResult:
     folder: Path
     matrix: dict[str, object]
     metrics: dict[str, object]
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """What is known and checked before any training.
-
-    Attributes:
-        recipe: With what `auto` means for targets and number formats.
-        formats: The number formats.
-        stream: The tasks as they are trained on.
-        read: The tasks before any row was left out for its length.
-    """
-
-    recipe: Recipe
-    formats: Formats
-    method: Method
-    stream: TaskStream
-    read: tuple[Task, ...]
-    template: PromptTemplate
-    base_fingerprint: str
-    facts: Facts
-
-
-def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False) -> Prepared:
-    """Checks all that can be checked before training.
-
-    Args:
-        recipe: To be used.
-        folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks whose data is there no more.
-        trains: Whether the training rows are to be trained on, so that they must fit into the context.
-
-    Raises:
-        UserError: recipe, data, model or method cannot be used as asked.
-    """
-    from everlearn.data.prompts import get_template
-    from everlearn.data.stream import load_stream
-    from everlearn.models import loading
-    from everlearn.models.added_tokens import with_tokens
-
-    crew()  # refuses processes of which each would do all this
-    method = assemble(recipe.method)
-    if trains:
-        refuse_unfit_sharding(recipe, method)
-    sharers = crew().count if recipe.training.sharding == "fsdp" else 1
-    model = loading.check_model(recipe.model, trains=trains, sharers=sharers)
-    tokenizer = loading.load_tokenizer(recipe.model)
-    template = method.template(get_template(recipe.model.template_name, tokenizer))
-    bad_rows = folder / "bad_rows.jsonl" if folder else None
-    kept = partial(kept_task, folder) if folder else None
-    stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
-    read = stream.tasks
-    stream = replace(stream, notes=(*stream.notes, *template.notes))
-    model = with_tokens(model, method.tokens(stream))
-    tokenizer = loading.load_tokenizer(model)
-    context = loading.context_length(recipe.model)
-    stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
-    check_measurement(recipe, stream, template, tokenizer, context)
-    if recipe.training.report_to:
-        from everlearn.training.trackers import check_trackers
-
-        check_trackers(recipe.training.report_to)
-    if trains:
-        from everlearn.training.rows import check_rows
-
-        for task in stream:
-            template.check(task.train)
-            check_rows(task.train, template, tokenizer, recipe.training, context)
-    formats = formats_of(recipe, _manifest_in(folder))
-    whole = formats.resolved(recipe.model_copy(update={"model": model}))
-    facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
-    method.check(facts)
-    base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
-    return Prepared(whole, formats, method, stream, read, template, base, facts)
-
-
-def _manifest_in(folder: Path | None) -> dict[str, object]:
-    """The manifest of a run that has begun."""
-    path = folder and folder / "manifest.json"
-    return read_vouched(path) if path and path.exists() else {}
-
-
-def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
-    """Refuses what cannot be computed where each process has a part of the weights.
-
-    Raises:
-        RecipeError: one process alone, or a method that needs whole weights where those in training are parts.
-    """
-    if recipe.training.sharding != "fsdp":
-        return
-    others = "a run with another key needs another --name; finished stages are found in the cache"
-    if crew().count == 1:
-        raise RecipeError(
-            "training.sharding: fsdp leaves each of several processes a part of the weights, and this is one: start "
-            "more ('accelerate launch --multi_gpu --num_processes 2 -m everlearn run RECIPE'), or set it to none "
-            f"({others})."
-        )
-    needing = [part.name for part in parts_of(method) if part.overrides("influences") and not part.bears_sharding]
-    if recipe.model.tuning == "full" and needing:
-        raise RecipeError(
-            f"method {needing[0]} needs whole weights in training, and with model.tuning: full, training.sharding: "
-            "fsdp leaves each process a part of them: set model.tuning to lora (adapters stay whole), or "
-            f"training.sharding to none ({others})."
-        )
 
 
 def execute(
@@ -196,18 +91,6 @@ def execute(
         return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
 
-def with_targets(recipe: Recipe, prepared: Prepared) -> Recipe:
-    """The recipe with the layers that get adapters by their names, as its run folder keeps it."""
-    model = recipe.model.model_copy(update={"lora": prepared.recipe.model.lora})
-    return recipe.model_copy(update={"model": model})
-
-
-def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None:
-    """Says which layers get an adapter, where the recipe leaves that to everlearn."""
-    if recipe.model.tuning == "lora" and recipe.model.lora.targets == "auto":
-        progress.say(f"adapters on {', '.join(prepared.recipe.model.lora.targets)} (model.lora.targets: auto)")
-
-
 def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) -> None:
     """The part of `execute` in which the method sees what the base model can do, where the method looks at all.
 
@@ -225,14 +108,6 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
         _Run(recipe, prepared, store, label, progress).try_base()
 
 
-def tell_about(stream: TaskStream, progress: Progress) -> None:
-    """Says what the user should know of the data: the notes, and in one line what is not used as it stands."""
-    for note in stream.notes:
-        progress.say(note)
-    if line := data_line(stream.accounts):
-        progress.say(line)
-
-
 class _Run:
     """One run in progress; `go` walks the stages."""
 
@@ -240,6 +115,7 @@ class _Run:
         from everlearn.runs.models_at_hand import ModelsAtHand
 
         self.recipe = prepared.recipe
+        self.prepared = prepared
         self.formats = prepared.formats
         self._written = recipe  # what `auto` means left open
         self.method = prepared.method
@@ -295,7 +171,8 @@ class _Run:
 
     def try_base(self) -> None:
         """Lets the method see what the base model can do for each stage, before anything is trained."""
-        self.store.update_manifest(kind=RUN, **self._describe(), status="running", files={})
+        about = describe_run(self.prepared, self.label, self.stages, self._starts)
+        self.store.update_manifest(kind=RUN, **about, status="running", files={})
         for stage in self.stages:
             self.method.try_base(self._context(stage, self.base))
 
@@ -335,7 +212,7 @@ class _Run:
                 tuning = replace(tuning, start=self._phases[stage.index, phase.parent])
             elif (begun := self._begun_from(stage, tuning.start)) is not None:
                 self._starts[stage.index] = begun
-                self.store.update_manifest(stages=self._describe_stages())
+                self.store.update_manifest(stages=describe_stages(self.stages, self._starts))
             state = self._train_phase(stage, phase, tuning, context, mixture, what)
             self._phases[stage.index, phase.name] = state
             if phase.is_released:
@@ -435,11 +312,8 @@ class _Run:
                 told += [said] if (said := f"stage {stage.name}: {note}") not in told else []
                 self.progress.say(f"stage {stage.name}: task {task}: {note}")
             if notes:
-                self.store.update_manifest(data=self._accounts())
+                self.store.update_manifest(data=[account.to_json() for account in self.stream.accounts])
         return replace(mixture, groups=tuple(groups))
-
-    def _accounts(self) -> list[dict[str, object]]:
-        return [account.to_json() for account in self.stream.accounts]
 
     def _acting(self, influences: Sequence[Influence], mixture: Mixture) -> object:
         """What the trained weights depend on through the method, beyond its rows."""
@@ -539,67 +413,10 @@ class _Run:
         """Of a stage's training."""
         return derive(self.recipe.seed, f"stage-{stage.index}", "training")
 
-    def _targets(self) -> str | None:
-        """Where the adapters sit, for the report; None: all weights are tuned."""
-        targets = self.recipe.model.lora.targets
-        if self.recipe.model.tuning != "lora":
-            return None
-        return targets if isinstance(targets, str) else ", ".join(targets)
-
-    def _describe(self) -> dict[str, object]:
-        from everlearn.environment import machine, versions
-
-        return {
-            "everlearn": versions()["everlearn"],
-            "versions": versions(),
-            "machine": {**machine(), "processes": crew().count},
-            "method": {
-                "name": self.method.name,
-                "title": self.method.title,
-                "options": self.method.described(),
-                "traits": sorted(self.method.traits),
-            },
-            "label": self.label,
-            "seed": self.recipe.seed,
-            **self.formats.to_json(),
-            "model": {
-                "base": self.recipe.model.base,
-                "tuning": self.recipe.model.tuning,
-                "adapters_on": self._targets(),
-                "fingerprint": self.base_fingerprint,
-            },
-            "template": self.template.name,
-            "notes": list(self.stream.notes),
-            "data": self._accounts(),
-            "stages": self._describe_stages(),
-            "tasks": [_describe_task(task) for task in self.stream],
-        }
-
-    def _describe_stages(self) -> list[dict[str, object]]:
-        return [
-            {
-                "index": stage.index,
-                "name": stage.name,
-                "tasks": [task.name for task in stage.tasks],
-                "start": self._starts.get(stage.index, "previous"),
-            }
-            for stage in self.stages
-        ]
-
 
 def _told(answerer: Answerer) -> dict[str, object]:
     """What the report says of how models are chosen."""
     return {"models": len(answerer.models), "knows_task": answerer.knows_task}
-
-
-def _describe_task(task: Task) -> dict[str, object]:
-    return {
-        "name": task.name,
-        "metric": task.metric,
-        "train_rows": len(task.train),
-        "evaluation_rows": len(task.evaluation),
-        "demonstrations": len(task.demonstrations),
-    }
 
 
 def rows_fingerprint(rows: Sequence[Instance]) -> str:

@@ -12,8 +12,8 @@ from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import SYNTHESIS, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint
-from everlearn.runs.loop import prepare, tell_about
 from everlearn.runs.models_at_hand import ModelsAtHand
+from everlearn.runs.prepare import prepare, tell_about
 from everlearn.store import RunStore
 from everlearn.synthesis.options import SynthesisOptions
 

@@ -1,0 +1,148 @@
+"""What is known and checked of a run before anything is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from everlearn.crew import crew
+from everlearn.data.account import data_line
+from everlearn.data.instance import Task, TaskStream
+from everlearn.data.kept import kept_task
+from everlearn.errors import RecipeError
+from everlearn.files import read_vouched
+from everlearn.methods.base import Facts, Method
+from everlearn.methods.stack import assemble, parts_of
+from everlearn.progress import Progress
+from everlearn.recipe import Recipe
+from everlearn.runs.formats import Formats, formats_of
+from everlearn.runs.lengths import within_limits
+from everlearn.runs.measure import check_measurement, measured_text
+
+if TYPE_CHECKING:
+    from everlearn.data.prompts import PromptTemplate
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What is known and checked before any training.
+
+    Attributes:
+        recipe: With what `auto` means for targets and number formats.
+        formats: The number formats.
+        stream: The tasks as they are trained on.
+        read: The tasks before any row was left out for its length.
+    """
+
+    recipe: Recipe
+    formats: Formats
+    method: Method
+    stream: TaskStream
+    read: tuple[Task, ...]
+    template: PromptTemplate
+    base_fingerprint: str
+    facts: Facts
+
+
+def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False) -> Prepared:
+    """Checks all that can be checked before training.
+
+    Args:
+        recipe: To be used.
+        folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks whose data is there no more.
+        trains: Whether the training rows are to be trained on, so that they must fit into the context.
+
+    Raises:
+        UserError: recipe, data, model or method cannot be used as asked.
+    """
+    from everlearn.data.prompts import get_template
+    from everlearn.data.stream import load_stream
+    from everlearn.models import loading
+    from everlearn.models.added_tokens import with_tokens
+
+    crew()  # refuses processes of which each would do all this
+    method = assemble(recipe.method)
+    if trains:
+        refuse_unfit_sharding(recipe, method)
+    sharers = crew().count if recipe.training.sharding == "fsdp" else 1
+    model = loading.check_model(recipe.model, trains=trains, sharers=sharers)
+    tokenizer = loading.load_tokenizer(recipe.model)
+    template = method.template(get_template(recipe.model.template_name, tokenizer))
+    bad_rows = folder / "bad_rows.jsonl" if folder else None
+    kept = partial(kept_task, folder) if folder else None
+    stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
+    read = stream.tasks
+    stream = replace(stream, notes=(*stream.notes, *template.notes))
+    model = with_tokens(model, method.tokens(stream))
+    tokenizer = loading.load_tokenizer(model)
+    context = loading.context_length(recipe.model)
+    stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
+    check_measurement(recipe, stream, template, tokenizer, context)
+    if recipe.training.report_to:
+        from everlearn.training.trackers import check_trackers
+
+        check_trackers(recipe.training.report_to)
+    if trains:
+        from everlearn.training.rows import check_rows
+
+        for task in stream:
+            template.check(task.train)
+            check_rows(task.train, template, tokenizer, recipe.training, context)
+    formats = formats_of(recipe, _manifest_in(folder))
+    whole = formats.resolved(recipe.model_copy(update={"model": model}))
+    facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
+    method.check(facts)
+    base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
+    return Prepared(whole, formats, method, stream, read, template, base, facts)
+
+
+def _manifest_in(folder: Path | None) -> dict[str, object]:
+    """The manifest of a run that has begun."""
+    path = folder and folder / "manifest.json"
+    return read_vouched(path) if path and path.exists() else {}
+
+
+def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
+    """Refuses what cannot be computed where each process has a part of the weights.
+
+    Raises:
+        RecipeError: one process alone, or a method that needs whole weights where those in training are parts.
+    """
+    if recipe.training.sharding != "fsdp":
+        return
+    others = "a run with another key needs another --name; finished stages are found in the cache"
+    if crew().count == 1:
+        raise RecipeError(
+            "training.sharding: fsdp leaves each of several processes a part of the weights, and this is one: start "
+            "more ('accelerate launch --multi_gpu --num_processes 2 -m everlearn run RECIPE'), or set it to none "
+            f"({others})."
+        )
+    needing = [part.name for part in parts_of(method) if part.overrides("influences") and not part.bears_sharding]
+    if recipe.model.tuning == "full" and needing:
+        raise RecipeError(
+            f"method {needing[0]} needs whole weights in training, and with model.tuning: full, training.sharding: "
+            "fsdp leaves each process a part of them: set model.tuning to lora (adapters stay whole), or "
+            f"training.sharding to none ({others})."
+        )
+
+
+def with_targets(recipe: Recipe, prepared: Prepared) -> Recipe:
+    """The recipe with the layers that get adapters by their names, as its run folder keeps it."""
+    model = recipe.model.model_copy(update={"lora": prepared.recipe.model.lora})
+    return recipe.model_copy(update={"model": model})
+
+
+def tell_targets(recipe: Recipe, prepared: Prepared, progress: Progress) -> None:
+    """Says which layers get an adapter, where the recipe leaves that to everlearn."""
+    if recipe.model.tuning == "lora" and recipe.model.lora.targets == "auto":
+        progress.say(f"adapters on {', '.join(prepared.recipe.model.lora.targets)} (model.lora.targets: auto)")
+
+
+def tell_about(stream: TaskStream, progress: Progress) -> None:
+    """Says what the user should know of the data: the notes, and in one line what is not used as it stands."""
+    for note in stream.notes:
+        progress.say(note)
+    if line := data_line(stream.accounts):
+        progress.say(line)
