@@ -11,13 +11,13 @@ of the other. Only a mixture of the two under full tuning holds both, whatever t
 from __future__ import annotations
 
 import gc
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.crew import crew
+from everlearn.crew import Crew, crew
 from everlearn.models import loading
 from everlearn.recipe import ModelConfig
 
@@ -119,8 +119,6 @@ class ModelsAtHand:
         made = state()
 
         def everywhere(work: Work[Any, Any], order: object, show: object) -> object:
-            from everlearn.runs.work import OnModel, on_model
-
             at_hand = state() if is_base else made  # else the others would make room for a base that they hold
             return crew().together(on_model, OnModel(self.config, at_hand, is_base, work, order), (shared, show))
 
@@ -156,6 +154,60 @@ class _OfAll:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
     ) -> list[list[Completion]]:
         """Completes every prompt; see `Generator.generate`."""
-        from everlearn.runs.work import completions
-
         return self._loaded.shared_out(completions, (prompts, sampling), (progress, self._models.base_beside))
+
+
+@dataclass(frozen=True)
+class OnModel:
+    """An order of `on_model`.
+
+    Attributes:
+        model: Which base and how it is tuned.
+        state: Arguments of `ModelsAtHand.point_to` that name the model.
+        is_base: Whether it is the base, not the model beside it.
+        work: What to do.
+        order: What it is about.
+    """
+
+    model: ModelConfig
+    state: Mapping[str, Any]
+    is_base: bool
+    work: Work[Any, Any]
+    order: Any
+
+
+def on_model(order: OnModel, own: tuple[LoadedModel, object] | None) -> object:
+    """Does work with a model, which the first process has and the others load; see `LoadedModel.shared_out`."""
+    loaded, show = own or (_model_of(order), None)
+    return order.work(replace(loaded, everywhere=None), order.order, crew(), show)
+
+
+def completions(
+    loaded: LoadedModel,
+    order: tuple[Sequence[Sequence[int]], Sampling],
+    processes: Crew,
+    own: tuple[GenerationProgress | None, Callable[[], LoadedModel]] | None,
+) -> list[list[Completion]]:
+    """Completes prompts, each in one of the processes; the first one has what to show by, and the base beside."""
+    from everlearn.generation.engine import make_generator
+
+    prompts, sampling = order
+    progress, base = own or (None, _served[0].base_beside)
+    return make_generator(loaded, processes, base).generate(prompts, sampling, progress)
+
+
+def _model_of(order: OnModel) -> LoadedModel:
+    """The model of an order, kept for the next one."""
+    if not _served or _served[0].config != order.model:
+        _served[:] = [ModelsAtHand(order.model)]
+    models = _served[0]
+    models.point_to(**order.state)
+    return models.base() if order.is_base else models.latest()
+
+
+def forget_served() -> None:
+    """Lets the model go that this process has loaded for the first one's orders."""
+    _served.clear()
+
+
+_served: list[ModelsAtHand] = []  # the one that this process has loaded to compute with

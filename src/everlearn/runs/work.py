@@ -1,26 +1,23 @@
-"""What all processes of a launch do together: train a phase, or compute with a trained model, each a share.
+"""What all processes of a launch do together to train a phase: a function of an order (`everlearn.crew`).
 
-Each is a function of an order and of what only the first process has (`everlearn.crew`).
+What they compute together with a trained model is in `models_at_hand.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.crew import Crew, crew
+from everlearn.crew import crew
 from everlearn.errors import UserError
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import ModelConfig
+from everlearn.runs.models_at_hand import forget_served
 
 if TYPE_CHECKING:
-    from everlearn.generation.protocol import Completion, GenerationProgress, Sampling
-    from everlearn.models.loading import LoadedModel, Work
-    from everlearn.runs.models_at_hand import ModelsAtHand
-
-_served: list[ModelsAtHand] = []  # the one that this process has loaded to compute with
+    from everlearn.models.loading import LoadedModel
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
     from everlearn.training.processes import here
     from everlearn.training.stage import train_stage
 
-    _served.clear()
+    forget_served()
     loaded = loading.load_model(order.model, trainable=True, **order.load)
     _refuse_other_weights(crew().gather(loaded.fingerprint))
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
@@ -78,53 +75,3 @@ def _refuse_other_weights(fingerprints: Sequence[str]) -> None:
             f"process {strange[0]} of the launch has loaded other weights than the first one: on every machine the "
             "model and the run folder must be the same (a shared file system, or the same revision of the model)."
         )
-
-
-@dataclass(frozen=True)
-class OnModel:
-    """An order of `on_model`.
-
-    Attributes:
-        model: Which base and how it is tuned.
-        state: Arguments of `ModelsAtHand.point_to` that name the model.
-        is_base: Whether it is the base, not the model beside it.
-        work: What to do.
-        order: What it is about.
-    """
-
-    model: ModelConfig
-    state: Mapping[str, Any]
-    is_base: bool
-    work: Work[Any, Any]
-    order: Any
-
-
-def on_model(order: OnModel, own: tuple[LoadedModel, object] | None) -> object:
-    """Does work with a model, which the first process has and the others load; see `LoadedModel.shared_out`."""
-    loaded, show = own or (_model_of(order), None)
-    return order.work(replace(loaded, everywhere=None), order.order, crew(), show)
-
-
-def completions(
-    loaded: LoadedModel,
-    order: tuple[Sequence[Sequence[int]], Sampling],
-    processes: Crew,
-    own: tuple[GenerationProgress | None, Callable[[], LoadedModel]] | None,
-) -> list[list[Completion]]:
-    """Completes prompts, each in one of the processes; the first one has what to show by, and the base beside."""
-    from everlearn.generation.engine import make_generator
-
-    prompts, sampling = order
-    progress, base = own or (None, _served[0].base_beside)
-    return make_generator(loaded, processes, base).generate(prompts, sampling, progress)
-
-
-def _model_of(order: OnModel) -> LoadedModel:
-    """The model of an order, kept for the next one."""
-    from everlearn.runs.models_at_hand import ModelsAtHand
-
-    if not _served or _served[0].config != order.model:
-        _served[:] = [ModelsAtHand(order.model)]
-    models = _served[0]
-    models.point_to(**order.state)
-    return models.base() if order.is_base else models.latest()
