@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
-import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING
@@ -28,8 +26,9 @@ from numpy.typing import NDArray
 from everlearn.data.control_tokens import deaf_copy, plain_ids
 from everlearn.data.text import TextAccount, TextSource
 from everlearn.errors import DataError, RunError
-from everlearn.files import disk_error, held, move_into, read_mapping, share_as, write_json
+from everlearn.files import read_mapping, write_json
 from everlearn.fingerprints import fingerprint_of
+from everlearn.made_once import make_once
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 Tokens = NDArray[np.int64]
 RECORD = "blocks.json"
 _BATCH_CHARACTERS = 1 << 19
-_YOUNG_SECONDS = 5  # of a folder that its process may not hold yet
 _RESIDENT_BYTES = 64 << 20
 
 
@@ -144,31 +142,13 @@ def tokenise(
         "blocks-1", source.fingerprint(), heldout.fingerprint() if heldout else "", tokenizer_fingerprint, ratio
     )
     folder = cache / "blocks" / fingerprint
-    _remove_abandoned(folder)
-    if not (folder / RECORD).exists():
-        partial = folder.with_name(f".{fingerprint}.{os.getpid()}")
-        try:
-            shutil.rmtree(partial, ignore_errors=True)
-            with held(partial):
-                record = _write(source, heldout, tokenizer, partial, ratio, what, progress)
-                write_json(partial / RECORD, {"fingerprint": fingerprint, **record})
-            (partial / ".lock").unlink(missing_ok=True)
-            share_as(cache, partial)
-            move_into(partial, folder, last=RECORD)
-        except OSError as error:
-            raise disk_error(partial, error) from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+    def make(partial: Path) -> None:
+        record = _write(source, heldout, tokenizer, partial, ratio, what, progress)
+        write_json(partial / RECORD, {"fingerprint": fingerprint, **record})
+
+    make_once(folder, RECORD, make, shared=cache)
     return read_token_files(folder)
-
-
-def _remove_abandoned(folder: Path) -> None:
-    """Deletes what killed processes had written of these token files; living ones hold theirs."""
-    for partial in folder.parent.glob(f".{folder.name}.*"):
-        with suppress(RunError, OSError):
-            if time.time() - partial.stat().st_mtime > _YOUNG_SECONDS:
-                with held(partial):
-                    shutil.rmtree(partial)
 
 
 def read_token_files(folder: Path) -> TokenFiles:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
@@ -12,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.text import TextSource
 from everlearn.errors import ModelError, RecipeError, nearest
-from everlearn.files import disk_error, move_into, share_as
 from everlearn.fingerprints import fingerprint_of
+from everlearn.made_once import make_once
 from everlearn.models.descriptions import check_tokenizer_files
 from everlearn.models.faults import told
 from everlearn.models.json_files import check_numbers
@@ -187,17 +185,11 @@ def _trained(first: TextSource, size: int, cache: Path) -> PreTrainedTokenizerBa
     from everlearn.models.loading import save_tokenizer
 
     folder = cache / "tokenizers" / fingerprint
-    if not (folder / "tokenizer.json").exists():
-        made = _train_bpe(leading_text(first.documents(), _TRAINING_CHARACTERS), size)
-        partial = folder.with_name(f".{fingerprint}.{os.getpid()}")
-        try:
-            save_tokenizer(made, partial)
-            share_as(cache, partial)
-            move_into(partial, folder, last="tokenizer.json")
-        except OSError as error:
-            raise disk_error(folder, error) from None
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+
+    def make(partial: Path) -> None:
+        save_tokenizer(_train_bpe(leading_text(first.documents(), _TRAINING_CHARACTERS), size), partial)
+
+    make_once(folder, "tokenizer.json", make, shared=cache)
     return read_tokenizer(str(folder))
 
 
