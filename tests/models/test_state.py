@@ -12,7 +12,7 @@ from everlearn.generation.engine import make_generator
 from everlearn.generation.protocol import Sampling
 from everlearn.models import loading
 from everlearn.models.adapters import adapter_off, part_view
-from everlearn.models.embeddings import _decoder
+from everlearn.models.embeddings import decoder_of
 from everlearn.models.parameters import tuned_parameters
 from everlearn.models.state import MOVING, ModelState, Part, Tuning
 from everlearn.recipe import LoraConfig, ModelConfig
@@ -140,6 +140,6 @@ def test_a_part_that_an_embedding_would_leave_out_is_refused(tiny_model: Path) -
     base = loading.load_model(config_of(tiny_model))
     prompted = get_peft_model(base.model, PromptTuningConfig(task_type="CAUSAL_LM", num_virtual_tokens=3))
     with pytest.raises(ModelError, match=r"stands before its prompts \(PROMPT_TUNING\)"):
-        _decoder(replace(base, model=prompted))
+        decoder_of(replace(base, model=prompted))
     with prompted.disable_adapter():
-        assert _decoder(replace(base, model=prompted)) is base.model.get_decoder()
+        assert decoder_of(replace(base, model=prompted)) is base.model.get_decoder()
