@@ -1,8 +1,8 @@
-"""The methods side by side on the embedded base: three seeds, full tuning and LoRA.
+"""The methods side by side on the embedded base: three seeds, full tuning and LoRA, and what keeps general ability.
 
-    python benchmarks/study.py full          # or: lora; writes benchmarks/results/study_<tuning>.json
+    python benchmarks/study.py full          # or: lora, general; writes benchmarks/results/study_<name>.json
 
-Every seed draws its own rows, order of rows and samples. The run folders stay in `runs/study-<tuning>`, so that
+Every seed draws its own rows, order of rows and samples. The run folders stay in `runs/study-<name>`, so that
 `everlearn report runs/study-full` shows everything behind the figures.
 """
 
@@ -24,6 +24,7 @@ METHODS = {
     "full": "sequential,ssr:preset=improved,random_rehearsal:ratio=0.1,ssr:preset=faithful,"
     "kmeans_rehearsal:ratio=0.1,multitask,l2,ewc",
     "lora": "sequential,ssr:preset=improved,random_rehearsal:ratio=0.1",
+    "general": "sequential,ssr,random_rehearsal:ratio=0.1,ssr+gere:gere.weight=dynamic",
 }
 # The adapter's settings were looked for by hand, on single tasks and the stream of seed 0, and confirmed on the stream
 # of seed 7: plain sequential tuning learns every task (99 or 100 % each just after its stage). Dropped before, each
@@ -31,6 +32,7 @@ METHODS = {
 # at 4e-3, batch 8.
 TUNING: dict[str, dict[str, object]] = {
     "full": {},
+    "general": {},
     "lora": {
         "model.tuning": "lora",
         "model.lora": {"rank": 32, "alpha": 32, "dropout": 0.0, "targets": "all-linear"},
@@ -44,14 +46,14 @@ TUNING: dict[str, dict[str, object]] = {
 def main() -> None:
     """Runs the comparison and writes its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("tuning", choices=TUNING)
+    parser.add_argument("study", choices=TUNING)
     parser.add_argument("--methods", help="others than the study's")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
     args = parser.parse_args()
-    overrides = {**TUNING[args.tuning], **dict(item.split("=", 1) for item in args.set)}
-    recipe = load_recipe("embedded", {"name": f"study-{args.tuning}", **overrides})
-    methods = parse_methods(args.methods or METHODS[args.tuning], recipe)
+    overrides = {**TUNING[args.study], **dict(item.split("=", 1) for item in args.set)}
+    recipe = load_recipe("embedded", {"name": f"study-{args.study}", **overrides})
+    methods = parse_methods(args.methods or METHODS[args.study], recipe)
     began = time.perf_counter()
     compare(recipe, methods, [int(seed) for seed in args.seeds.split(",")], progress=make_progress())
     folder = Path(recipe.runs_dir) / recipe.name
@@ -65,7 +67,7 @@ def main() -> None:
         for entry in comparison["runs"]
     ]
     write_json(
-        Path(__file__).parent / "results" / f"study_{args.tuning}.json",
+        Path(__file__).parent / "results" / f"study_{args.study}.json",
         {
             "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
             "machine": machine(),

@@ -199,9 +199,9 @@ def crew() -> Crew:
     return _crew
 
 
-def is_broken() -> bool:
-    """Whether this process can exchange nothing any more."""
-    return _crew.is_broken
+def is_connected() -> bool:
+    """Whether this process has, or had, connections to others, whose threads can abort an interpreter as it ends."""
+    return _crew.count > 1
 
 
 def is_launched() -> bool:

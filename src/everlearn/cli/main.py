@@ -16,7 +16,7 @@ from importlib import import_module
 from typing import Any
 
 from everlearn.cli.endings import ended_by, stopped_by_signals
-from everlearn.crew import crew, is_broken, is_first, is_launched, join
+from everlearn.crew import crew, is_connected, is_first, is_launched, join
 from everlearn.errors import shortened
 from everlearn.report.page.numbers import in_plain_signs
 from everlearn.visible import tell
@@ -108,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             raise
         except BaseException as error:  # the last resort: also what libraries derive from it, such as Rust's panics
             code = ended_by(error)
-    if is_broken():  # the threads of a broken connection would abort the interpreter as it ends
+    if is_connected():
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
