@@ -23,7 +23,7 @@ def test_rows_are_those_nearest_to_the_centres_of_their_clusters(
 ) -> None:
     angles = [0.0 if at < 20 else 1.5 if at < 30 else 3.0 for at in range(40)]
     angles = [angle + 0.01 * (at % 10) for at, angle in enumerate(angles)]
-    points = {f"number {1000 + 37 * at}": (np.cos(angle), np.sin(angle)) for at, angle in enumerate(angles)}
+    points = {f"is the number {1000 + 37 * at}": (np.cos(angle), np.sin(angle)) for at, angle in enumerate(angles)}
 
     def embed(loaded: object, texts: Sequence[str], **_: object) -> np.ndarray:
         return np.array([points[text] for text in texts], dtype=np.float32)

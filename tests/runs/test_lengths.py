@@ -13,7 +13,7 @@ from everlearn.data.mixture import Mixture, shuffled
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError, RunError
 from everlearn.files import read_json, read_jsonl
-from everlearn.methods.base import Method
+from everlearn.methods.registry import method_class
 from everlearn.progress import LineProgress
 from everlearn.recipe import Recipe, TrainingConfig, make_recipe
 from everlearn.report.facts.study import read_study
@@ -120,8 +120,9 @@ def test_a_run_tells_what_becomes_of_written_rows_that_it_rehearses(
 ) -> None:
     written = [Instance("", "why " * count, "x", "colours", SYNTHETIC) for count in (2, 60)]
     rehearsed = shuffled("written", written)
-    monkeypatch.setattr(Method, "rehearsal", lambda _, context: rehearsed if context.stage.seen else Mixture())
     recipe = long_rows_recipe(tmp_path, tiny_model, "leave_out")
+    method = method_class(recipe.method.name)
+    monkeypatch.setattr(method, "rehearsal", lambda _, context: rehearsed if context.stage.seen else Mixture())
     lines: list[str] = []
     folder = execute(recipe, progress=LineProgress(lines.append)).folder
     told = "1 of 2 rehearsed rows are too long and are left out."

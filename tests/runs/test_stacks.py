@@ -80,6 +80,8 @@ def test_manifest_state_and_report_say_whose_is_what(stacked: Path) -> None:
     assert manifest["label"] == LABEL
     assert manifest["method"] == {
         "name": LABEL,
+        "title": "random rehearsal+L2",
+        "traits": ["penalty", "rehearses"],
         "options": {"random_rehearsal": {"ratio": 0.5, "draw": "published"}, "l2": {"strength": 3.0}},
     }
     state = stacked / "stages/01-colours/state"

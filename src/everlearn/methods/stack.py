@@ -132,6 +132,7 @@ class Stack(Method):
         self.parts = tuple(parts)
         self.name = JOIN.join(part.name for part in parts)
         self.title = JOIN.join(part.title for part in parts)
+        self.traits = frozenset(trait for part in parts for trait in part.traits)
         for hook in EXCLUSIVE:
             for part in parts:
                 if part.overrides(hook):

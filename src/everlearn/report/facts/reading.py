@@ -252,7 +252,9 @@ def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:
             continue
         if not (artifact / RECORD).exists():
             raise RunError(f"{artifact / RECORD} is missing: run 'everlearn resume {folder}', which mends it.")
-        if step.record not in (None, sha256_of(artifact / RECORD)):
+        if step.record is not None and not (
+            is_plain(artifact, RECORD) and sha256_of(artifact / RECORD) == step.record
+        ):
             raise _changed(artifact / RECORD, folder)
         record = read_record(artifact)
         for name in record.files if record else [RECORD]:
