@@ -43,6 +43,12 @@ TUNING: dict[str, dict[str, object]] = {
 }
 
 
+def general_ability(stage: Path) -> float:
+    """Share of the micro-tasks that a stage's model answers, in per cent."""
+    scores: Any = read_json(stage / "scores.json")
+    return float(scores["general"]["microtasks"]["value"])
+
+
 def main() -> None:
     """Runs the comparison and writes its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -63,6 +69,7 @@ def main() -> None:
             "label": entry["label"],
             "seed": entry["seed"],
             "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index, call-overload]
+            "general_ability": [general_ability(path) for path in sorted((folder / entry["folder"]).glob("stages/*"))],
         }
         for entry in comparison["runs"]
     ]
