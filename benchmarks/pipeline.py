@@ -155,7 +155,9 @@ def seconds_by_step(result: RunResult) -> dict[str, float]:
 def run_once(way: str, preset: str, overrides: dict[str, object]) -> dict[str, Any]:
     """One run of the recipe, with its seconds and scores."""
     if way in CHECKPOINTING:
-        models_at_hand.generator_for = OneAtATime  # type: ignore[assignment]
+        for place, name in ((models_at_hand.ModelsAtHand, "generator_for"), (stage_training, "train_stage")):
+            assert hasattr(place, name), f"{name} has moved, so nothing would be replaced"
+        models_at_hand.ModelsAtHand.generator_for = lambda _, loaded: OneAtATime(loaded)  # type: ignore[assignment, method-assign]
         stage_training.train_stage = partial(plain_trainer, checkpointing=CHECKPOINTING[way])  # type: ignore[assignment]
     with tempfile.TemporaryDirectory() as scratch:
         recipe = load_recipe(

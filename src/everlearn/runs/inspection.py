@@ -123,7 +123,8 @@ def inspect_data(
     context = loading.context_length(recipe.model)
     reading = read_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer)
     stream, refused = reading.stream, reading.refusal(recipe.stream)
-    tokenizer = loading.load_tokenizer(with_tokens(recipe.model, method.tokens(stream)))
+    if tokens := method.tokens(stream):
+        tokenizer = loading.load_tokenizer(with_tokens(recipe.model, tokens))
     try:
         stream = within_limits(recipe, stream, template, tokenizer, trains=True)
         if is_whole:

@@ -75,8 +75,9 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
     read = stream.tasks
     stream = replace(stream, notes=(*stream.notes, *template.notes))
-    model = with_tokens(model, method.tokens(stream))
-    tokenizer = loading.load_tokenizer(model)
+    if tokens := method.tokens(stream):
+        model = with_tokens(model, tokens)
+        tokenizer = loading.load_tokenizer(model)
     context = loading.context_length(recipe.model)
     stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 MANY = 8
 """More methods than this are grouped, and curves show the best of each kind alone: more lines cannot be told apart."""
 REFERENCES = "marks to compare with"
-OTHERS = "no replay, nothing held"
+OTHERS = "plain tuning and others"
 _KINDS = {
     "synthesizes": "rehearsal of synthetic rows",
     "rehearses": "rehearsal of other rows",

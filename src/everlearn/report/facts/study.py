@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from everlearn.errors import RunError
@@ -175,7 +176,7 @@ class Study:
         """Whether there are more methods than lines can be told apart."""
         return len(self.methods) > kinds.MANY
 
-    @property
+    @cached_property
     def in_front(self) -> list[MethodRuns]:
         """The methods whose courses are drawn: all, or of each kind the one with the best average at the end."""
         return [found[0] for found in kinds.grouped(self.methods).values()] if self.is_crowded else [*self.methods]
