@@ -20,6 +20,8 @@ from everlearn.progress import LineProgress
 from everlearn.recipe import LoraConfig, MethodConfig, ModelConfig, TrainingConfig
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence
+from everlearn.training.rows import EncodedRow
+from everlearn.training.teacher import keep_bands
 from tests.methods.contexts import Bench, facts_of, number_stream
 from tests.tiny_models import save_tiny_model
 from tests.training.test_stage import CONFIG as STAGE
@@ -265,6 +267,10 @@ def test_weights_are_those_of_the_published_best_rows_where_none_is_given(folder
             {"weight": 5, "imitation": "none"},
             "weight is that of an imitation, so it needs imitation: kl, l1, l2 or tm",
         ),
+        (
+            {"max_dynamic_weight": 5, "imitation": "none"},
+            "max_dynamic_weight is that of an imitation, so it needs imitation: kl, l1, l2 or tm",
+        ),
         ({"windows": "packed"}, "windows: packed joins given texts, so it needs texts"),
     ],
 )
@@ -303,6 +309,25 @@ def test_texts_and_batches_that_do_not_fit_are_refused_before_training(
             CONFIG.model_copy(update=training),
             **options,
         )
+
+
+def test_a_bound_of_a_dynamic_weight_is_refused_where_the_weight_is_a_number(folders, tmp_path: Path) -> None:
+    bound = {"max_dynamic_weight": 1000}
+    full = config_of(folders["llama"], "full")
+    facts = replace(facts_of(number_stream(), context_length=256, tuning="full"), training=CONFIG)
+    with pytest.raises(RecipeError, match="under full tuning the weight is 100 where none is given: set weight"):
+        make_method("gere", bound).check(facts)
+    for config, options in ((full, {**bound, "weight": "dynamic"}), (config_of(folders["llama"], "lora"), bound)):
+        _, _, (influence,) = prepared(config, tmp_path / config.tuning, folders["texts"], **options)
+        assert influence._how.most_weight == 1000  # type: ignore[attr-defined]
+
+
+def test_the_base_reads_the_texts_twice_and_what_is_shown_of_it_never_falls(folders, tmp_path: Path) -> None:
+    loaded = loading.load_model(config_of(folders["llama"], "lora"))
+    rows = [EncodedRow(tuple(range(4, 9 + at)), 0, "gere", at, is_text=True) for at in range(6)]
+    ticks: list[tuple[int, int]] = []
+    keep_bands(tmp_path, loaded, rows, CONFIG, 1.0, lambda *at: ticks.append(at))
+    assert ticks == [(6, 12), (12, 12)]
 
 
 def test_a_file_that_is_absent_or_empty_is_refused(folders, tmp_path: Path) -> None:

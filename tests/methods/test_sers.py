@@ -147,6 +147,19 @@ def test_a_preset_says_what_is_mixed_and_which_lengths_count(
         assert mixed[1].max_length == greedy[1].max_length > 513
 
 
+def test_a_task_of_which_nothing_is_written_is_not_rehearsed_where_that_is_allowed(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    bench = Bench(tmp_path, tiny_model)
+    bench.writer.write = lambda text, stream: ""
+    method = make_method("sers", {**FEW, "minimum": 0})
+    after_stages(bench, method, 1)
+    second = bench.context(method.stages(STREAM)[1])
+    assert not method.rehearsal(second).rows
+    assert list(method.influences(second)) == []
+    assert method.findings(bench.context(method.stages(STREAM)[0])).numbers == {}  # type: ignore[union-attr]
+
+
 def test_labels_are_never_made_again_and_survive_a_kill(tmp_path: Path, tiny_model: Path) -> None:
     bench = Bench(tmp_path, tiny_model)
     method = make_method("sers", FEW)
@@ -213,6 +226,15 @@ def test_the_published_prompts_are_all_pairs_and_the_rules_are_those_of_the_cate
     sifted = writer.parse([RawText("Output: ", f"x Output: {text}", (0, 1)) for text in texts], loaded)
     assert [row.input for row in sifted.kept] == [texts[0]]
     assert sifted.dropped == {"no_number_first": 1, "blank_left": 1}
+
+
+def test_masks_that_follow_a_category_are_made_anew_with_another_one() -> None:
+    def described(**options: object) -> object:
+        method = make_method("sers", {"preset": "faithful", **options})
+        return method.options.writer(STREAM["first"], resolve(method.options, 10), is_refined=True).describe()  # type: ignore[attr-defined, arg-type]
+
+    assert described(categories={"first": "qa"}) != described() != described(categories={"first": "pe"})
+    assert described(categories={"second": "qa"}) == described()
 
 
 def changed(**values: object) -> TaskStream:

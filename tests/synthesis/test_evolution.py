@@ -1,4 +1,4 @@
-"""Which rows are hard and who labels them, against the released code, and the step over scripted engines."""
+"""Which rows are hard and who labels them, against the released code; the step itself is in `methods/test_sers.py`."""
 
 from __future__ import annotations
 

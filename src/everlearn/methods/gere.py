@@ -89,8 +89,9 @@ class GeReOptions(MethodOptions):
     def _keys_have_a_meaning(self) -> Self:
         if self.max_dynamic_weight is not None and self.weight not in ("dynamic", None):
             raise ValueError("max_dynamic_weight bounds a dynamic weight, so it needs weight: dynamic")
-        if self.imitation == "none" and self.weight is not None:
-            raise ValueError("weight is that of an imitation, so it needs imitation: kl, l1, l2 or tm")
+        for key in ("weight", "max_dynamic_weight"):
+            if self.imitation == "none" and getattr(self, key) is not None:
+                raise ValueError(f"{key} is that of an imitation, so it needs imitation: kl, l1, l2 or tm")
         if self.texts is None and self.windows == "packed":
             raise ValueError("windows: packed joins given texts, so it needs texts")
         return self
@@ -122,6 +123,11 @@ class GeRe(Method):
             raise RecipeError(
                 f"method gere: {self._per_batch(batch)} texts in every batch leave the task's rows no place "
                 f"(training.batch_size is {batch}): raise it, or set per_batch: 0."
+            )
+        if options.max_dynamic_weight is not None and self._weight(facts.model.tuning) != "dynamic":
+            raise RecipeError(
+                "method gere: max_dynamic_weight bounds a dynamic weight, and under full tuning the weight is 100 "
+                "where none is given: set weight to dynamic, or leave max_dynamic_weight out."
             )
         if options.max_tokens is not None and options.max_tokens > context:
             raise RecipeError(
@@ -175,12 +181,9 @@ class GeRe(Method):
         options = self.options
         if options.imitation == "none":
             return ()
-        weight = options.weight
-        if weight is None:
-            weight = 100.0 if context.model.tuning == "full" else "dynamic"
         how = Imitating(
             options.imitation,
-            weight,
+            self._weight(context.model.tuning),
             options.max_dynamic_weight,
             options.balance,
             options.tm_mean,
@@ -188,6 +191,11 @@ class GeRe(Method):
         )
         artifact = self._states(context)
         return [Imitation(self.name, Teacher.at(artifact.path, artifact.fingerprint), how)]
+
+    def _weight(self, tuning: str) -> float | Literal["dynamic"]:
+        if self.options.weight is not None:
+            return self.options.weight
+        return 100.0 if tuning == "full" else "dynamic"
 
     def _per_batch(self, batch_size: int) -> int:
         asked = self.options.per_batch

@@ -185,10 +185,13 @@ class SERS(Synthesizing):
 
     def note(self, context: StageContext, made: Synthesis) -> None:
         """How many labels both models have made, and how many of them are other than the latest model's."""
-        counts = read_json(made.folder / "refined" / "counts.json")
+        told = made.folder / "refined" / "counts.json"
+        if not told.exists():  # with a minimum of 0 a task goes on without any row
+            return
+        counts = read_json(told)
         assert isinstance(counts, dict), "counts are a mapping"
-        told = {"labels by both models": counts["hard"], "of these changed": counts["changed"]}
-        self._found.setdefault(context.stage.name, {}).update(told)
+        labels = {"labels by both models": counts["hard"], "of these changed": counts["changed"]}
+        self._found.setdefault(context.stage.name, {}).update(labels)
 
     def findings(self, context: StageContext) -> Findings:
         """W, lambda and labels of the stage."""

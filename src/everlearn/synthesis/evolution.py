@@ -16,25 +16,19 @@ import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from everlearn.artifacts import Artifact
 from everlearn.files import read_jsonl
 from everlearn.generation.protocol import Blend
 from everlearn.shares import share_of
-from everlearn.synthesis.demonstrations import system_turns
 from everlearn.synthesis.job import Job
-from everlearn.synthesis.lengths import counters_of
 from everlearn.synthesis.mask_options import MaskOptions
-from everlearn.synthesis.refinement import Answering
-from everlearn.synthesis.refinement_step import answered_in_chunks, describe_answers, keep_answered
+from everlearn.synthesis.refinement_step import answered_in_chunks, answering_of, describe_answers, keep_answered
 from everlearn.synthesis.steps import Row
-
-if TYPE_CHECKING:
-    from everlearn.models.loading import LoadedModel
 
 Agreement = Callable[[str, str], float]
 PUBLISHED_TOKENS = 512
+"""Most new tokens of an answer."""
 _SCRATCH = ("latest", "mixed")
 
 
@@ -91,7 +85,7 @@ def evolved_step(job: Job, options: MaskOptions, selected: Artifact, place: str,
         if not (folder / "counts.json").exists():  # else it was killed between the last write and the end
             rows = list(read_jsonl(selected.path / "selected.jsonl"))
             loaded = model()
-            answering = _answering(job, options, loaded)
+            answering = answering_of(job, loaded, published_tokens=PUBLISHED_TOKENS)
             generator = tools.generator_for(loaded)
             answered = answered_in_chunks(job, folder, _SCRATCH[0], rows, generator, answering)
             base = [""] * len(rows)
@@ -140,7 +134,9 @@ def _referenced_step(job: Job, options: MaskOptions, selected: Artifact, place: 
         loaded = tools.base()
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
         generator = tools.generator_for(loaded)
-        answered_in_chunks(job, folder, "answered", rows, generator, _answering(job, options, loaded))
+        answered_in_chunks(
+            job, folder, "answered", rows, generator, answering_of(job, loaded, published_tokens=PUBLISHED_TOKENS)
+        )
 
     inputs = {
         "selected": selected.fingerprint,
@@ -149,23 +145,6 @@ def _referenced_step(job: Job, options: MaskOptions, selected: Artifact, place: 
         **describe_answers(job),
     }
     return tools.step(f"{place}/referenced", inputs, make)
-
-
-def _answering(job: Job, options: MaskOptions, loaded: LoadedModel) -> Answering:
-    """As published at most 512 new tokens; improved: twice the longest exemplar's answer."""
-    cap = PUBLISHED_TOKENS
-    if job.settings.is_improved:
-        count = counters_of(loaded.tokenizer).text
-        cap = 2 * max(count(row.output) for row in job.pool)
-    return Answering(
-        template=job.tools.template,
-        tokenizer=loaded.tokenizer,
-        training=job.tools.training,
-        context=loaded.context_length,
-        max_length=loaded.context_length,
-        max_new_tokens=options.refinement_tokens or cap,
-        history=system_turns(job.pool),
-    )
 
 
 def _counts(rows: Collection[Mapping[str, object]]) -> dict[str, int]:

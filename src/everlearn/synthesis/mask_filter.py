@@ -8,11 +8,12 @@ and no formulas. There is no search for repetitions.
 from __future__ import annotations
 
 import re
+from typing import Literal
 
 from everlearn.synthesis.masking import Script
 from everlearn.synthesis.parsing import Counters
 
-CATEGORIES = ("qa", "qg", "sa", "sum", "trans", "dsg", "expl", "para", "pe", "pos")
+Category = Literal["qa", "qg", "sa", "sum", "trans", "dsg", "expl", "para", "pe", "pos"]
 _CJK = re.compile("[\\u4e00-\\u9fa5]")
 _QUESTION = ("Q:", "question:", "\nQ:", "\nquestion", "Question:")
 _MOST = {"llama2": 800, "chatglm": 500}
@@ -27,7 +28,7 @@ def filtered(inputs: str, category: str, script: Script, counters: Counters) -> 
 
     Args:
         inputs: Instruction, blank line, what the model has filled in.
-        category: One of `CATEGORIES`, or anything else for a task that no rule is written for.
+        category: A `Category`, or anything else for a task that no rule is written for.
         script: Whose version of the rules.
         counters: Token counts.
 

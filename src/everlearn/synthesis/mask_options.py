@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from everlearn.shares import share_of
+from everlearn.synthesis.mask_filter import Category
 from everlearn.synthesis.masking import Script
 from everlearn.synthesis.options import Selection, Settings, SynthesisOptions
 
@@ -16,15 +17,13 @@ if TYPE_CHECKING:
     from everlearn.data.instance import Task
     from everlearn.synthesis.writers.writer import Writer
 
-Category = Literal["qa", "qg", "sa", "sum", "trans", "dsg", "expl", "para", "pe", "pos"]
-
 
 class MaskOptions(SynthesisOptions, ABC):
     """What is written from masked exemplars, and who labels it. Source: the released code (spec sections 2 to 5)."""
 
     script: Script = "llama2"
     """Which of the released scripts' masks, prompt and rules: `llama2` (20 to 60 % of the words), or `chatglm` (10 to
-    50 %)."""
+    50 %), of which `selection: drawn`, a hard_ratio of 0.1 and a base_weight of 0.6 are options of their own."""
     rounds: Annotated[int, Field(ge=1, le=1000)] | None = None
     """How often each exemplar is masked beside each other one ("retry"). Left out: the script's, 1 (`llama2`) or 3."""
     prompt: Literal["published", "pairs"] | None = None

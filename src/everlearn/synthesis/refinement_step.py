@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -40,7 +41,11 @@ def refined_step(job: Job, options: DemonstrationOptions, selected: Artifact, pl
             (folder / "answered.jsonl").unlink(missing_ok=True)
             return
         loaded = latest()
-        answering = _answering(job, options, loaded)
+        answering = replace(
+            answering_of(job, loaded, published_tokens=options.max_length),
+            max_length=min(options.max_length, loaded.context_length),
+            prompt=options.refinement_prompt,
+        )
         rows = list(read_jsonl(selected.path / "selected.jsonl"))
         generator = tools.generator_for(loaded)
         answered = answered_in_chunks(job, folder, "answered", rows, generator, answering)
@@ -116,9 +121,15 @@ def keep_answered(
     )
 
 
-def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> Answering:
-    """The published cap is `max_length`; improved: twice the longest demonstration's answer."""
-    cap = options.max_length
+def answering_of(job: Job, loaded: LoadedModel, *, published_tokens: int) -> Answering:
+    """How a model answers: by the training template, improved with at most twice the longest demonstration's answer.
+
+    Args:
+        job: The task.
+        loaded: The model.
+        published_tokens: Most new tokens of the preset `faithful`.
+    """
+    cap = published_tokens
     if job.settings.is_improved:
         count = counters_of(loaded.tokenizer).text
         cap = 2 * max(count(row.output) for row in job.pool)
@@ -127,9 +138,8 @@ def _answering(job: Job, options: DemonstrationOptions, loaded: LoadedModel) -> 
         tokenizer=loaded.tokenizer,
         training=job.tools.training,
         context=loaded.context_length,
-        max_length=min(options.max_length, loaded.context_length),
-        max_new_tokens=options.refinement_tokens or cap,
-        prompt=options.refinement_prompt,
+        max_length=loaded.context_length,
+        max_new_tokens=job.options.refinement_tokens or cap,
         history=system_turns(job.pool),
     )
 

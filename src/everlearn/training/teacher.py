@@ -253,13 +253,16 @@ def keep_bands(
         rows: Of raw text.
         config: How they will be trained on.
         multiple: Deviations from the mean to the bounds.
-        tick: Called with (rows done, rows in all).
+        tick: Called with (rows read, twice the rows in all).
     """
-    of_rows = states_by_row(loaded, rows, config, tick)
+
+    def of_pass(number: int) -> Callable[[int], Iterator[Tensor]]:
+        return states_by_row(loaded, rows, config, tick and (lambda done, of: tick(number * of + done, 2 * of)))
+
     if not (folder / BAND).exists():
-        _, mean, deviation = mean_and_deviation(of_rows(0))
+        _, mean, deviation = mean_and_deviation(of_pass(0)(0))
         _keep(folder / BAND, {"band": band_of(mean, deviation, multiple)})
-    band = load_file(folder / BAND)["band"]
+    band, of_rows = load_file(folder / BAND)["band"], of_pass(1)
     write_row_outputs(folder, lambda first: ({STATES: pack_states(states_in(h, band))} for h in of_rows(first)))
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from everlearn.data.control_tokens import plain_ids
@@ -38,7 +39,7 @@ from everlearn.synthesis.masking import (
     pairs_prompt,
 )
 from everlearn.synthesis.options import Settings
-from everlearn.synthesis.parsing import Candidate, RawText, Sifted
+from everlearn.synthesis.parsing import Candidate, Counters, RawText, Sifted
 from everlearn.synthesis.prompts import SynthesisPrompt
 from everlearn.synthesis.writers.writer import Writer
 
@@ -87,7 +88,9 @@ class FromMasks(Writer):
     def describe(self) -> Mapping[str, object]:
         """Exemplars, script and sampling."""
         told = {"script", "rounds", "prompt", "shown", "temperature", "top_k", "max_length", "max_new_tokens", "stop"}
+        given = {} if self._category == self.task.name else {"category": self._category}  # the masks depend on it
         return {
+            **given,
             "exemplars": [row.to_json() for row in self.pool],
             "options": self.options.model_dump(mode="json", include=told),
             "top_p": self.settings.top_p,
@@ -199,28 +202,31 @@ class FromMasks(Writer):
 
     def parse(self, records: Sequence[RawText], model: LoadedModel) -> Sifted:
         """What was filled in, but for what the rules reject."""
-        read = self._read_improved if self.settings.is_improved else self._read_published
+        counters = counters_of(model.tokenizer)
+        read = self._read_published
+        if self.settings.is_improved:
+            read = partial(self._read_improved, most=2 * self._longest(model.tokenizer))
         result = Sifted(seen=len(records))
         for index, record in enumerate(records):
-            found = read(record, model.tokenizer)
+            found = read(record, counters)
             if isinstance(found, str):
                 result.drop(record.outputs.strip(), found, index)
             else:
                 result.kept.append(replace(found, raw_index=index, perm_idx=record.perm_idx))
         return result
 
-    def _read_published(self, record: RawText, tokenizer: PreTrainedTokenizerBase) -> Candidate | str:
+    def _read_published(self, record: RawText, counters: Counters) -> Candidate | str:
         """A candidate, or the reason why there is none."""
         is_reply = self.options.script == "chatglm"
         text = record.outputs if is_reply else filled_text(record.inputs, record.outputs)
         inputs = instruction_of(self.pool[record.perm_idx[0]].query) + text
-        kept, reason = filtered(inputs, self._category, self.options.script, counters_of(tokenizer))
+        kept, reason = filtered(inputs, self._category, self.options.script, counters)
         if kept is None:
             return reason
         definition, _, text = kept.partition("\n\n")
         return Candidate(definition, text, "")
 
-    def _read_improved(self, record: RawText, tokenizer: PreTrainedTokenizerBase) -> Candidate | str:
+    def _read_improved(self, record: RawText, counters: Counters, *, most: int) -> Candidate | str:
         """A candidate, or the reason why there is none."""
         text, exemplar = record.outputs.strip(), self.pool[record.perm_idx[0]]
         if not text:
@@ -229,7 +235,7 @@ class FromMasks(Writer):
             return "run_on"
         if BLANK in text and not any(BLANK in _text(row) for row in self.pool):
             return "blank_left"
-        if counters_of(tokenizer).text(text) > 2 * self._longest(tokenizer):
+        if counters.text(text) > most:
             return "input_too_long"
         if not exemplar.input:
             return Candidate(text, "", "")
