@@ -201,7 +201,7 @@ def test_what_the_base_made_of_the_texts_is_computed_once_for_all_stages(folders
     for context in contexts:
         method.try_base(context)
         method.influences(context)
-    assert bench.steps[1].made == ["gere/states"]
+    assert bench.steps[1].made == ["gere/given", "gere/states"]
     assert all(not steps.made for index, steps in bench.steps.items() if index != 1)
     width, tokens = 32, sum(len(row.tokens) for row in method.rehearsal(contexts[0]).rows)
     (kept,) = (tmp_path / "1" / "gere" / "states").glob("rows-*")
@@ -211,7 +211,42 @@ def test_what_the_base_made_of_the_texts_is_computed_once_for_all_stages(folders
     again.try_base(contexts[0])
     other = replace(contexts[0], base_fingerprint="another")
     method.influences(other)
-    assert bench.steps[1].made == ["gere/states"] * 3, "other texts and another base do not find them"
+    made = ["gere/given", "gere/states"] * 2 + ["gere/states"]
+    assert bench.steps[1].made == made, "other texts and another base do not find them"
+
+
+def test_given_texts_are_kept_for_a_run_that_goes_on_without_their_file(folders, tmp_path: Path) -> None:
+    given = tmp_path / "texts.jsonl"
+    write_jsonl(given, ({"text": text} for text in TEXTS))
+    stream = number_stream()
+    facts = replace(
+        facts_of(stream, context_length=256), tokenizer=loading.load_tokenizer(ModelConfig(base="embedded"))
+    )
+    options = {"texts": str(given), "count": 6, "imitation": "none"}
+    bench = Bench(tmp_path, folders["llama"])
+    context = bench.context(make_method("gere", options).stages(stream)[0])
+    method = make_method("gere", options)
+    method.check(facts)
+    method.try_base(context)
+    given.unlink()
+    asked: list[str] = []
+
+    def kept(name: str) -> list[Path]:
+        asked.append(name)
+        return [tmp_path / "1" / name]
+
+    again = make_method("gere", options)
+    again.check(replace(facts, kept=kept))
+    assert asked == ["gere/given"]
+    assert again.rehearsal(context).rows == method.rehearsal(context).rows
+    said: list[str] = []
+    again.try_base(replace(context, progress=LineProgress(said.append)))
+    assert said == [
+        next(line for line in said if "texts.jsonl" in line and "those that the run has kept are used" in line)
+    ]
+    for changed in ({"count": 5}, {"max_tokens": 9}, {"add_bos": True}, {"windows": "packed"}):
+        with pytest.raises(DataError, match=r"method gere: texts: no file or folder .*texts.jsonl"):
+            make_method("gere", {**options, **changed}).check(replace(facts, kept=kept))
 
 
 def test_the_anchor_of_the_released_code_is_the_model_of_each_stage(folders, tmp_path: Path) -> None:

@@ -147,6 +147,27 @@ def test_a_folder_without_cache_and_data_is_enough(
     }
 
 
+def test_general_texts_are_kept_like_the_rows_of_tasks(
+    tmp_path: Path, tiny_model: Path, trained: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    texts = tmp_path / "general.txt"
+    texts.write_text("\n\n".join(f"the dog runs and the cat number {at} sleeps" for at in range(4)))
+    method = {"name": "gere", "texts": str(texts), "count": 4}
+    recipe = tiny_recipe(tmp_path, tiny_model, method=method, evaluation={"max_new_tokens": 6})
+    folder = execute(first_two(recipe)).folder
+    rows = [
+        (folder / f"stages/0{at}-{name}/rehearsal.jsonl").read_text() for at, name in ((1, "colours"), (2, "animals"))
+    ]
+    texts.unlink()
+    del trained[:]
+    new = tmp_path / "data" / "places.train.jsonl"
+    assert main(["add", str(folder), "--train", str(new), "--name", "places", "--set", "demonstrations=4"]) == 0
+    assert "gere: its texts cannot be read" in capsys.readouterr().err
+    assert trained == ["training 03-places"]
+    assert {*rows, (folder / "stages/03-places/rehearsal.jsonl").read_text()} == {rows[0]}
+    assert rows[0].count("\n") == 4
+
+
 @pytest.mark.parametrize("at", [1, 5])
 def test_a_run_that_is_killed_while_it_grows_is_gone_on_with(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, trained: list[str], at: int

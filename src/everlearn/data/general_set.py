@@ -7,14 +7,16 @@ only where that is asked for. Source: GeRe (arXiv 2508.04676; spec section 2), w
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance
 from everlearn.data.text import TextAccount, TextSource
 from everlearn.errors import DataError
+from everlearn.files import read_json, read_jsonl, write_json, write_jsonl
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -72,6 +74,34 @@ def read_general_set(
     passed = {"hold no text and are passed over": account.blank, "are mended (half a surrogate pair)": account.mended}
     notes += [f"{rows_} of {account.rows:,} rows {fate}" for fate, rows_ in passed.items() if rows_]
     return GeneralSet(tuple(rows), tuple(notes))
+
+
+def keep_general_set(given: GeneralSet, about: Mapping[str, object], folder: Path) -> None:
+    """Writes texts, so that a run goes on where their source cannot be read any more.
+
+    Args:
+        given: The texts.
+        about: From what and how they were read, as JSON.
+        folder: Receives them.
+    """
+    write_jsonl(folder / "texts.jsonl", (row.to_json() for row in given.rows))
+    write_json(folder / "about.json", about)
+
+
+def kept_general_set(folders: Iterable[Path], about: Mapping[str, object], fault: DataError) -> GeneralSet | None:
+    """Texts that were kept; None where they are in none of the folders.
+
+    Args:
+        folders: That `keep_general_set` has written.
+        about: As it was given.
+        fault: Why they cannot be read from their source.
+    """
+    for folder in folders:
+        if read_json(folder / "about.json") == about:
+            rows = tuple(map(Instance.from_json, read_jsonl(folder / "texts.jsonl")))
+            why = str(fault).rstrip(".")
+            return GeneralSet(rows, (f"its texts cannot be read ({why}): those that the run has kept are used",))
+    return None
 
 
 class _Reading:

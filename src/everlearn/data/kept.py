@@ -27,7 +27,7 @@ def keep_task(task: Task, fingerprint: str, folder: Path) -> None:
 
 def kept_fingerprint(folder: Path, name: str) -> str | None:
     """What `Task.fingerprint` gave when a run kept the task; None where it has not."""
-    place = next(_places(folder, name), None)
+    place = next(kept_places(folder, f"data/{name}"), None)
     return None if place is None else str(read_mapping(place / "task.json").get("fingerprint"))
 
 
@@ -41,7 +41,7 @@ def kept_task(folder: Path, name: str) -> tuple[Task, TaskAccount] | None:
     Raises:
         RunError: the run's manifest is corrupt.
     """
-    for place in _places(folder, name):
+    for place in kept_places(folder, f"data/{name}"):
         about = read_mapping(place / "task.json")
         rows = {part: tuple(map(Instance.from_json, read_jsonl(place / f"{part}.jsonl"))) for part in _PARTS}
         task = Task(name, **rows, metric=str(about["metric"]), labels=tuple(about["labels"]))
@@ -51,9 +51,9 @@ def kept_task(folder: Path, name: str) -> tuple[Task, TaskAccount] | None:
     return None
 
 
-def _places(folder: Path, name: str) -> Iterator[Path]:
-    """Where the task is kept whole."""
-    for pattern in (f"stages/*/data/{name}", f"*/stages/*/data/{name}"):
+def kept_places(folder: Path, name: str) -> Iterator[Path]:
+    """Where a run, or the runs of a comparison, have an artifact of two parts, such as `data/qa`, and it is whole."""
+    for pattern in (f"stages/*/{name}", f"*/stages/*/{name}"):
         for place in sorted(folder.glob(pattern)):
             if fault_of(place) is None and (place.parents[3] / "manifest.json").is_file():
                 yield place

@@ -10,8 +10,9 @@ Nothing here knows any method by name. A method is one file of this folder with 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
 from everlearn.artifacts import StepRunner
@@ -99,6 +100,7 @@ class Facts:
         model: How the model is loaded and tuned.
         training: How the stages are trained.
         measured: The general text on which forgetting is measured.
+        kept: From the name of an artifact, such as `gere/given`, to where the run has it from before.
     """
 
     stream: TaskStream
@@ -107,6 +109,7 @@ class Facts:
     model: ModelConfig
     training: TrainingConfig
     measured: Callable[[], Sequence[str]] = tuple
+    kept: Callable[[str], Iterable[Path]] = lambda name: ()
 
 
 @dataclass(frozen=True)

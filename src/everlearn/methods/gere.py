@@ -43,6 +43,8 @@ WINDOW = 563
 """Published: 512 + 50 tokens of a task's row, and one."""
 _PER_BATCH = 16
 """4 of 64 (second-hand)."""
+_GIVEN = "gere/given"
+"""Where a run keeps the texts that it was given."""
 
 
 class GeReOptions(MethodOptions):
@@ -50,7 +52,8 @@ class GeReOptions(MethodOptions):
 
     texts: Source | None = None
     """A file (plain text with blank lines between texts, JSON Lines, Parquet), a folder of such files, a saved dataset
-    or `hub-name[:config][@split]`. Nothing: the base writes them itself, from its begin token at temperature 1."""
+    or `hub-name[:config][@split]`; the run keeps what it takes of them. Nothing: the base writes texts itself, from
+    its begin token at temperature 1."""
     column: Annotated[str, Field(min_length=1)] = "text"
     """Key or column of the text in structured files."""
     count: Annotated[int, Field(ge=1)] = 1000
@@ -109,11 +112,12 @@ class GeRe(Method):
         distils: set[Trait] = {"distils"} if options.anchor == "previous" and options.imitation != "none" else set()
         self.traits = frozenset({"weighs own rows", *distils})
         self._given: GeneralSet | None = None
+        self._about: dict[str, object] = {}
         self._rows: tuple[Instance, ...] = ()
 
     def check(self, facts: Facts) -> None:
         """Refuses texts that cannot be replayed as asked, and a batch without place for the task's rows."""
-        from everlearn.data.general_set import read_general_set
+        from everlearn.data.general_set import kept_general_set, read_general_set
         from everlearn.data.prompts import bos_ids
         from everlearn.data.text import TextSource
 
@@ -136,6 +140,10 @@ class GeRe(Method):
             )
         if options.texts is None:
             return
+        self._about = {
+            "texts": [options.texts, options.column, options.count, options.windows],
+            "tokens": [min(options.max_tokens or WINDOW, context), options.add_bos],
+        }
         try:
             self._given = read_general_set(
                 TextSource(options.texts, options.column),
@@ -147,7 +155,9 @@ class GeRe(Method):
                 measured=facts.measured(),
             )
         except DataError as error:
-            raise DataError(f"method gere: texts: {error}") from None
+            self._given = kept_general_set(facts.kept(_GIVEN), self._about, error)
+            if self._given is None:
+                raise DataError(f"method gere: texts: {error}") from None
         longest = max(len(row.tokens) for row in self._given.rows)
         if options.max_tokens is not None and longest < options.max_tokens:
             raise DataError(
@@ -157,8 +167,13 @@ class GeRe(Method):
 
     def try_base(self, context: StageContext) -> None:
         """Takes the texts, and computes the base's states of them, before the first training."""
+        from everlearn.data.general_set import keep_general_set
+
         if context.stage.index == 1:
             self._texts(context)
+            if self._given:
+                inputs = {**self._about, "rows": self._texts_fingerprint(context)}
+                context.steps_of(1)(_GIVEN, inputs, partial(keep_general_set, self._given, self._about))
             for note in self._given.notes if self._given else ():
                 context.progress.say(f"gere: {note}.")
             if self.options.imitation != "none" and self.options.anchor == "base":
@@ -219,6 +234,9 @@ class GeRe(Method):
             self._rows = tuple(Instance.from_json(row) for row in read_jsonl(made.path / "texts.jsonl"))
         return self._rows
 
+    def _texts_fingerprint(self, context: StageContext) -> str:
+        return fingerprint_of([row.tokens for row in self._texts(context)])
+
     def _write_texts(self, context: StageContext, folder: Path) -> None:
         from everlearn.files import write_jsonl
         from everlearn.generation.general_texts import sampled_texts
@@ -242,7 +260,7 @@ class GeRe(Method):
         is_base = self.options.anchor == "base"
         inputs = {
             "model": context.base_fingerprint if is_base else context.latest_fingerprint,
-            "texts": fingerprint_of([row.tokens for row in self._texts(context)]),
+            "texts": self._texts_fingerprint(context),
             "kept": self._kept(context),
             "precision": [context.training.precision, context.model.dtype, context.model.device],
         }
@@ -269,15 +287,8 @@ class GeRe(Method):
             if options.imitation == "tm":
                 keep_bands(folder, loaded, rows, context.training, options.sigma_multiple, tick)
             else:
-                keep_states(
-                    folder,
-                    loaded,
-                    rows,
-                    context.training,
-                    tick,
-                    is_for_logits=options.imitation == "kl",
-                    keeps_head="head" in self._kept(context),
-                )
+                is_kl, keeps_head = options.imitation == "kl", "head" in self._kept(context)
+                keep_states(folder, loaded, rows, context.training, tick, is_for_logits=is_kl, keeps_head=keeps_head)
 
 
 def _inserted(order: Sequence[Sequence[int]], seed: int, *, rows: int, per_step: int) -> list[list[int]]:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from everlearn.crew import crew
 from everlearn.data.account import data_line
 from everlearn.data.instance import Task, TaskStream
-from everlearn.data.kept import kept_task
+from everlearn.data.kept import kept_places, kept_task
 from everlearn.errors import RecipeError
 from everlearn.files import read_vouched
 from everlearn.methods.base import Facts, Method
@@ -51,7 +51,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
 
     Args:
         recipe: To be used.
-        folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks whose data is there no more.
+        folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks, and what methods were given, whose
+            data is there no more.
         trains: Whether the training rows are to be trained on, so that they must fit into the context.
 
     Raises:
@@ -94,6 +95,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     formats = formats_of(recipe, _manifest_in(folder))
     whole = formats.resolved(recipe.model_copy(update={"model": model}))
     facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
+    if folder:
+        facts = replace(facts, kept=partial(kept_places, folder))
     method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
     return Prepared(whole, formats, method, stream, read, template, base, facts)
