@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from everlearn.training.averaging import OptimalAverage
+from everlearn.training.averaging import OptimalAverage, optimal_rates
 from everlearn.training.influence import OptimizerStep, Training
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lcia"
@@ -67,6 +67,21 @@ def test_the_recorded_rate_and_average_of_one_step(case: dict) -> None:
         torch.testing.assert_close(averages(influence)[name], expected, rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("case", cases("coefficient"))
+def test_the_recorded_rates_of_recorded_norms(case: dict) -> None:
+    recorded = list(case["expected_norms"].values())
+    keys = ("a_parameter_minus_average", "b_gradient", "c_gradient_change", "d_parameter_step")
+    norms = {
+        key[0]: torch.tensor([float("nan") if one.get(key) is None else one[key] for one in recorded]) for key in keys
+    }
+    options = case["options"]
+    rates, missed = optimal_rates(
+        case["form"], norms, scale=options.get("scale", 1.0), fallback=options["fallback_rate"]
+    )
+    torch.testing.assert_close(rates, torch.tensor(list(case["expected_rate"].values())), rtol=1e-4, atol=1e-6)
+    assert missed.tolist() == list(case["expected_is_fallback"].values())
+
+
 @pytest.mark.parametrize("case", cases("average_sequence"))
 def test_the_recorded_averages_step_by_step_and_after_a_kill_at_any_of_them(case: dict) -> None:
     weights = parameters(case["start_parameters"])
@@ -108,7 +123,14 @@ def test_the_recorded_trainings_and_the_weights_that_they_end_with(case: dict) -
             torch.nn.utils.clip_grad_norm_(weights.values(), case["max_grad_norm"])
         optimizer.param_groups[0]["lr"] = case["learning_rates"][at]
         optimizer.step()
-        stepped(influence, weights, at)
+        step = stepped(influence, weights, at)
+        for name, weight in weights.items():
+            given, moved = (torch.tensor(case[f"expected_{what}"][at][name]) for what in ("gradients", "parameters"))
+            torch.testing.assert_close(weight.grad, given, rtol=1e-4, atol=1e-4)
+            torch.testing.assert_close(weight.detach(), moved, rtol=1e-4, atol=1e-4)
+        rates, missed = (list(case[f"expected_{what}"][at].values()) for what in ("rates", "is_fallback"))
+        assert float(step.notes["average_rate"]) == pytest.approx(sum(rates) / len(rates), rel=1e-3)
+        assert float(step.notes["fallbacks"]) == pytest.approx(sum(missed) / len(missed))
         optimizer.zero_grad(set_to_none=True)
         expected = case["expected_averages"][at]
         for name, average in averages(influence).items():
