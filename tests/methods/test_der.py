@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from everlearn.data.prompts import VanillaTemplate
-from everlearn.errors import RecipeError
+from everlearn.errors import RecipeError, RunError
 from everlearn.files import read_jsonl
 from everlearn.methods.registry import make_method
 from everlearn.models.loading import load_model
@@ -70,6 +71,19 @@ def test_rows_enter_between_stages_and_keep_the_logits_that_they_came_with(tmp_p
             now = bench.latest.model.eval()(input_ids=torch.tensor([encoded.ids])).logits[0]
         top = now[encoded.prompt_length - 1 : -1].topk(5, dim=1).values
         assert torch.allclose(logits[at]["logits"], top, atol=1e-3) == (at not in kept)
+
+
+def test_logits_that_were_deleted_are_said_to_be_gone_with_the_way_to_have_them_again(
+    tmp_path: Path, tiny_model: Path
+) -> None:
+    bench, method = Bench(tmp_path, tiny_model), make_method("der", {"capacity": 6})
+    stages = method.stages(STREAM)
+    method.after_stage(bench.context(stages[0]))
+    place = method._logits(bench.context(stages[1])).path
+    shutil.rmtree(place.resolve())
+    place.unlink()
+    with pytest.raises(RunError, match=r"the logits that stage 1 kept of its memory are gone.*under another name"):
+        method.influences(bench.context(stages[1]))
 
 
 @pytest.mark.parametrize(

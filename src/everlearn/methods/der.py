@@ -9,8 +9,9 @@ language model the `top_k` largest logits of a token are kept (chosen here), els
 
 Logits are those of the model that has finished the stage in which the row came (as avalanche does; a row can be drawn
 from the next stage on), and stay for as long as the row is held. The published code keeps those of the step in which
-the row was trained; one draw of memory rows serves both terms here, as in zzz47zzz and avalanche (`draws: two` is
-mammoth's, at the cost of a third pass). Rows are real ones of earlier tasks.
+the row was trained, with dropout; that is not built here, since it is state within a stage. One draw of memory rows
+serves both terms here, as in zzz47zzz and avalanche (`draws: two` is mammoth's, at the cost of a third pass). Rows are
+real ones of earlier tasks.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from pydantic import Field
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
+from everlearn.errors import RunError
 from everlearn.fingerprints import fingerprint_of
 from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
@@ -110,12 +112,20 @@ class DER(Method):
         return [Matched(self.name, RowOutputs(found.path), found.fingerprint, self.options.alpha, self.options.match)]
 
     def _logits(self, context: StageContext) -> Artifact:
-        """The logits of the rows held, by slot, which the last stage has kept."""
+        """The logits of the rows held, by slot, which the last stage has kept.
+
+        Raises:
+            RunError: they were deleted; the models that could make them are no more at hand.
+        """
+        stage, inputs = cast("int", self._kept["stage"]), cast("dict[str, object]", self._kept["inputs"])
 
         def make(folder: Path) -> None:
-            raise AssertionError("the stage that filled the memory has kept its logits")
+            raise RunError(
+                f"method {self.name}: the logits that stage {stage} kept of its memory are gone, and are made only "
+                "when that stage ends: run the recipe once under another name, which makes them and takes all else "
+                "from the cache, and then resume this run."
+            )
 
-        stage, inputs = cast("int", self._kept["stage"]), cast("dict[str, object]", self._kept["inputs"])
         return context.steps_of(stage)(_LOGITS, inputs, make)
 
     def after_stage(self, context: StageContext) -> None:
