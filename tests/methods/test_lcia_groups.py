@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from safetensors.numpy import load_file
 
-from everlearn.data.instance import TaskStream
+from everlearn.data.instance import Instance, TaskStream
 from everlearn.errors import RecipeError
+from everlearn.evaluation.instruction_groups import stop_words
 from everlearn.files import read_json, read_jsonl, read_mapping, read_vouched, write_json, write_jsonl
 from everlearn.methods.lcia import LCIA
 from everlearn.methods.registry import make_method
@@ -184,6 +185,7 @@ def test_the_groups_are_handed_back_and_chosen_alike_by_the_card_and_by_evaluate
         named = LCIA.Answerer(rule, {}).routes(asked)  # type: ignore[attr-defined]
         given = {**routing, "rule": {**routing["rule"], **options}}
         assert [space["chosen"](given, text) for text in asked] == [f"group_{named[text][0]}" for text in asked]
+    assert "An instruction is that of a row without its input" in (handed / "README.md").read_text()
     for task in WORDINGS:
         for row in list(read_jsonl(run / "stages" / THIRD / "predictions" / task / "predictions.jsonl"))[:2]:
             question = f"{row['instruction']}\n\n{row['input']}"
@@ -293,6 +295,36 @@ def test_routing_by_task_looks_at_all_rows_together_and_says_that_it_is_told_whi
         "instance": (False, ["group_1", "group_2", "group_2"]),
         "task": (True, ["group_1", "group_1", "group_1"]),
     }
+
+
+def test_the_card_of_routing_by_task_chooses_by_all_instructions_of_a_task_as_it_was_measured() -> None:
+    groups = [["Say the colour.", "Say its colour."], ["Say the weight.", "Weigh it."]]
+    tasks = (["Say the colour."], ["Say the weight.", "Weigh it.", "Weigh it."], ["Say it.", "Weigh all."], ["Go."])
+    for threshold in (0.1, 0.4, 0.9):
+        given = {"threshold": threshold, "routing": "task", "exact_first": False, "instruction": "last_line"}
+        rule = LCIA.Answerer.Rule.model_validate({**given, "stop_words": stop_words(), "groups": groups})
+        answerer = LCIA.Answerer(rule, {})
+        space: dict[str, Any] = {}
+        exec("\n".join((*answerer.imports, answerer.example)), space)
+        assert (answerer.asks, answerer.about.split(".")[0]) == (
+            "instructions",
+            "An instruction is the last line of a question",
+        )
+        for texts in tasks:
+            rows = [Instance("", f"What now?\n{text}", "", "") for text in texts]
+            chosen = space["chosen"]({"rule": rule.model_dump(mode="json")}, texts)
+            assert answerer.names_for(rows) == [chosen] * len(texts)
+
+
+def test_an_exact_instruction_of_the_whole_question_is_chosen_alike_by_the_card() -> None:
+    asked, groups = "Say  it.\nNow.", [["Say  it.\nNow.", "Weigh it."], ["Say it now."]]
+    given = {"threshold": 0.9, "routing": "instance", "exact_first": True, "instruction": "whole"}
+    rule = LCIA.Answerer.Rule.model_validate({**given, "stop_words": stop_words(), "groups": groups})
+    answerer = LCIA.Answerer(rule, {})
+    space: dict[str, Any] = {}
+    exec("\n".join((*answerer.imports, answerer.example)), space)
+    assert answerer.names_for([Instance("", asked, "", "")]) == ["group_1"]
+    assert space["chosen"]({"rule": rule.model_dump(mode="json")}, asked) == "group_1"
 
 
 def test_a_task_that_is_added_later_goes_on_with_its_group_and_the_others_stay(

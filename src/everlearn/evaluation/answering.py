@@ -30,11 +30,13 @@ class Answerer:
     """Values of the rule, as they stand in files."""
     knows_task: bool = False
     """Whether it must be told which task a row belongs to, or which rows belong to one task."""
-    asks: ClassVar[str] = ""
+    asks: str = ""
     """What the function of `example` is given of a row."""
+    about: str = ""
+    """A sentence of the card that says what that is, where the word alone does not."""
     imports: ClassVar[tuple[str, ...]] = ()
     """Lines of Python that the example needs, beside `import json`; of the standard library."""
-    example: ClassVar[str] = ""
+    example: str = ""
     """Python that defines `chosen(routing, ASKS)`, for the card of the models: a name, from the file's values."""
 
     def __init__(self, rule: Section, models: Mapping[str, ModelState]) -> None:

@@ -17,6 +17,52 @@ Routing = Literal["instance", "task"]
 """Whether each row's group is found by itself, or one for all rows of a task together."""
 
 
+_TEXTS: dict[InstructionText, str] = {
+    "field": "that of a row without its input, or where there is none the first line of the input",
+    "last_line": "the last line of a question",
+    "last_line_to_colon": "the last line of a question, up to its first colon",
+    "second_line": "the second line of a question",
+    "whole": "the whole question",
+}
+_NEAREST = """\
+def words(text, stop_words):
+    return Counter(word for word in re.findall(r"\\b\\w\\w+\\b", text.lower()) if word not in stop_words)
+
+
+def alike(one, other):
+    def size(mine, others):
+        return sum(n * n * (1 if word in others else (1 + math.log(1.5)) ** 2) for word, n in mine.items())
+
+    shared = sum(n * other[word] for word, n in one.items())
+    return shared / math.sqrt(size(one, other) * size(other, one)) if shared else 0.0
+
+
+def nearest(rule, instructions):
+    stop_words = set(rule["stop_words"])
+    asked = [words(text, stop_words) for text in instructions]
+    groups = [[words(text, stop_words) for text in group] for group in rule["groups"]]
+    means = [
+        sum(alike(one, other) for one in asked for other in group) / (len(asked) * len(group)) for group in groups
+    ]
+    best = max(means)
+    return f"group_{means.index(best) + 1 if best >= rule['threshold'] else len(means)}"
+
+
+"""
+_OF_A_ROW = """\
+def chosen(routing, instruction):
+    rule = routing["rule"]
+    if rule["instruction"] == "field":
+        instruction = " ".join(instruction.split())
+    for number, group in enumerate(rule["groups"], 1):
+        if rule["exact_first"] and instruction in group:
+            return f"group_{number}"
+    return nearest(rule, [instruction])"""
+_OF_A_TASK = """\
+def chosen(routing, instructions):
+    return nearest(routing["rule"], list(dict.fromkeys(instructions)))"""
+
+
 class Groups(Section):
     """What an instruction's group is found by, as it stands beside the models."""
 
@@ -36,33 +82,14 @@ class ByInstruction(Answerer):
     rule: Groups
     asks = "instruction"
     imports = ("import math", "import re", "from collections import Counter")
-    example = '''\
-def words(text, stop_words):
-    return Counter(word for word in re.findall(r"\\b\\w\\w+\\b", text.lower()) if word not in stop_words)
-
-
-def alike(one, other):
-    def size(mine, others):
-        return sum(n * n * (1 if word in others else (1 + math.log(1.5)) ** 2) for word, n in mine.items())
-
-    shared = sum(n * other[word] for word, n in one.items())
-    return shared / math.sqrt(size(one, other) * size(other, one)) if shared else 0.0
-
-
-def chosen(routing, instruction):
-    rule, instruction = routing["rule"], " ".join(instruction.split())
-    for number, group in enumerate(rule["groups"], 1):
-        if rule["exact_first"] and instruction in group:
-            return f"group_{number}"
-    stop_words = set(rule["stop_words"])
-    asked = words(instruction, stop_words)
-    means = [sum(alike(asked, words(text, stop_words)) for text in group) / len(group) for group in rule["groups"]]
-    best = max(means)
-    return f"group_{means.index(best) + 1 if best >= rule['threshold'] else len(means)}"'''
+    example = _NEAREST + _OF_A_ROW
 
     def __init__(self, rule: Section, models: Mapping[str, ModelState]) -> None:
         super().__init__(rule, models)
-        self.knows_task = self.rule.routing == "task"
+        self.about = f"An instruction is {_TEXTS[self.rule.instruction]}."
+        if self.rule.routing == "task":
+            self.knows_task, self.asks, self.example = True, "instructions", _NEAREST + _OF_A_TASK
+            self.about += " Those of all rows of a task are given together, each once, as they were measured."
 
     def choose(self, rows: Sequence[Instance]) -> list[str]:
         """Of each row, or of all of them together."""

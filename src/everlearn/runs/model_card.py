@@ -204,6 +204,8 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
             f"`routing.json` names them and holds what they are chosen by. What lies beside this card is the one that "
             "was trained last."
         )
+        if handed.answerer.about:
+            remarks.append(handed.answerer.about)
     if handed.kind == EXPERTS:
         remarks.append("PEFT does not know adapters of this kind and refuses the folder: everlearn loads it.")
     elif is_adapter:
