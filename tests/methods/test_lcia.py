@@ -82,6 +82,7 @@ def test_without_groups_the_first_stage_is_plain_and_every_later_one_averages(
         ({"groups": False, "threshold": 0.3}, "threshold has a meaning with groups only, not with groups: false"),
         ({"groups": False, "routing": "task"}, "routing has a meaning with groups only"),
         ({"groups": False, "exact_first": True}, "exact_first has a meaning with groups only"),
+        ({"routing": "task", "exact_first": True}, "routing: task at all of a task: leave one out"),
     ],
 )
 def test_nonsense_is_refused_by_key(options: dict[str, object], words: str) -> None:
@@ -102,8 +103,9 @@ def test_nonsense_is_refused_by_key(options: dict[str, object], words: str) -> N
     ],
 )
 def test_what_has_no_weights_to_average_cannot_be_stacked(other: str, why: str) -> None:
-    with pytest.raises(RecipeError, match=why):
+    with pytest.raises(RecipeError, match=why) as refusal:
         assemble(MethodConfig.model_validate([other, "lcia"]))
+    assert ("set method.lcia.groups to false, take one" in str(refusal.value)) == (other in ("lwf", "ewc"))
     one_group = {"name": "lcia", "groups": False}
     assert assemble(MethodConfig.model_validate([one_group, "lwf", "agem"])).name == "lcia+lwf+agem"
     assert assemble(MethodConfig.model_validate(["experience_replay", "lcia"])).overrides("answerer")

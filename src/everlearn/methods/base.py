@@ -184,6 +184,8 @@ class Method:
     """Of a method that overrides `answerer`: what reads its rule from files."""
     traits: frozenset[Trait] = frozenset()
     """What it is, for those that cannot be stacked with it; some options add to it."""
+    frees: ClassVar[Mapping[Trait, str]] = {}
+    """Of traits that an option adds: which option is to be set to what, so that the method has it no more."""
 
     bears_sharding: ClassVar[bool] = False
     """Whether its influences compute the same where weights in training are parts of tensors (`DTensor`: full tuning

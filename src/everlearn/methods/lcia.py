@@ -27,7 +27,7 @@ valid. What a stage was decided to be, the mean rate and the share of fallbacks 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -91,13 +91,20 @@ class LCIAOptions(MethodOptions):
     """Whether each row's group is found by itself (the paper's abstract), or that of all rows of a task together (the
     code), which must be told what belongs to one task."""
     exact_first: bool = False
-    """Whether an instruction that stands in a group goes there whatever the similarity (not published)."""
+    """Whether an instruction that stands in a group goes there whatever the similarity (not published); not with
+    `routing: task`, which looks at those of a task together."""
 
     @model_validator(mode="after")
     def _needs_groups(self) -> LCIAOptions:
         for key in ("threshold", "instruction", "expand_init", "routing", "exact_first"):
             if not self.groups and getattr(self, key) != type(self).model_fields[key].default:
                 raise ValueError(f"{key} has a meaning with groups only, not with groups: false: leave it out")
+        return self
+
+    @model_validator(mode="after")
+    def _looks_at_one_or_at_all(self) -> LCIAOptions:
+        if self.exact_first and self.routing == "task":
+            raise ValueError("exact_first looks at one instruction, and routing: task at all of a task: leave one out")
         return self
 
     @model_validator(mode="after")
@@ -118,6 +125,7 @@ class LCIA(Method):
     Answerer = ByInstruction
     options: LCIAOptions
     traits: frozenset[Trait] = frozenset({"averages weights"})
+    frees: ClassVar[Mapping[Trait, str]] = {"starts elsewhere": "groups to false"}
     bears_sharding = True
 
     def __init__(self, options: LCIAOptions) -> None:
@@ -140,7 +148,7 @@ class LCIA(Method):
         if not self.options.groups or len(tasks) == 1:
             return
         decisions, groups = self._grouped(tasks)
-        threshold = f"threshold {self.options.threshold:g}"
+        threshold, exact = f"threshold {self.options.threshold:g}", self.options.routing == "instance"
         if len(groups) == len(tasks):
             nearest, at, other = max(
                 (like, at, other) for at, one in enumerate(decisions) for other, like in enumerate(one.similarities)
@@ -159,12 +167,13 @@ class LCIA(Method):
                 raise RecipeError(
                     f"method {self.name}: none of the {len(tried)} instructions of group {number} ({members}) is like "
                     f"the group as a whole ({threshold}), so it would answer nothing: set a lower threshold (0.3 is "
-                    "the published one for several wordings), exact_first: true, or groups: false."
+                    f"the published one for several wordings), {'exact_first: true, ' if exact else ''}or "
+                    "groups: false."
                 )
             if missed:
                 self._notes.append(
                     f"{missed} of {len(tried)} instructions of group {number} ({members}) will be answered by another "
-                    "group: a lower threshold or exact_first: true keeps more of them"
+                    f"group: a lower threshold{' or exact_first: true' if exact else ''} keeps more of them"
                 )
 
     def phases(self, context: StageContext) -> Sequence[Phase]:

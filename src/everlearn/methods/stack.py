@@ -92,22 +92,26 @@ def refuse_unfit(parts: Sequence[Method]) -> None:
         if not any(part.overrides(hook) for hook in (*ADDS, *EXCLUSIVE)):
             raise RecipeError(f"method {part.name} adds nothing to others: leave it out of the stack.")
     for one, other in combinations(parts, 2):
-        if why := next(_against(one, other), None):
+        if against := list(_against(one, other)):
+            (why, remedy), remedies = against[0], {remedy for _, remedy in against}
+            change = f"set {remedy}, take" if remedy and len(remedies) == 1 else "take"
             raise RecipeError(
-                f"methods {one.name} and {other.name} cannot be stacked ({why}): take one of them, or compare them "
-                f"(everlearn compare --methods {one.name},{other.name})."
+                f"methods {one.name} and {other.name} cannot be stacked ({why}): {change} one of them, or compare "
+                f"them (everlearn compare --methods {one.name},{other.name})."
             )
 
 
-def _against(one: Method, other: Method) -> Iterator[str]:
-    """Why two methods cannot be stacked."""
+def _against(one: Method, other: Method) -> Iterator[tuple[str, str | None]]:
+    """Why two methods cannot be stacked, and the option that would take the reason away."""
     for hook, what in EXCLUSIVE.items():
         if one.overrides(hook) and other.overrides(hook):
-            yield f"each decides {what}"
+            yield f"each decides {what}", None
     for first, second, why in REFUSED:
         for a, b in ((one, other), (other, one)):
             if first in a.traits and second in b.traits:
-                yield why.format(a.name, b.name)
+                having = ((a, first), (b, second))
+                freed = [f"method.{part.name}.{part.frees[trait]}" for part, trait in having if trait in part.frees]
+                yield why.format(a.name, b.name), freed[0] if freed else None
 
 
 def influences_of(method: Method, context: StageContext) -> list[Influence]:
