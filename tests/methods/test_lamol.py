@@ -209,6 +209,15 @@ def test_with_tokens_of_its_own_what_is_handed_back_asks_and_answers_as_it_was_m
     assert execute(make_recipe(tree)).matrix == result.matrix
 
 
+def test_a_task_whose_token_would_be_the_mark_is_refused() -> None:
+    facts = facts_of(type(STREAM)((replace(STREAM.tasks[0], name="ans"), *STREAM.tasks[1:])))
+    facts = replace(facts, model=facts.model.model_copy(update={"tuning": "full"}))
+    with pytest.raises(RecipeError, match=r"rows of task ans would be asked for by __ans__.*another name"):
+        make_method("lamol", {"tokens": "special"}).check(facts)
+    make_method("lamol", {"tokens": "special", "asks_for": "any"}).check(facts)
+    make_method("lamol", {}).check(facts)
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

@@ -100,6 +100,9 @@ def test_both_forms_of_a_row_and_what_is_cut() -> None:
     assert prompt.count(mark) == 1, "text of the data is no token"
     for most in range(len(prompt), len(prompt) - 8, -1):
         assert read(tokenizer, template.prompt_ids(row, tokenizer, most)) == f"<s>{question[: most - 2]}__ans__"
+    for most in (3, 8, len(prompt) - 8):  # no room for the whole instruction: what is asked for stays
+        assert read(tokenizer, template.prompt_ids(row, tokenizer, most)) == f"<s>{question[: most - 2]}__ans__"
+        assert template.prompt_ids(row, tokenizer, most).count(mark) == 1
     old = Instance("", "two?", "2", "t", history=(Turn("user", "one?"), Turn("assistant", "1")))
     assert read(tokenizer, template.prompt_ids(old, tokenizer)) == "<s>one?__ans__1</s><s>two?__ans__"
     form = TokenForm(template, {"t": "__t__"}, 100)

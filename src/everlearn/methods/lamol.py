@@ -19,10 +19,10 @@ accepted is told for each stage and task. Cost: about two steps for one, and the
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, cast
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, Self, cast
 
 from pydantic import Field, model_validator
 
@@ -32,7 +32,7 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, read_jsonl
 from everlearn.findings import Findings, Table
 from everlearn.generation.protocol import Sampling
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
 from everlearn.methods.registry import register
 from everlearn.models.loading import context_length, load_tokenizer
 from everlearn.synthesis.token_form import ANSWER, ASKING, TokenForm, TokenTemplate, asking_token
@@ -107,12 +107,20 @@ class LAMOL(Method):
     options: LAMOLOptions
     title = "LAMOL"
     traits = frozenset({"rehearses", "synthesizes"})
+    frees: ClassVar[Mapping[Trait, str]] = {"distils": "distillation to 0"}
 
     def __init__(self, options: LAMOLOptions) -> None:
         super().__init__(options)
         if options.distillation:
             self.traits = self.traits | {"distils"}
         self._counts: dict[str, dict[str, Any]] = {}
+        self._read: PreTrainedTokenizerBase | None = None
+
+    def _tokenizer(self, context: StageContext) -> PreTrainedTokenizerBase:
+        """That of the model, read once."""
+        if self._read is None:
+            self._read = load_tokenizer(context.model)
+        return self._read
 
     @property
     def _is_special(self) -> bool:
@@ -133,7 +141,7 @@ class LAMOL(Method):
         return [ANSWER, *([ASKING] if self.options.asks_for == "any" else map(asking_token, stream.names))]
 
     def check(self, facts: Facts) -> None:
-        """Refuses rows that hold the mark, and new tokens that nothing would train.
+        """Refuses rows that hold the mark, and new tokens that nothing would train or that are one and the same.
 
         Raises:
             RecipeError: names task and row, and the option.
@@ -143,6 +151,13 @@ class LAMOL(Method):
                 "method lamol: tokens: special gives the model new tokens, whose embeddings an adapter does not "
                 "train: set method.tokens to text, or model.tuning to full."
             )
+        if self._is_special and self.options.asks_for == "task":
+            for name in facts.stream.names:
+                if asking_token(name) == ANSWER:
+                    raise RecipeError(
+                        f"method lamol: rows of task {name} would be asked for by {ANSWER}, the token that marks "
+                        "answers: give the task another name, or set method.asks_for to any."
+                    )
         if self._is_special:
             return
         mark = self._mark
@@ -157,7 +172,7 @@ class LAMOL(Method):
     def rehearsal(self, context: StageContext) -> Mixture:
         """What the last model has written of the earlier tasks, and every row once more as it is to be written."""
         stage, form = context.stage, self._form(context)
-        tokenizer = load_tokenizer(context.model)
+        tokenizer = self._tokenizer(context)
         written = self._written(context, form, tokenizer)
         rows = [(OWN, at, row) for at, row in enumerate(stage.rows)]
         rows += [(self.name, at, row) for at, row in enumerate(written)]
@@ -184,7 +199,7 @@ class LAMOL(Method):
         options = self.options
         found: list[Influence] = []
         if self._is_special:
-            mark = load_tokenizer(context.model).convert_tokens_to_ids(ANSWER)
+            mark = self._tokenizer(context).convert_tokens_to_ids(ANSWER)
             found.append(MarkedRows(ROWS, mark, options.mark_weight or 5, options.row_weight))
         if options.distillation and context.stage.seen:
             strength = options.distillation * TAU**2

@@ -133,7 +133,7 @@ class ProgressivePrompts(Method):
         except DataError as error:
             raise RecipeError(
                 f"method {self.name}: {stages} prompts of {self.options.tokens} tokens leave {room} of the "
-                f"{facts.context_length} that the model takes: lower method.{self.name}.tokens, or mend this: {error}"
+                f"{facts.context_length} that the model takes: lower its tokens (method.tokens), or mend this: {error}"
             ) from None
 
     def phases(self, context: StageContext) -> Sequence[Phase]:

@@ -73,7 +73,7 @@ def question_and_answer_ids(
 class TokenTemplate(VanillaTemplate):
     """The query and a token that asks for its answer."""
 
-    name = f"query and {ANSWER}"
+    name = f"query and {ANSWER} behind it"
     handed_frame = f"message['content'] + '{ANSWER}'"
 
     def frame(self, question: str, system: str | None, is_first: bool) -> str:
@@ -83,7 +83,11 @@ class TokenTemplate(VanillaTemplate):
     def prompt_ids(
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
-        """See `PromptTemplate.prompt_ids`; what is cut is the end of the last question's input."""
+        """See `PromptTemplate.prompt_ids`; what is cut is the end of the last question's input.
+
+        Where all before that is too long by itself, its end is cut as well (the published code fails there); the
+        token that asks for the answer always stands last.
+        """
         ids: list[int] = []
         *earlier, last = self._framed(instance)
         for exchange in earlier:
@@ -96,8 +100,9 @@ class TokenTemplate(VanillaTemplate):
         context = instance.input if instance.instruction else instance.query
         before = last.question.removesuffix(ANSWER).removesuffix(context)
         parts = [plain_ids(text, tokenizer) for text in (before, context)]
-        cut = question_ids([*ids, *parts[0]], parts[1], (), _id(ANSWER, tokenizer), max_tokens)
-        return whole[:max_tokens] if cut is None else cut
+        mark = _id(ANSWER, tokenizer)
+        cut = question_ids([*ids, *parts[0]], parts[1], (), mark, max_tokens)
+        return [*whole[: max_tokens - 1], mark] if cut is None else cut
 
 
 @dataclass(frozen=True)
