@@ -381,6 +381,16 @@ def test_predictions_are_refused_where_the_head_does_not_make_them(folders, tmp_
         prepared(config, tmp_path / "kl", folders["texts"], imitation="kl")
 
 
+def test_states_that_were_kept_to_be_compared_themselves_make_no_predictions_where_the_head_does_not(
+    folders, tmp_path: Path, monkeypatch
+) -> None:
+    config = config_of(folders["llama"], "lora")
+    monkeypatch.setattr("everlearn.training.teacher._head_reads_states", lambda *_: False)
+    prepared(config, tmp_path, folders["texts"], imitation="l2")
+    with pytest.raises(ModelError, match="this model treats its logits further"):
+        prepared(config, tmp_path, folders["texts"], imitation="kl")
+
+
 def test_it_is_stacked_with_what_rehearses_tasks_and_not_with_another_weighing_of_own_rows() -> None:
     assert assemble(MethodConfig.model_validate(["ssr", "gere"])).name == "ssr+gere"
     with pytest.raises(RecipeError, match="each sets the weight of a stage's own rows"):

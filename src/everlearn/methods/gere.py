@@ -265,6 +265,8 @@ class GeRe(Method):
             "precision": [context.training.precision, context.model.dtype, context.model.device],
         }
         step = context.steps_of(1) if is_base else context.step
+        if self.options.imitation == "kl":  # apart from the states, which `l1` and `l2` may have left
+            context.steps_of(1)("gere/head", {"model": context.base_fingerprint}, partial(self._check_head, context))
         return step("gere/states", inputs, partial(self._write_states, context))
 
     def _kept(self, context: StageContext) -> list[object]:
@@ -273,6 +275,13 @@ class GeRe(Method):
         if options.imitation == "tm":
             return ["bands", options.sigma_multiple]
         return ["states", "head"] if options.imitation == "kl" and context.model.tuning == "full" else ["states"]
+
+    def _check_head(self, context: StageContext, folder: Path) -> None:
+        from everlearn.files import write_json
+        from everlearn.training.teacher import check_head
+
+        check_head(context.base(), self._texts(context)[0].tokens)
+        write_json(folder / "head.json", {"reads_states": True})
 
     def _write_states(self, context: StageContext, folder: Path) -> None:
         from everlearn.training.rows import encode_rows
@@ -287,8 +296,8 @@ class GeRe(Method):
             if options.imitation == "tm":
                 keep_bands(folder, loaded, rows, context.training, options.sigma_multiple, tick)
             else:
-                is_kl, keeps_head = options.imitation == "kl", "head" in self._kept(context)
-                keep_states(folder, loaded, rows, context.training, tick, is_for_logits=is_kl, keeps_head=keeps_head)
+                keeps_head = "head" in self._kept(context)
+                keep_states(folder, loaded, rows, context.training, tick, keeps_head=keeps_head)
 
 
 def _inserted(order: Sequence[Sequence[int]], seed: int, *, rows: int, per_step: int) -> list[list[int]]:

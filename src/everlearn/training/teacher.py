@@ -207,7 +207,6 @@ def keep_states(
     config: TrainingConfig,
     tick: Tick | None = None,
     *,
-    is_for_logits: bool = False,
     keeps_head: bool = False,
 ) -> None:
     """Keeps a teacher's states of rows, in the number format in which they are computed.
@@ -218,17 +217,8 @@ def keep_states(
         rows: As they will be trained on.
         config: How they will be trained on.
         tick: Called with (rows done, rows in all).
-        is_for_logits: Whether logits are made of states of raw text by the head alone.
         keeps_head: Whether the head will be another one by then.
-
-    Raises:
-        ModelError: logits are asked for, and the model's are not its head over its states.
     """
-    if is_for_logits and not _head_reads_states(loaded, rows[0]):
-        raise ModelError(
-            "predictions are compared through the output head over the last hidden states, and this model treats its "
-            "logits further: choose a comparison of hidden states (imitation: tm, l1 or l2)."
-        )
     if keeps_head:
         _keep(folder / _HEAD, _named_head(loaded))
     of_rows = states_by_row(loaded, rows, config, tick)
@@ -282,12 +272,29 @@ def _keep(path: Path, tensors: Mapping[str, Tensor]) -> None:
         partial.unlink(missing_ok=True)
 
 
-def _head_reads_states(loaded: LoadedModel, row: EncodedRow) -> bool:
+def check_head(loaded: LoadedModel, ids: Sequence[int]) -> None:
+    """Refuses a model whose predictions on raw text are not made of its states by the head alone.
+
+    Args:
+        loaded: The model.
+        ids: A text to try it with.
+
+    Raises:
+        ModelError: it treats its logits further.
+    """
+    if not _head_reads_states(loaded, ids):
+        raise ModelError(
+            "predictions are compared through the output head over the last hidden states, and this model treats its "
+            "logits further: choose a comparison of hidden states (imitation: tm, l1 or l2)."
+        )
+
+
+def _head_reads_states(loaded: LoadedModel, ids: Sequence[int]) -> bool:
     """Whether a model's logits are its output head over its last states, and nothing more."""
     loaded.model.eval()
     with torch.no_grad():
         output = loaded.model(
-            input_ids=torch.tensor([row.ids], device=loaded.device), output_hidden_states=True, use_cache=False
+            input_ids=torch.tensor([ids], device=loaded.device), output_hidden_states=True, use_cache=False
         )
         head = loaded.model.get_output_embeddings()
         return isinstance(head, torch.nn.Linear) and torch.allclose(
