@@ -12,20 +12,25 @@ Chosen here, after "cynical" data selection (Axelrod, arXiv 1709.02279, from mem
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from everlearn.synthesis.similarity import membership
+
+if TYPE_CHECKING:
+    from everlearn.progress import Tick
 
 SMOOTHING = 0.1
 """Counted of each 4-gram before any row is chosen. Chosen here: thirty rows of the embedded stream's `ruvian` hold all
 of its 44 words (with 0.5: 43; K-means: 38)."""
 
 
-def coverage_order(texts: Sequence[str], count: int) -> list[int]:
+def coverage_order(texts: Sequence[str], count: int, tick: Tick | None = None) -> list[int]:
     """The first rows of the greedy order; every beginning of it is the choice of that size.
 
     Args:
         texts: Of the candidates.
         count: How many to choose, at most as many as there are.
+        tick: Called with (rows chosen, rows to choose): thousands of them take minutes.
 
     Returns:
         Indexes; of equal rows the first.
@@ -40,10 +45,13 @@ def coverage_order(texts: Sequence[str], count: int) -> list[int]:
     length = SMOOTHING * matrix.shape[1]
     is_left = np.ones(len(texts), dtype=bool)
     chosen = []
-    for _ in range(min(count, len(texts))):
+    wanted = min(count, len(texts))
+    for _ in range(wanted):
         gains = matrix @ (shares * np.log((held + 1) / held)) - np.log(length + sizes)
         best = int(np.argmax(np.where(is_left, gains, -np.inf)))
         chosen.append(best)
+        if tick:
+            tick(len(chosen), wanted)
         is_left[best] = False
         held[matrix.indices[matrix.indptr[best] : matrix.indptr[best + 1]]] += 1
         length += sizes[best]

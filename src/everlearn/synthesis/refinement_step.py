@@ -103,7 +103,7 @@ def keep_answered(
         fault_of(row, answering, must_end=settings.is_improved, labels=labels, expected=expected) for row in answered
     ]
     kept = [at for at, fault in enumerate(faults) if fault is None]
-    if settings.selection == "coverage":  # anew: rows are missing
+    if settings.selection == "coverage" and len(kept) > settings.count:  # anew: rows are missing
         texts = [job.writer.embedded_text(Candidate.from_json({"outputs": "", **answered[at]})) for at in kept]
         kept = [kept[place] for place in coverage_order(texts, len(kept))]
     if settings.is_improved:

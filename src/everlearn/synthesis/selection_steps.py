@@ -99,9 +99,9 @@ def selected_step(job: Job, found: Artifact, candidates: Sequence[Candidate], em
 
 def _choose(job: Job, wanted: int, candidates: Sequence[Candidate], embedded: Artifact | None) -> list[Chosen]:
     if job.settings.selection == "coverage":
-        return [
-            Chosen(index) for index in coverage_order([job.writer.embedded_text(row) for row in candidates], wanted)
-        ]
+        texts = [job.writer.embedded_text(row) for row in candidates]
+        with job.tools.progress.step(f"choosing rows of {job.task.name}", wanted) as tick:
+            return [Chosen(index) for index in coverage_order(texts, wanted, tick)]
     if embedded is None:
         return select_random(len(candidates), wanted)
     from safetensors.numpy import load_file
