@@ -6,7 +6,8 @@ than a stranger's words. No row of an earlier task is needed, and nothing is kep
 
 Which of what is written is taken is chosen here (`synthesis/rewriting.py`), as is the wording: it must say the same
 as the given answer by the task's metric, else the given answer is trained on. Rows of tasks with a closed set of
-answers stay as they are: a label has no other words.
+answers stay as they are: a label has no other words. Stacked with methods that keep or write rows of their own (a
+memory, LAMOL), those rows have the given answers: only the stage's own rows are rewritten.
 Source: three methods go by this name. This is the offline one of rewritten answers, close to Yang et al. (ACL 2024,
 arXiv 2402.13669; from memory, its body could not be opened). Not here: pseudo-labels by the last model for earlier
 inputs (those are what SSR trains on), and SDFT (arXiv 2601.19897), whose model samples an answer in every step of the
