@@ -12,7 +12,7 @@ from everlearn.generation.engine import make_generator
 from everlearn.generation.protocol import Sampling
 from everlearn.models import loading
 from everlearn.models.adapters import adapter_off, part_view
-from everlearn.models.embeddings import decoder_of
+from everlearn.models.features import decoder_of
 from everlearn.models.parameters import tuned_parameters
 from everlearn.models.state import MOVING, ModelState, Part, Tuning
 from everlearn.recipe import LoraConfig, ModelConfig

@@ -24,21 +24,18 @@ from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
 from everlearn.errors import MissingExtraError, ModelError
 from everlearn.fingerprints import fingerprint_of
-from everlearn.models.batching import by_length, tokens_at_once
 from everlearn.models.faults import told
+from everlearn.models.features import pooled
 from everlearn.models.folders import PICKLED, content_hash
-from everlearn.models.sides import Sides
 from everlearn.ordinary_files import inside, is_folder, is_regular, read_text, shown
 
 if TYPE_CHECKING:
-    from torch.nn import Module
+    from torch import Tensor
 
     from everlearn.crew import Crew
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
 
-BATCH_TOKENS = 8192
-"""Tokens computed at once on a GPU, padding included."""
 LONGEST_TEXT = 512
 """Texts are cut to that many tokens, as published."""
 
@@ -64,47 +61,19 @@ def _embedded(
     loaded: LoadedModel, order: tuple[Sequence[str], int | None], crew: Crew, tick: Tick | None
 ) -> np.ndarray:
     """The same in all processes, each some of the batches."""
-    import torch
-
     texts, batch_tokens = order
     tokenizer = loaded.tokenizer
     bos = bos_ids(tokenizer)
     most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
     ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
-    decoder = decoder_of(loaded)
-    done = 0
 
-    def vectors(batch: Sequence[int]) -> np.ndarray:
-        nonlocal done
-        width = max(len(bos) + len(ids[at]) for at in batch)
-        tokens = torch.full((len(batch), width), tokenizer.pad_token_id)
-        mask = torch.zeros((len(batch), width), dtype=torch.long)
-        for row, at in enumerate(batch):
-            one = torch.tensor([*bos, *ids[at]])
-            tokens[row, : len(one)] = one
-            mask[row, : len(one)] = 1
-        tokens, mask = tokens.to(loaded.device), mask.to(loaded.device)
-        states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+    def mean(states: Tensor, mask: Tensor) -> Tensor:
         weights = mask.clone()
         weights[:, : len(bos)] = 0
         weights = weights[:, :, None].float()  # (batch, length, 1)
-        means: np.ndarray = ((states.float() * weights).sum(1) / weights.sum(1)).cpu().numpy()
-        done += len(batch)
-        if tick:
-            tick(min(done * crew.count, len(texts)), len(texts))
-        return means
+        return (states.float() * weights).sum(1) / weights.sum(1)
 
-    most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
-    side = Sides(loaded.model).of
-    batches = list(by_length(range(len(ids)), lambda at: len(bos) + len(ids[at]), most_tokens, side))
-    with torch.inference_mode():
-        means = crew.share(batches, vectors)
-    if not batches:
-        return np.zeros((0, 1), dtype=np.float32)
-    rows = np.empty((len(texts), means[0].shape[1]), dtype=np.float32)
-    for batch, found in zip(batches, means, strict=True):
-        rows[batch] = found
-    return rows
+    return pooled(loaded, [[*bos, *one] for one in ids], mean, crew, tick, batch_tokens=batch_tokens)
 
 
 def check_sentence_model(name: str) -> None:
@@ -190,17 +159,3 @@ def _check_sentence_folder(folder: Path, name: str) -> None:
             f"embedding {shown(name)!r}: modules.json names a class that is none of sentence-transformers, and no "
             "other code is run: choose another model, or set embedding: model."
         )
-
-
-def decoder_of(loaded: LoadedModel) -> Module:
-    """The model without its output head."""
-    from transformers import PreTrainedModel
-
-    from everlearn.models.adapters import inner_model
-
-    model = inner_model(loaded.model)
-    decoder: Module = model.get_decoder()
-    if isinstance(decoder, PreTrainedModel) and decoder is not model:
-        return decoder
-    # Llama 4 gives itself, ModernBERT's decoder its head
-    return next(part for part in model.children() if isinstance(part, PreTrainedModel))

@@ -128,7 +128,7 @@ def _means(model: LoadedModel, rows: Sequence[EncodedRow], with_padding: bool) -
     import torch
 
     from everlearn.models.batching import by_length, tokens_at_once
-    from everlearn.models.embeddings import decoder_of
+    from everlearn.models.features import decoder_of
     from everlearn.models.sides import Sides
 
     decoder, pad = decoder_of(model), int(model.tokenizer.pad_token_id or 0)

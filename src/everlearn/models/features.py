@@ -1,0 +1,190 @@
+"""States of a model as features of texts: the last hidden state at the last token of a prompt, or another pooling.
+
+A classifier on a causal model reads the state from which the first token of the answer would be predicted
+(zzz47zzz/codebase-for-incremental-learning-with-llm: the last layer, after its norm, at the last prompt token of a
+prompt without its answer). The model is in evaluation mode, so that no dropout acts: the published probing and
+training extract features with it (they switch back to training mode after every evaluation). No logits are computed.
+
+Rows of like length share a batch and are padded on the right, where causal attention does not see it; the tests hold a
+row's state to be the same alone and beside longer ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from everlearn.artifacts import StepRunner
+from everlearn.fingerprints import fingerprint_of
+from everlearn.models.adapters import inner_model
+from everlearn.models.batching import by_length, tokens_at_once
+from everlearn.models.sides import Sides
+
+if TYPE_CHECKING:
+    from torch import Tensor
+    from torch.nn import Module
+    from transformers import PreTrainedModel
+
+    from everlearn.crew import Crew
+    from everlearn.models.loading import LoadedModel
+    from everlearn.progress import Tick
+
+BATCH_TOKENS = 8192
+"""Tokens computed at once on a GPU, padding included."""
+STATES = "states.safetensors"
+"""File of an artifact of kept states: `states`, (prompts, width), float32."""
+
+
+def last_prompt_states(
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, tick: Tick | None = None
+) -> np.ndarray:
+    """The final hidden state at the last token of each prompt.
+
+    Args:
+        loaded: The model; adapters count as they are switched.
+        prompts: Token ids; none is empty.
+        tick: Called with (prompts done, prompts in all).
+
+    Returns:
+        (prompts, width), float32.
+    """
+    return loaded.shared_out(_last_states, prompts, tick)
+
+
+def kept_prompt_states(
+    step: StepRunner,
+    name: str,
+    model: str,
+    prompts: Sequence[Sequence[int]],
+    open_model: Callable[[], LoadedModel],
+    show: Callable[[], Tick | None] = lambda: None,
+) -> Path:
+    """The same as a step of the store, so that states of an unchanged model are computed once, whoever asks.
+
+    Args:
+        step: Runs it.
+        name: Place of the artifact below the stage's folder.
+        model: Fingerprint of the model.
+        prompts: Token ids.
+        open_model: Loads it, where the step has not been made.
+        show: Gives what to show by.
+
+    Returns:
+        Path of the file.
+    """
+
+    def make(folder: Path) -> None:
+        from safetensors.numpy import save_file
+
+        save_file({"states": last_prompt_states(open_model(), prompts, tick=show())}, folder / STATES)
+
+    return step(name, {"model": model, "prompts": fingerprint_of(prompts)}, make).path / STATES
+
+
+def read_states(path: Path) -> np.ndarray:
+    """Kept states, (prompts, width), float32."""
+    from safetensors.numpy import load_file
+
+    states: np.ndarray = load_file(path)["states"]
+    return states
+
+
+def _last_states(loaded: LoadedModel, prompts: Sequence[Sequence[int]], crew: Crew, tick: Tick | None) -> np.ndarray:
+    """The same in all processes, each some of the batches."""
+    return pooled(loaded, prompts, last_of, crew, tick)
+
+
+def last_of(states: Tensor, mask: Tensor) -> Tensor:
+    """The state at the last token of each row, (rows, width), of rows padded on the right.
+
+    Args:
+        states: (rows, length, width).
+        mask: 1 where a token stands, (rows, length).
+    """
+    import torch
+
+    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+
+
+def pooled(
+    loaded: LoadedModel,
+    rows: Sequence[Sequence[int]],
+    pool: Callable[[Tensor, Tensor], Tensor],
+    crew: Crew,
+    tick: Tick | None = None,
+    *,
+    batch_tokens: int | None = None,
+) -> np.ndarray:
+    """One vector a row, of its final hidden states.
+
+    Args:
+        loaded: The model.
+        rows: Token ids; none is empty.
+        pool: States (rows, length, width) and mask (rows, length) of a batch, to its vectors (rows, width).
+        crew: Processes that share the work; each calls this.
+        tick: Called with (rows done, rows in all).
+        batch_tokens: Most tokens of a batch, padding included; None: by the device.
+
+    Returns:
+        (rows, width), float32.
+    """
+    import torch
+
+    assert all(rows), "a row has at least one token"
+    decoder, done = decoder_of(loaded), 0
+
+    def vectors(batch: Sequence[int]) -> np.ndarray:
+        nonlocal done
+        tokens, mask = (
+            part.to(loaded.device) for part in padded([rows[at] for at in batch], loaded.tokenizer.pad_token_id)
+        )
+        states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        found: np.ndarray = pool(states, mask).float().cpu().numpy()
+        done += len(batch)
+        if tick:
+            tick(min(done * crew.count, len(rows)), len(rows))
+        return found
+
+    most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
+    batches = list(
+        by_length(range(len(rows)), lambda at: len(rows[at]), most_tokens, Sides(inner_model(loaded.model)).of)
+    )
+    with torch.inference_mode():
+        shares = crew.share(batches, vectors)
+    if not batches:
+        return np.zeros((0, 1), dtype=np.float32)
+    whole = np.empty((len(rows), shares[0].shape[1]), dtype=np.float32)
+    for batch, share in zip(batches, shares, strict=True):
+        whole[batch] = share
+    return whole
+
+
+def padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[Tensor, Tensor]:
+    """Token ids padded on the right, and their mask, (rows, longest) each."""
+    import torch
+
+    tokens = torch.full((len(rows), max(map(len, rows))), pad_id)
+    mask = torch.zeros_like(tokens)
+    for at, row in enumerate(rows):
+        tokens[at, : len(row)] = torch.tensor(row)
+        mask[at, : len(row)] = 1
+    return tokens, mask
+
+
+def decoder_of(loaded: LoadedModel) -> Module:
+    """The model without its output head."""
+    return decoder_within(inner_model(loaded.model))
+
+
+def decoder_within(model: PreTrainedModel) -> Module:
+    """A Transformers model without its output head."""
+    from transformers import PreTrainedModel
+
+    decoder: Module = model.get_decoder()
+    if isinstance(decoder, PreTrainedModel) and decoder is not model:
+        return decoder
+    # Llama 4 gives itself, ModernBERT's decoder its head
+    return next(part for part in model.children() if isinstance(part, PreTrainedModel))
