@@ -306,6 +306,8 @@ def test_weights_are_those_of_the_published_best_rows_where_none_is_given(folder
             {"max_dynamic_weight": 5, "imitation": "none"},
             "max_dynamic_weight is that of an imitation, so it needs imitation: kl, l1, l2 or tm",
         ),
+        ({"imitation": "kl", "tm_mean": "elements"}, "tm_mean is that of tm, so it needs imitation: tm"),
+        ({"temperature": 1.0}, "temperature is that of kl, so it needs imitation: kl"),
         ({"windows": "packed"}, "windows: packed joins given texts, so it needs texts"),
     ],
 )

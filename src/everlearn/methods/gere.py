@@ -95,6 +95,9 @@ class GeReOptions(MethodOptions):
         for key in ("weight", "max_dynamic_weight"):
             if self.imitation == "none" and getattr(self, key) is not None:
                 raise ValueError(f"{key} is that of an imitation, so it needs imitation: kl, l1, l2 or tm")
+        for key, kind in (("sigma_multiple", "tm"), ("tm_mean", "tm"), ("temperature", "kl")):
+            if self.imitation != kind and getattr(self, key) != type(self).model_fields[key].default:
+                raise ValueError(f"{key} is that of {kind}, so it needs imitation: {kind}")
         if self.texts is None and self.windows == "packed":
             raise ValueError("windows: packed joins given texts, so it needs texts")
         return self
