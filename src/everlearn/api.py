@@ -86,7 +86,9 @@ def run(
             {"name": task.name, "metric": task.metric, "labels": list(task.labels), **paths}
             for task, paths in zip(stream, files, strict=True)
         ]
-        wanted = make_recipe({**wanted.model_dump(mode="json"), "stream": {"tasks": entries}})
+        wanted = make_recipe(
+            {**wanted.model_dump(mode="json"), "stream": {"tasks": entries, "scenario": stream.scenario}}
+        )
         refuse_other(folder, RUN)
         claim(folder, wanted)  # before the files of a run that stands there would be written over
         for task, paths in zip(stream, files, strict=True):

@@ -203,6 +203,11 @@ class StreamConfig(Section):
     """The tasks, or `embedded` for the five that ship with everlearn."""
     order: list[str] | None = None
     """Task names in the order of arrival; nothing means as listed."""
+    scenario: Literal["class_incremental", "task_incremental"] | None = None
+    """Each task brings classes of its own, which no other has: its `labels`, or its training answers in the order of
+    their first appearance. `class_incremental`: the task of a row that is answered is unknown, so the answer is one of
+    all classes seen so far; `task_incremental`: it is known, so the answer is one of its task's classes. Nothing:
+    tasks may share answers, and need not have classes."""
     bad_rows: Literal["strict", "tolerant"] = "strict"
     """`strict`: the first bad rows stop the run; `tolerant`: they are set aside in `bad_rows.jsonl`."""
     train_limit: Annotated[int, Field(ge=1)] | None = None

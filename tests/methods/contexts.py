@@ -75,6 +75,7 @@ class Bench:
         """The context of a stage."""
         return StageContext(
             stage=stage,
+            stream=TaskStream((*stage.seen, *stage.tasks)),
             seed=seed,
             template=VanillaTemplate(),
             model=self.config,

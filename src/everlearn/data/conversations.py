@@ -14,7 +14,8 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from everlearn.data.instance import Instance
-from everlearn.data.samples import first_rows
+from everlearn.data.labels import Spellings
+from everlearn.data.samples import first_rows, rows_of_each
 from everlearn.shares import share_of
 
 _MOST_OF = 0.5  # a group with more of the rows is never held out
@@ -33,12 +34,19 @@ class Rows:
     instances: tuple[Instance, ...]
     units: tuple[Hashable, ...]
 
-    def limited(self, limit: int | None, labels: Sequence[str]) -> Rows:
-        """At most `limit` instances, classes in equal parts, without conversations that the limit would cut."""
+    def limited(self, limit: int | None, labels: Sequence[str], *, by_class: bool = False) -> Rows:
+        """At most `limit` instances, classes in equal parts, without conversations that the limit would cut.
+
+        Args:
+            limit: None: all of them.
+            labels: The classes, if any.
+            by_class: Whether the parts are equal also where the rows of the classes are mixed.
+        """
         if not limit or limit >= len(self.instances):
             return self
         unit = {id(row): unit for row, unit in zip(self.instances, self.units, strict=True)}
-        kept = first_rows(self.instances, limit, labels)
+        cut = rows_of_each if by_class else first_rows
+        kept = cut(self.instances, limit, labels)
         whole, have = Counter(self.units), Counter(unit[id(row)] for row in kept)
         kept = tuple(row for row in kept if have[unit[id(row)]] == whole[unit[id(row)]]) or kept
         return Rows(kept, tuple(unit[id(row)] for row in kept))
@@ -59,7 +67,16 @@ class Rows:
         count = min(max(1, round(share_of(ratio, len(order)))), len(order) - 1)
         sizes = Counter(group)
         aside = set([name for name in order if sizes[name] <= _MOST_OF * len(group)][:count])
-        return self._where([name not in aside for name in group]), self._where([name in aside for name in group])
+        return self.parted([name in aside for name in group])
+
+    def by_label(self, labels: Spellings) -> dict[str, Rows]:
+        """The rows of each label, in the order in which the labels appear; those of none are left out."""
+        whose = [labels.label(row.output) for row in self.instances]
+        return {name: self._where([name == other for other in whose]) for name in dict.fromkeys(filter(None, whose))}
+
+    def parted(self, aside: Sequence[bool]) -> tuple[Rows, Rows]:
+        """The rows that are not set aside, and those that are."""
+        return self._where([not one for one in aside]), self._where(aside)
 
     def _groups(self, units: Sequence[Hashable]) -> list[int]:
         asked = [links(row) for row in self.instances]

@@ -13,6 +13,8 @@ from typing import Literal
 from everlearn.data.account import TaskAccount
 from everlearn.fingerprints import fingerprint_of
 
+Scenario = Literal["class_incremental", "task_incremental"]
+"""Of tasks that bring classes of their own: whether the task of a row is unknown when it is answered, or known."""
 REAL = "real"
 SYNTHETIC = "synthetic"
 
@@ -99,6 +101,8 @@ class Task:
         demonstrations: Pool of in-context demonstrations (SSR: 20 rows of the training split, 1 %).
         metric: Name of the main metric (`everlearn.evaluation.text_metrics.METRICS`).
         labels: The closed set of answers of a classification task, empty otherwise.
+        classes: In a stream with a scenario the classes that the task brings, in the order of their columns in a
+            head: its labels, which no other task of the stream has, and which all its answers are among.
     """
 
     name: str
@@ -107,11 +111,13 @@ class Task:
     demonstrations: tuple[Instance, ...] = ()
     metric: str = "rouge_l"
     labels: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
 
     def fingerprint(self) -> str:
         """Hash of the task's whole content."""
+        classes = [list(self.classes)] if self.classes else []  # a task without has the hash it had before
         return fingerprint_of(
-            [self.name, self.metric, list(self.labels)],
+            [self.name, self.metric, list(self.labels), *classes],
             *(iter([_as_json(rows)]) for rows in (self.train, self.evaluation, self.demonstrations)),
         )
 
@@ -129,12 +135,14 @@ class TaskStream:
         name: For display.
         notes: Sentences for the user.
         accounts: What became of the data of each task that was read from a source.
+        scenario: Of tasks that bring classes, whether a row's task is known when it is answered; None: no such tasks.
     """
 
     tasks: tuple[Task, ...]
     name: str = "stream"
     notes: tuple[str, ...] = field(default=(), compare=False)
     accounts: tuple[TaskAccount, ...] = field(default=(), compare=False)
+    scenario: Scenario | None = None
 
     def __len__(self) -> int:
         return len(self.tasks)
@@ -154,6 +162,11 @@ class TaskStream:
     def names(self) -> list[str]:
         """Task names in stream order."""
         return [task.name for task in self.tasks]
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of all tasks, in the order in which they arrive."""
+        return tuple(name for task in self.tasks for name in task.classes)
 
     def ordered(self, names: Iterable[str]) -> TaskStream:
         """The named tasks in that order (a subset is allowed), with their accounts."""

@@ -21,7 +21,7 @@ def keep_task(task: Task, fingerprint: str, folder: Path) -> None:
     """Writes a task, and what `Task.fingerprint` gives of it, into a folder."""
     for part in _PARTS:
         write_jsonl(folder / f"{part}.jsonl", (row.to_json() for row in getattr(task, part)))
-    about = {"name": task.name, "metric": task.metric, "labels": list(task.labels)}
+    about = {"name": task.name, "metric": task.metric, "labels": list(task.labels), "classes": list(task.classes)}
     write_json(folder / "task.json", {**about, "fingerprint": fingerprint})
 
 
@@ -44,7 +44,8 @@ def kept_task(folder: Path, name: str) -> tuple[Task, TaskAccount] | None:
     for place in kept_places(folder, f"data/{name}"):
         about = read_mapping(place / "task.json")
         rows = {part: tuple(map(Instance.from_json, read_jsonl(place / f"{part}.jsonl"))) for part in _PARTS}
-        task = Task(name, **rows, metric=str(about["metric"]), labels=tuple(about["labels"]))
+        labels, classes = tuple(about["labels"]), tuple(about.get("classes", ()))
+        task = Task(name, **rows, metric=str(about["metric"]), labels=labels, classes=classes)
         accounts = read_vouched(place.parents[3] / "manifest.json").get("data", [])
         found = next((one for one in accounts if one.get("task") == name), None)
         return task, TaskAccount.from_json(found) if found else TaskAccount(name, metric=task.metric)

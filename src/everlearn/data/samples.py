@@ -14,6 +14,7 @@ Classes count only for tasks with labels whose rows stand in one block a class.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Sequence
 from itertools import groupby
 
@@ -68,6 +69,18 @@ def first_rows(rows: Sequence[Instance], count: int, labels: Sequence[str] = ())
     blocks = class_blocks(rows, labels)
     parts = equal_parts(count, [len(block) for block in blocks])
     return tuple(row for block, part in zip(blocks, parts, strict=True) for row in block[:part])
+
+
+def rows_of_each(rows: Sequence[Instance], count: int, labels: Sequence[str]) -> tuple[Instance, ...]:
+    """At most `count` rows, the first of each class in equal parts wherever they stand; their order stays."""
+    sizes = Counter(row.output for row in rows)
+    left = Counter(dict(zip(labels, equal_parts(count, [sizes[name] for name in labels]), strict=True)))
+    kept = []
+    for row in rows:
+        left[row.output] -= 1
+        if left[row.output] >= 0:
+            kept.append(row)
+    return tuple(kept)
 
 
 def last_rows(rows: Sequence[Instance], count: int, labels: Sequence[str] = ()) -> tuple[Instance, ...]:

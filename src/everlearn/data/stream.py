@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.bad_rows import BadRow, refusal
+from everlearn.data.classes import check_scenario
 from everlearn.data.control_tokens import mentioned, plain_ids
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.tasks import Account, build_task
@@ -102,16 +103,21 @@ def read_stream(
     account = Account()
     faults: dict[str, UserError] = {}
     if isinstance(config.tasks, str):
-        stream = _embedded(config, seed)
+        stream = replace(_embedded(config, seed), scenario=config.scenario)
     else:
         _check_names(config.tasks)
         _check_order(config.order, [task.name for task in config.tasks])
         tasks = tuple(_tasks(config, config.tasks, seed, account, faults, kept))
-        stream = TaskStream(tasks, accounts=tuple(account.tasks))
+        stream = TaskStream(tasks, accounts=tuple(account.tasks), scenario=config.scenario)
     if config.order:
         if isinstance(config.tasks, str):
             _check_order(config.order, stream.names)
         stream = stream.ordered(name for name in config.order if name not in faults)
+    if config.scenario:
+        try:
+            check_scenario(stream)
+        except UserError as fault:
+            faults.setdefault("stream", fault)
     if tokenizer is not None:
         account.notes += [
             note for task in stream for note in (*_unwritable(task, tokenizer), *_mentions(task, tokenizer))
@@ -143,6 +149,7 @@ def _tasks(
                 at=at,
                 train_limit=config.train_limit,
                 evaluation_limit=config.evaluation_limit,
+                brings_classes=config.scenario is not None,
             )
         except UserError as fault:
             found = kept(task.name) if kept else None

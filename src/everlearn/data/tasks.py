@@ -9,10 +9,11 @@ demonstration that is or belongs to an evaluation row is refused (a file), or pa
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from everlearn.data.account import PartAccount, TaskAccount
 from everlearn.data.bad_rows import SHOWN, BadRow
+from everlearn.data.classes import check_classes, first_seen
 from everlearn.data.conversations import Rows, links
 from everlearn.data.formats import read_rows
 from everlearn.data.instance import Instance, Task
@@ -49,6 +50,7 @@ def build_task(
     at: int = 0,
     train_limit: int | None = None,
     evaluation_limit: int | None = None,
+    brings_classes: bool = False,
 ) -> Task:
     """Reads a task.
 
@@ -59,32 +61,40 @@ def build_task(
         at: Its place under `stream.tasks`, which errors name.
         train_limit: Most training rows.
         evaluation_limit: Most evaluation rows.
+        brings_classes: Whether its answers are classes that it brings to a stream with a scenario.
 
     Raises:
-        DataError: a source is missing or unreadable, no usable row is left, or the demonstrations do not belong to
-            the task.
+        DataError: a source is missing or unreadable, no usable row is left, the demonstrations do not belong to the
+            task, or one of its classes is not both trained and tested.
     """
     told = TaskAccount(config.name)
     ignore_case = config.metric == "auto" or ignores_case(config.metric)
     declared = Spellings(config.labels, ignore_case) if config.labels else None
     train = _read(config, at, config.train, "train", declared, account, told)
+    labels, reason = tuple(config.labels), "the recipe gives the labels"
+    if brings_classes and not labels:
+        labels, reason = first_seen(train.instances, ignore_case), "the training answers are the task's classes"
     if config.evaluation is None:
-        train, evaluation = held_out(train, config, seed)
+        classes = Spellings(labels, ignore_case) if brings_classes else None
+        train, evaluation = held_out(train, config, seed, classes)
         told.held_out = len(evaluation.instances)
     else:
         evaluation = _read(config, at, config.evaluation, "evaluation", declared, account, told)
         _note_overlap(config.name, train.instances, evaluation.instances, account)
-    labels, reason = tuple(config.labels), "the recipe gives the labels"
     if not labels:
         labels, reason = find_labels(train.instances, evaluation.instances, ignore_case)
     spellings = Spellings(labels, ignore_case)
     train, evaluation = (
         rows.with_instances(spellings.join(rows.instances, told.joined)) for rows in (train, evaluation)
     )
-    _note_outside(config.name, evaluation.instances, labels, account)
-    train, every = train.limited(train_limit, labels), len(train.instances)
+    if not brings_classes:
+        _note_outside(config.name, evaluation.instances, labels, account)
+    train, every = train.limited(train_limit, labels, by_class=brings_classes), len(train.instances)
     told.parts["train"].limited = every - len(train.instances)
-    evaluation, every = evaluation.limited(evaluation_limit, labels), len(evaluation.instances)
+    evaluation, every = (
+        evaluation.limited(evaluation_limit, labels, by_class=brings_classes),
+        len(evaluation.instances),
+    )
     if "evaluation" in told.parts:
         told.parts["evaluation"].limited = every - len(evaluation.instances)
     elif every > len(evaluation.instances):
@@ -97,23 +107,38 @@ def build_task(
             told.metric_reason = f"{reason}; {why}" if why else reason
     demonstrations = _demonstrations(config, at, train.instances, evaluation.instances, labels, account, told)
     demonstrations = spellings.join(demonstrations, told.joined)
+    task = Task(config.name, train.instances, evaluation.instances, demonstrations, told.metric, labels)
+    if brings_classes:
+        task = replace(task, classes=labels)
+        check_classes(task)
     account.tasks.append(told)
-    return Task(config.name, train.instances, evaluation.instances, demonstrations, told.metric, labels)
+    return task
 
 
-def held_out(rows: Rows, config: TaskConfig, seed: int) -> tuple[Rows, Rows]:
+def held_out(rows: Rows, config: TaskConfig, seed: int, classes: Spellings | None = None) -> tuple[Rows, Rows]:
     """Splits rows into training and evaluation, whole groups of linked rows at a time (`conversations.py`).
 
+    Args:
+        rows: Of a task.
+        config: Its part of the recipe.
+        seed: Of the run.
+        classes: Of which each is split for itself; None: all rows at once.
+
     Raises:
-        DataError: all rows are linked, so that nothing can be held out.
+        DataError: all rows (of a class) are linked, so that nothing can be held out.
     """
-    parts = rows.split(config.evaluation_ratio, derive(seed, "held-out", config.name))
-    if parts is None:
-        raise DataError(
-            f"task {config.name}: its {len(rows.instances)} rows ask one and the same question or belong to one "
-            "conversation, so none can be held out: give more rows, or set evaluation to a file of held-out rows."
-        )
-    return parts
+    aside: set[int] = set()
+    for label, part in (rows.by_label(classes) if classes else {"": rows}).items():
+        parts = part.split(config.evaluation_ratio, derive(seed, "held-out", config.name, *filter(None, [label])))
+        if parts is None:
+            of = f" of class {label!r}" if label else ""
+            raise DataError(
+                f"task {config.name}: its {len(part.instances)} rows{of} ask one and the same question or belong to "
+                "one conversation, so none can be held out: give more rows, or set evaluation to a file of held-out "
+                "rows."
+            )
+        aside |= {id(row) for row in parts[1].instances}
+    return rows.parted([id(row) in aside for row in rows.instances])
 
 
 def _read(

@@ -118,6 +118,7 @@ class StageContext:
 
     Attributes:
         stage: The stage at hand.
+        stream: All tasks, those to come as well: what is made ahead for them, or measured with their rows.
         seed: Root seed of the run; use `random_seed(purpose)` for a stream.
         template: How an instance becomes a prompt.
         model: How the model is loaded and tuned.
@@ -138,6 +139,7 @@ class StageContext:
     """
 
     stage: Stage
+    stream: TaskStream
     seed: int
     template: PromptTemplate
     model: ModelConfig

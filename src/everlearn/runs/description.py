@@ -50,6 +50,7 @@ def describe_run(
         "notes": list(prepared.stream.notes),
         "data": [account.to_json() for account in prepared.stream.accounts],
         "stages": describe_stages(stages, starts),
+        "scenario": prepared.stream.scenario,
         "tasks": [_describe_task(task) for task in prepared.stream],
     }
 
@@ -87,4 +88,5 @@ def _describe_task(task: Task) -> dict[str, object]:
         "train_rows": len(task.train),
         "evaluation_rows": len(task.evaluation),
         "demonstrations": len(task.demonstrations),
+        "classes": list(task.classes),
     }

@@ -393,6 +393,7 @@ class _Run:
         names = {other.index: other.name for other in self.stages}
         return StageContext(
             stage=stage,
+            stream=self.stream,
             seed=self.recipe.seed,
             template=self.template,
             model=self.recipe.model,
