@@ -18,6 +18,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoTokenizer, set_seed
@@ -93,7 +94,7 @@ def exact_match(base: Base, rows: Sequence[Instance]) -> float:
     return sum(text.strip() == row.output for text, row in zip(texts, rows, strict=True)) / len(rows)
 
 
-def synthesis(base: Base, task: Task, grammar: Grammar, prompts: int, options: dict[str, float]) -> dict[str, float]:
+def synthesis(base: Base, task: Task, grammar: Grammar, prompts: int, options: dict[str, float]) -> dict[str, Any]:
     """How often an instance that the base writes after two demonstrations is a new input of the task."""
     pairs = list(itertools.permutations(task.demonstrations, 2))
     chosen = random.Random(0).sample(pairs, prompts)
@@ -157,7 +158,7 @@ def tune(base: Base, rows: Sequence[Instance], *, rate: float, epochs: int, seed
     return time.perf_counter() - started
 
 
-def _batch(tokenizer, rows: Sequence[Instance]) -> dict[str, torch.Tensor]:
+def _batch(tokenizer: Any, rows: Sequence[Instance]) -> dict[str, torch.Tensor]:
     prompts = tokenizer([row.query for row in rows])["input_ids"]
     answers = tokenizer([row.output for row in rows], add_special_tokens=False)["input_ids"]
     length = max(len(p) + len(a) + 1 for p, a in zip(prompts, answers, strict=True))

@@ -89,7 +89,7 @@ def measure(base: str, rows: list[Any], tuning: str, rounds: int) -> dict[str, A
     draws = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for weight in tuned_parameters(loaded.model).values():  # an adapter that begins at zero has none for its A
-            weight += 0.01 * torch.randn(weight.shape, generator=draws).to(weight.device)
+            weight.add_(0.01 * torch.randn(weight.shape, generator=draws).to(weight.device))
     clock = time.process_time if loaded.device.type == "cpu" else time.perf_counter
 
     def timed(*, together: bool) -> tuple[float, dict[str, Any]]:

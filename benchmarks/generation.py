@@ -131,7 +131,7 @@ def compare(
 ) -> dict[str, Any]:
     """Times both engines in turn, `generate` at the batch size that was best on a part of the prompts."""
     part = work.part(48 // work.samples)
-    trials = {size: _seconds(lambda size=size: with_generate(model, part, size))[0] for size in sizes}  # type: ignore[misc]
+    trials = {size: _seconds(lambda size=size: with_generate(model, part, size))[0] for size in sizes}
     best = min(trials, key=lambda size: trials[size])
     _seconds(lambda: with_engine(model, tokenizer, part))
     ours, theirs = [], []

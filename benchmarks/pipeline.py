@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import yaml
 
 import everlearn.runs.models_at_hand as models_at_hand
 import everlearn.training.stage as stage_training
@@ -56,11 +57,13 @@ class OneAtATime:
     ) -> list[list[Completion]]:
         """One call of `model.generate` for each completion."""
         torch.manual_seed(sampling.seed)
-        answers = []
+        answers: list[list[Completion]] = []
+        written = 0
         for done, prompt in enumerate(prompts, 1):
             answers.append([self._complete(list(prompt), sampling) for _ in range(sampling.samples_per_prompt)])
+            written += sum(len(completion.token_ids) for completion in answers[-1])
             if progress:
-                progress(done, len(prompts), "")
+                progress(done, len(prompts), written)
         return answers
 
     def _complete(self, prompt: list[int], sampling: Sampling) -> Completion:
@@ -158,7 +161,7 @@ def run_once(way: str, preset: str, overrides: dict[str, object]) -> dict[str, A
         for place, name in ((models_at_hand.ModelsAtHand, "generator_for"), (stage_training, "train_stage")):
             assert hasattr(place, name), f"{name} has moved, so nothing would be replaced"
         models_at_hand.ModelsAtHand.generator_for = lambda _, loaded: OneAtATime(loaded)  # type: ignore[assignment, method-assign]
-        stage_training.train_stage = partial(plain_trainer, checkpointing=CHECKPOINTING[way])  # type: ignore[assignment]
+        stage_training.train_stage = partial(plain_trainer, checkpointing=CHECKPOINTING[way])
     with tempfile.TemporaryDirectory() as scratch:
         recipe = load_recipe(
             "embedded", {"method.preset": preset, **overrides, "runs_dir": scratch, "name": f"{way}-{preset}"}
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
     parser.add_argument("--out", type=Path, default=RESULTS)
     args = parser.parse_args()
-    overrides: dict[str, object] = dict(item.split("=", 1) for item in args.set)
+    overrides = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.set)}
     found = {preset: run_all(preset, overrides) for preset in args.presets.split(",")}
     write_json(args.out, {"machine": machine(), "versions": versions(), "goal": 5.0, "presets": found})
 

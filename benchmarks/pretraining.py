@@ -111,7 +111,7 @@ def compare_loops(pairs: int, scale: float) -> list[dict[str, Any]]:
     return rows
 
 
-def make_model(shape: dict[str, int]):
+def make_model(shape: dict[str, int]) -> Any:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -131,7 +131,7 @@ def make_model(shape: dict[str, int]):
     )
 
 
-def make_blocks(shape: dict[str, int], steps: int, folder: Path):
+def make_blocks(shape: dict[str, int], steps: int, folder: Path) -> Any:
     """A token file of blocks with a learnable order, read by both sides."""
     import numpy as np
 
@@ -158,7 +158,7 @@ def train_with_everlearn(shape: dict[str, int], steps: int, precision: str) -> d
         settings = TextTrainingConfig(
             block_tokens=shape["block"],
             batch_blocks=shape["rows"],
-            precision=precision,
+            precision=precision,  # type: ignore[arg-type]
             device="cpu",
             weight_decay=0.0,
             betas=(0.9, 0.999),

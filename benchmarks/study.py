@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from everlearn.environment import machine, versions
 from everlearn.files import read_json, write_json
 from everlearn.progress import make_progress
@@ -71,7 +73,8 @@ def main() -> None:
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
     args = parser.parse_args()
-    overrides = {**TUNING.get(args.study, {}), **dict(item.split("=", 1) for item in args.set)}
+    changes = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.set)}
+    overrides = {**TUNING.get(args.study, {}), **changes}
     if args.study in ORDERS:
         overrides["stream.order"] = ORDERS[args.study]
     recipe = load_recipe("embedded", {"name": f"study-{args.study}", **overrides})
@@ -84,7 +87,7 @@ def main() -> None:
         {
             "label": entry["label"],
             "seed": entry["seed"],
-            "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index, call-overload]
+            "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index]
             "general_ability": [general_ability(path) for path in sorted((folder / entry["folder"]).glob("stages/*"))],
         }
         for entry in comparison["runs"]

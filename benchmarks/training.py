@@ -41,6 +41,8 @@ RESULTS = Path(__file__).parent / "results" / "training.json"
 DATA = Path(__file__).parents[2] / "shared" / "data" / "superni"
 VOCABULARY, BOS, EOS, PAD = 32000, 1, 2, 0
 BATCH = 32
+TARGETS = ["q_proj", "v_proj"]
+"""What `model.lora.targets: auto` takes of a Llama; TRL wants them by name."""
 
 WORDS = {  # definition, mean and largest input, mean and largest output
     "qa": (81, 82, 162, 8, 38),
@@ -212,7 +214,7 @@ def train_trl(folder: Path, rows: list[Row], settings: dict[str, Any]) -> dict[s
         r=lora.rank,
         lora_alpha=int(lora.alpha),
         lora_dropout=lora.dropout,
-        target_modules=list(lora.targets),
+        target_modules=TARGETS,
         task_type=TaskType.CAUSAL_LM,
     )
     with tempfile.TemporaryDirectory() as out:
