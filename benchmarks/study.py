@@ -7,7 +7,7 @@ compared with (`prompts`: soft prompts, at a rate of their own); `reversed` and 
 orders with the methods that matter most (`methods` has the order as it stands). `full`, `lora` and `general` are
 smaller, older choices. Every seed draws its own rows, order of rows and samples. The run folders stay in
 `runs/study-<name>`, so that `everlearn report runs/study-full` shows everything behind the figures; a study that was
-interrupted goes on.
+interrupted goes on. With `--table` nothing runs, and the results are printed as docs/methods.md shows them.
 """
 
 from __future__ import annotations
@@ -65,6 +65,34 @@ def general_ability(stage: Path) -> float:
     return float(scores["general"]["microtasks"]["value"])
 
 
+def seconds_of(run: Path) -> dict[str, float]:
+    """What a run's steps took (`alone`), and what of it no other run had made before (`here`)."""
+    manifest: Any = read_json(run / "manifest.json")
+    steps = manifest["steps"].values()
+    return {
+        "alone": round(sum(step["seconds"] for step in steps), 1),
+        "here": round(sum(step["seconds"] for step in steps if not step["reused"]), 1),
+    }
+
+
+def table(results: Any) -> str:
+    """The study as a table, the best average first: means over seeds with 95 % intervals, general ability by seed."""
+    lines = ["| method | AR | BWT | average over the stages | general ability | s a run |", "| --- " * 6 + "|"]
+    summary = results["summary"]
+    for label in sorted(summary, key=lambda label: -summary[label]["AR"]["mean"]):
+        runs = [run for run in results["runs"] if run["label"] == label]
+        spans = [
+            f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f})"
+            for found in (summary[label].get(name) for name in ("AR", "BWT", "average_accuracy"))
+            if found
+        ]
+        ability = ", ".join(f"{run['general_ability'][-1]:.1f}" for run in runs)
+        seconds = sum(run["seconds"]["alone"] for run in runs) / len(runs)
+        lines.append(f"| `{label}` | {' | '.join(spans)} | {ability} | {seconds:.0f} |")
+    alone, here = (sum(run["seconds"][key] for run in results["runs"]) for key in ("alone", "here"))
+    return "\n".join([*lines, "", f"All runs alone: {alone:,.0f} s of steps; side by side: {here:,.0f} s."])
+
+
 def main() -> None:
     """Runs the comparison and writes its figures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
@@ -72,7 +100,12 @@ def main() -> None:
     parser.add_argument("--methods", help="others than the study's")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--set", action="append", default=[], help="recipe keys, to try it at a smaller size")
+    parser.add_argument("--table", action="store_true", help="run nothing, print the results that stand")
     args = parser.parse_args()
+    out = Path(__file__).parent / "results" / f"study_{args.study}.json"
+    if args.table:
+        print(table(read_json(out)))
+        return
     changes = {key: yaml.safe_load(value) for key, value in (item.split("=", 1) for item in args.set)}
     overrides = {**TUNING.get(args.study, {}), **changes}
     if args.study in ORDERS:
@@ -88,12 +121,13 @@ def main() -> None:
             "label": entry["label"],
             "seed": entry["seed"],
             "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index]
+            "seconds": seconds_of(folder / entry["folder"]),
             "general_ability": [general_ability(path) for path in sorted((folder / entry["folder"]).glob("stages/*"))],
         }
         for entry in comparison["runs"]
     ]
     write_json(
-        Path(__file__).parent / "results" / f"study_{args.study}.json",
+        out,
         {
             "command": " ".join(["python benchmarks/study.py", *sys.argv[1:]]),
             "machine": machine(),
