@@ -20,8 +20,7 @@ from everlearn.training.fisher import (
     answer_loss,
     fisher_information,
     importance,
-    mean_absolute_gradients,
-    mean_squared_gradients,
+    mean_powers,
     negative_log_likelihood,
     output_norm,
     probability_norm,
@@ -39,21 +38,29 @@ def test_three_losses_of_two_parameters_by_hand() -> None:
         0.5 * (w @ torch.tensor(x) - y) ** 2 for x, y in (([1.0, 0.0], 1.0), ([0.0, 2.0], 0.0), ([1.0, 1.0], 1.0))
     )
     # residuals 1, -2, 0; gradients (1, 0), (0, -4), (0, 0)
-    fisher, nothing = mean_squared_gradients(losses, [w, unused])
+    fisher, nothing = mean_powers(losses, [w, unused], "square")
     assert fisher.tolist() == pytest.approx([1 / 3, 16 / 3])
     assert nothing.tolist() == [0.0]
 
 
 def test_squares_are_of_single_rows_not_of_their_mean() -> None:
     w = torch.tensor([1.0], requires_grad=True)
-    (fisher,) = mean_squared_gradients((sign * w.sum() for sign in (1.0, -1.0)), [w])
+    (fisher,) = mean_powers((sign * w.sum() for sign in (1.0, -1.0)), [w], "square")
     assert fisher.tolist() == [1.0]  # the mean gradient is zero
+
+
+def test_rows_with_the_same_answer_draw_tokens_of_their_own() -> None:
+    scalar = OfSampledTokens(lambda logits, tokens: tokens.float(), 3)
+    logits, prompts = torch.zeros(2, 1000), [torch.tensor([1, at, 8, 9]) for at in range(20)]
+    drawn = [tuple(scalar(logits, ids).tolist()) for ids in prompts]
+    assert len(set(drawn)) == len(prompts)
+    assert drawn == [tuple(scalar(logits, ids).tolist()) for ids in prompts]
 
 
 def test_many_small_squares_of_bfloat16_gradients_are_not_lost() -> None:
     w = torch.ones(1, dtype=torch.bfloat16, requires_grad=True)
     gradient = 1.0078125  # the next number after 1; its square is none of this format
-    (fisher,) = mean_squared_gradients(((gradient * w).sum() for _ in range(1000)), [w])
+    (fisher,) = mean_powers(((gradient * w).sum() for _ in range(1000)), [w], "square")
     assert fisher.tolist() == pytest.approx([gradient**2], rel=1e-5)
 
 
@@ -115,15 +122,17 @@ def test_the_golden_fisher_information_is_that_of_gold_answers_or_of_all_answers
         w = torch.tensor(case["W"], dtype=torch.float64, requires_grad=True)
         x, y = torch.tensor(case["x"], dtype=torch.float64), torch.tensor(case["y"])
         losses = [cross_entropy(w @ row, label) for row, label in zip(x, y, strict=True)]
-        (found,) = mean_squared_gradients(losses, [w])
+        (found,) = mean_powers(losses, [w], "square")
         np.testing.assert_allclose(found.detach(), case["expected_empirical"], atol=1e-6)
+        for other in ("expected_squared_batch_gradient", "expected_weighted_by_probability"):  # of other code bases
+            assert not np.allclose(found.detach(), case[other], atol=1e-2)
 
         by_chance = [
             chance.sqrt() * cross_entropy(w @ row, torch.tensor(label))
             for row in x
             for label, chance in enumerate((w @ row).detach().softmax(0))
         ]
-        (true,) = mean_squared_gradients(by_chance, [w])
+        (true,) = mean_powers(by_chance, [w], "square")
         np.testing.assert_allclose(true.detach() * len(w), case["expected_true"], atol=1e-6)
 
 
@@ -131,7 +140,7 @@ def test_the_golden_importance_is_the_mean_absolute_gradient_of_the_output_s_squ
     for case in golden(golden_dir, "mas"):
         w = torch.tensor(case["W"], dtype=torch.float64, requires_grad=True)
         rows = torch.tensor(case["x"], dtype=torch.float64)
-        (found,) = mean_absolute_gradients(((w @ row).square().sum() for row in rows), [w])
+        (found,) = mean_powers(((w @ row).square().sum() for row in rows), [w], "absolute")
         np.testing.assert_allclose(found.detach(), case["expected_importance"], atol=1e-6)
 
 

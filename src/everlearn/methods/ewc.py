@@ -77,6 +77,11 @@ class EWC(Method):
         super().__init__(options)
         self._kept = Anchored()
 
+    @property
+    def versions(self) -> object:
+        """A later one where tokens are drawn; the published form is as it was."""
+        return 2 if self.options.fisher == "sampled" else self.version
+
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """From the second stage on strength * sum F (theta - theta*)^2."""
         from everlearn.training.quadratic_penalty import Pull

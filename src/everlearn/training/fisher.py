@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
 
 Scalar = Callable[[Tensor, Tensor], Tensor]
-"""Of a row: the logits that predict its answer, (answer tokens, vocabulary), and these tokens, to a scalar."""
+"""Of a row: the logits that predict its answer, (answer tokens, vocabulary), and its tokens, which end in the answer,
+to a scalar."""
 Power = Literal["square", "absolute"]
 _POWERS: dict[Power, Callable[[Tensor], Tensor]] = {"square": torch.square, "absolute": torch.abs}
 _IN_PLACE: dict[Power, Callable[[Tensor], Tensor]] = {"square": Tensor.square_, "absolute": Tensor.abs_}
@@ -53,22 +54,22 @@ _TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-4}
 _CANNOT = (NotByRowError, TypeError, ValueError, RuntimeError, IndexError, AttributeError, NotImplementedError)
 
 
-def answer_loss(logits: Tensor, answer: Tensor) -> Tensor:
+def answer_loss(logits: Tensor, ids: Tensor) -> Tensor:
     """The mean cross-entropy of the gold answer's tokens."""
-    return cross_entropy(logits.float(), answer)
+    return cross_entropy(logits.float(), ids[-len(logits) :])
 
 
-def negative_log_likelihood(logits: Tensor, answer: Tensor) -> Tensor:
+def negative_log_likelihood(logits: Tensor, ids: Tensor) -> Tensor:
     """The cross-entropy of the gold answer's tokens summed: of a longer answer the information is larger."""
-    return cross_entropy(logits.float(), answer, reduction="sum")
+    return cross_entropy(logits.float(), ids[-len(logits) :], reduction="sum")
 
 
-def output_norm(logits: Tensor, answer: Tensor) -> Tensor:
+def output_norm(logits: Tensor, ids: Tensor) -> Tensor:
     """The squared norm of the logits at the last token of the prompt."""
     return logits[0].float().square().sum()
 
 
-def probability_norm(logits: Tensor, answer: Tensor) -> Tensor:
+def probability_norm(logits: Tensor, ids: Tensor) -> Tensor:
     """The squared norm of the probabilities there."""
     return logits[0].float().softmax(0).square().sum()
 
@@ -81,49 +82,39 @@ class OfSampledTokens:
 
     Attributes:
         scalar: Of logits and tokens.
-        seed: Of the draws; each row has a stream of its own.
+        seed: Of the draws; each row has a stream of its own, rows with the same answer too.
     """
 
     scalar: Scalar
     seed: int
 
-    def __call__(self, logits: Tensor, answer: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor, ids: Tensor) -> Tensor:
         """The scalar of the drawn tokens."""
-        stream = torch.Generator().manual_seed(derive(self.seed, *answer.tolist()))
+        stream = torch.Generator().manual_seed(derive(self.seed, *ids.tolist()))
         chances = logits.detach().double().softmax(-1).cumsum(-1)
         drawn = torch.rand(len(logits), 1, generator=stream, dtype=torch.float64).to(logits.device)
         tokens = torch.searchsorted(chances, drawn * chances[:, -1:])[:, 0]
         return self.scalar(logits, tokens)
 
 
-def mean_squared_gradients(losses: Iterable[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """Mean over the losses of the squared gradient of each with respect to each parameter.
+def mean_powers(scalars: Iterable[Tensor], parameters: Sequence[Tensor], power: Power) -> list[Tensor]:
+    """Mean over scalars of a power of the gradient of each with respect to each parameter, element by element.
 
     Args:
-        losses: Scalars, made one after the other, so that only one graph is alive.
-        parameters: Tensors that require gradients; one that a loss does not depend on has gradient 0.
+        scalars: Made one after the other, so that only one graph is alive.
+        parameters: Tensors that require gradients; one that a scalar does not depend on has gradient 0.
+        power: Of the gradient.
 
     Returns:
         One tensor a parameter, of its shape, float32: in bfloat16 a sum of some hundred squares stands still.
     """
-    return _mean_powers(losses, parameters, torch.square)
-
-
-def mean_absolute_gradients(scalars: Iterable[Tensor], parameters: Sequence[Tensor]) -> list[Tensor]:
-    """The same of the absolute gradient."""
-    return _mean_powers(scalars, parameters, torch.abs)
-
-
-def _mean_powers(
-    scalars: Iterable[Tensor], parameters: Sequence[Tensor], power: Callable[[Tensor], Tensor]
-) -> list[Tensor]:
     sums = [_sum_for(parameter) for parameter in parameters]
     count = 0
     for scalar in scalars:
         gradients = torch.autograd.grad(scalar, parameters, allow_unused=True)
         for total, gradient in zip(sums, gradients, strict=True):
             if gradient is not None:
-                total += power(gradient.to(total.dtype))
+                total += _POWERS[power](gradient.to(total.dtype))
         count += 1
     return [total / max(1, count) for total in sums]
 
@@ -207,10 +198,10 @@ def _one_by_one(
             ids = torch.tensor(row.ids, device=loaded.device)
             first = max(row.prompt_length, 1)
             logits = loaded.model(input_ids=ids[None], use_cache=False).logits[0, -len(ids) :]  # no soft prompt's
-            yield scalar(logits[first - 1 : -1], ids[first:])
+            yield scalar(logits[first - 1 : -1], ids)
             tick(done, len(rows))
 
-    found = _mean_powers(scalars(), list(tuned.values()), _POWERS[power])
+    found = mean_powers(scalars(), list(tuned.values()), power)
     return dict(zip(tuned, found, strict=True))
 
 
@@ -289,7 +280,7 @@ def _scalars(loaded: LoadedModel, rows: Sequence[EncodedRow], scalar: Scalar) ->
     logits = loaded.model(input_ids=ids, position_ids=positions, logits_to_keep=kept, use_cache=False).logits
     for row, first, own, of_row in zip(rows, firsts, ids, logits.unbind(), strict=True):
         place = first - min(firsts)
-        yield scalar(of_row[place : place + len(row.ids) - first], own[first : len(row.ids)])
+        yield scalar(of_row[place : place + len(row.ids) - first], own[: len(row.ids)])
 
 
 @contextmanager
