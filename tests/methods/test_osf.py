@@ -11,7 +11,7 @@ import torch
 from peft import OSFConfig, get_peft_model
 from safetensors.torch import load_file
 
-from everlearn.errors import RecipeError
+from everlearn.errors import ModelError, RecipeError
 from everlearn.methods.osf import LOW, OrthogonalSubspace, kept_directions, project_out
 from everlearn.methods.registry import make_method
 from everlearn.methods.stack import refuse_unfit
@@ -128,8 +128,10 @@ def test_what_would_train_nothing_is_refused_before_training(tmp_path: Path) -> 
     check("gpt_neox", targets=["query_key_value"])
     with pytest.raises(RecipeError, match=r"this gpt2 model has no layer that PEFT's OSF could decompose"):
         check("gpt2")
+    with pytest.raises(ModelError, match=r"method\.osf\.targets: .* no linear layer 'q_porj': .* perhaps 'q_proj'"):
+        check("llama", targets=["v_proj", "q_porj"])
     with pytest.raises(RecipeError, match=r"no layer .* among method\.osf\.targets \(\['c_attn'\]\)"):
-        check("llama", targets=["c_attn"])
+        check("gpt2", targets=["c_attn"])
     with pytest.raises(RecipeError, match=r"preserved 0\.01 of the 16 directions of .*k_proj leaves none to keep"):
         check("llama", preserved=[0.5, 0.01])
     with pytest.raises(RecipeError, match="preserved"):

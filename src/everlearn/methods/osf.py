@@ -110,15 +110,16 @@ class Osf(Method):
     traits = frozenset({"changes parts", "merges parts"})
 
     def check(self, facts: Facts) -> None:
-        """Refuses LoRA, and a model of which nothing could be trained.
+        """Refuses LoRA, and a model of which nothing, or not all that is named, could be trained.
 
         Raises:
             RecipeError: says what to change.
+            ModelError: names a target that the model does not have.
         """
         from torch.nn import Linear
 
         from everlearn.models.loading import skeleton
-        from everlearn.models.targets import named_modules
+        from everlearn.models.targets import check_targets, named_modules
 
         if facts.model.tuning != "full":
             raise RecipeError(
@@ -126,6 +127,7 @@ class Osf(Method):
                 "those as they are: set model.tuning to full."
             )
         model = skeleton(facts.model)
+        check_targets(model, self.options.targets, f"method.{self.name}.targets")
         layers = named_modules(model, self.options.targets)
         linear = {path: min(layer.weight.shape) for path, layer in layers.items() if isinstance(layer, Linear)}
         if not linear:

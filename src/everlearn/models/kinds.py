@@ -150,7 +150,7 @@ def lora_config(config: LoraConfig, model: PreTrainedModel) -> PeftLoraConfig:
     from transformers.pytorch_utils import Conv1D
 
     config = with_targets(config, model)
-    check_targets(model, config)
+    check_targets(model, config.targets)
     check_rank(model, config)
     return PeftLoraConfig(
         r=config.rank,

@@ -71,26 +71,31 @@ def _short(path: str, within: list[str], paths: list[str]) -> str:
     return path
 
 
-def check_targets(model: PreTrainedModel, config: LoraConfig) -> None:
-    """Refuses names in `lora.targets` that match no linear layer.
+def check_targets(model: PreTrainedModel, targets: Sequence[str] | str, key: str = "model.lora.targets") -> None:
+    """Refuses names that match no linear layer.
+
+    Args:
+        model: Has the layers.
+        targets: Their names; a word for several is not looked at.
+        key: Where the names stand.
 
     Raises:
         ModelError: lists the model's linear layers and the nearest to the wrong name.
     """
-    if isinstance(config.targets, str):
+    if isinstance(targets, str):
         return
     paths = list(linear_modules(model))
     names = sorted({path.rpartition(".")[2] for path in paths})
-    for target in config.targets:
+    for target in targets:
         if not any(_is_named(path, target) for path in paths):
             guess = nearest(target, names)
             hint = f", perhaps {guess!r}" if guess else ""
             raise ModelError(
-                f"model.lora.targets: this {model.config.model_type} model has no linear layer {target!r}: use some "
+                f"{key}: this {model.config.model_type} model has no linear layer {target!r}: use some "
                 f"of {', '.join(names)}{hint}, or 'all-linear'."
             )
-    if not config.targets:
-        raise ModelError(f"model.lora.targets is empty: use some of {', '.join(names)}, or 'all-linear'.")
+    if not targets:
+        raise ModelError(f"{key} is empty: use some of {', '.join(names)}, or 'all-linear'.")
 
 
 def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
