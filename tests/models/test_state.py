@@ -11,7 +11,7 @@ from everlearn.errors import ModelError
 from everlearn.generation.engine import make_generator
 from everlearn.generation.protocol import Sampling
 from everlearn.models import loading
-from everlearn.models.adapters import adapter_off, part_view
+from everlearn.models.adapters import adapter_off
 from everlearn.models.features import decoder_of
 from everlearn.models.parameters import tuned_parameters
 from everlearn.models.state import MOVING, ModelState, Part, Tuning
@@ -79,16 +79,10 @@ def test_a_fresh_adapter_beside_a_frozen_one_changes_nothing_and_moved_adds_to_i
     assert not torch.allclose(logits(moved(both, 2)), alone, atol=1e-3)
 
 
-def test_a_shadow_computes_in_its_own_view_alone(tiny_model: Path, first: Path) -> None:
-    both = moved(with_second(tiny_model, first, is_active=False), 2)
-    own = logits(both)
-    free = {name for name, weight in both.model.named_parameters() if weight.requires_grad}
-    with part_view(both.model, ["past"]):
-        alone = logits(loading.load_model(config_of(tiny_model), checkpoint=first))
-        torch.testing.assert_close(logits(both), alone)
-    assert torch.equal(logits(both), own)
-    assert {name for name, weight in both.model.named_parameters() if weight.requires_grad} == free
-    assert not torch.allclose(own, alone, atol=1e-3)
+def test_a_shadow_is_at_hand_and_does_not_compute(tiny_model: Path, first: Path) -> None:
+    both = with_second(tiny_model, first, is_active=False)
+    assert any(".past." in name for name, _ in both.model.named_parameters())
+    assert torch.equal(logits(both), logits(loading.load_model(config_of(tiny_model))))
 
 
 def test_adapters_saved_as_one_compute_the_same_in_plain_peft_and_keep_their_matrices(tiny_model, first, tmp_path):

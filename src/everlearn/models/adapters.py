@@ -133,20 +133,6 @@ def activate(model: PeftModel, active: Sequence[str], moving: Collection[str]) -
         parameter.requires_grad_(any(f".{name}." in f"{path}." for name in moving))
 
 
-@contextmanager
-def part_view(model: PeftModel, names: Sequence[str]) -> Iterator[None]:
-    """The model with these adapters alone within the block, such as a shadow; afterwards it is as it was."""
-    active = model.base_model.active_adapters
-    moving = {path for path, parameter in model.named_parameters() if parameter.requires_grad}
-    try:
-        activate(model, names, ())
-        yield
-    finally:
-        activate(model, active, ())
-        for path, parameter in model.named_parameters():
-            parameter.requires_grad_(path in moving)
-
-
 def _checked_settings(folder: Path, what: str) -> dict[str, Any]:
     """The settings of a part, unless they have files opened, modules imported or the base changed.
 

@@ -1,8 +1,8 @@
 """A model by reference: a base and its parts, each a folder, and how they are tuned. Nothing is loaded until opened.
 
 The base is that of the recipe. A part is an adapter, or whole weights that stand in place of the base's. A part is
-active (it computes along) or a shadow (loaded for another view of the model alone, see `shadow_view`). How a
-part is called within the model is its name: the one that tuning moves as a rule is `MOVING`.
+active (it computes along) or a shadow (its weights are at hand, no more). How a part is called within the model is
+its name: the one that tuning moves as a rule is `MOVING`.
 """
 
 from __future__ import annotations

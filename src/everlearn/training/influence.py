@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
 
     View = Callable[[], AbstractContextManager[object]]
-    """Another view of the model, entered for one forward pass: the adapter switched off, another adapter active."""
+    """Another view of the model, entered for one forward pass: the adapter switched off, other weights."""
 
 
 @dataclass(frozen=True)
