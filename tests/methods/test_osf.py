@@ -62,6 +62,9 @@ def test_steps_of_sgd_are_those_of_the_golden_vectors(golden_dir: Path, project:
         found = trained(model, moving, x, y, optimizer, case["steps"], influence)
         torch.testing.assert_close(found, torch.tensor(case["expected_W_after"]), rtol=0, atol=1e-5)
         assert not torch.allclose(found, weight, atol=1e-3)
+        (left, right), change = kept_directions(weight, case["preserved_rank"]), found - weight
+        for leak, name in ((left.T @ change, "U_high_T_delta"), (change @ right.T, "delta_V_high")):
+            assert float(leak.abs().max()) == pytest.approx(case[f"expected_max_abs_{name}"], abs=1e-5)
 
 
 @pytest.mark.parametrize("shape", [(12, 8), (8, 12), (8, 8)])

@@ -133,3 +133,14 @@ def test_what_is_kept_of_rows_are_the_largest_logits_that_predict_their_answers(
         top = logits.topk(6, dim=1)
         assert torch.equal(one["ids"].long(), top.indices)
         assert torch.allclose(one["logits"], top.values, atol=1e-4)
+
+
+def test_the_recorded_divergence_over_the_largest_logits(golden_dir: Path) -> None:
+    cases = json.loads((golden_dir / "baselines" / "kd_loss.json").read_text())["cases"]
+    (case,) = (one for one in cases if one["variant"] == "forward_kl_topk_renormalised")
+    student, teacher = tensor(case["student_logits"]).requires_grad_(), tensor(case["teacher_logits"])
+    ids = teacher.topk(case["top_k"]).indices
+    loss = distance(student, ids, teacher.gather(1, ids), kind="kl").mean()
+    loss.backward()
+    assert loss.item() == pytest.approx(case["expected_loss"], abs=1e-6)
+    torch.testing.assert_close(student.grad, tensor(case["expected_grad_student"]), rtol=0, atol=1e-6)

@@ -35,6 +35,8 @@ def test_the_recorded_projections_of_agem(case: dict) -> None:
     else:
         gradient, reference = tensors([case["gradient"]]), tensors([case["reference_gradient"]])
         expected, violated = tensors([case["expected_projected"]]), case["expected_violated"]
+    dot = sum(float((one * other).sum()) for one, other in zip(gradient, reference, strict=True))
+    assert dot == pytest.approx(case["expected_dot"], abs=1e-9)
     assert bool(turn_from(gradient, reference)) == violated
     for found, value in zip(gradient, expected, strict=True):
         torch.testing.assert_close(found, value, rtol=0, atol=1e-9)
@@ -52,11 +54,14 @@ def test_the_recorded_projections_of_gem(case: dict) -> None:
         np.testing.assert_allclose(found, case["expected_dot_products"], atol=1e-8)
         assert bool((found < 0).any()) == case["expected_violated"]
         torch.testing.assert_close(gradient, tensors([case.get(expected, case["gradient"])]), rtol=0, atol=1e-8)
-    if "expected_v" in case:
-        gram, dots = gram_and_dots(case["gradient"], case["memory_gradients"])
-        np.testing.assert_allclose(
-            cone_weights(gram, dots, case["margin"], case["eps"]), case["expected_v"], atol=1e-8
-        )
+        if not is_relative and "expected_dot_products_after" in case:
+            after = gram_and_dots(gradient[0].tolist(), case["memory_gradients"])[1]
+            np.testing.assert_allclose(after, case["expected_dot_products_after"], atol=1e-8)
+        if (kept := expected.replace("projected", "v")) in case:
+            gram, dots = gram_and_dots(case["gradient"], case["memory_gradients"])
+            factor = float(np.diagonal(gram).mean()) if is_relative else 1.0
+            weights = cone_weights(gram, dots, case["margin"], epsilon * factor)
+            np.testing.assert_allclose(weights, case[kept], atol=1e-8)
 
 
 def gram_and_dots(gradient: list[float], memories: list[list[float]]) -> tuple[np.ndarray, np.ndarray]:
