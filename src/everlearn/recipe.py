@@ -136,7 +136,8 @@ class ModelConfig(Section):
     """The language model to keep teaching."""
 
     base: Annotated[Source, Word(EMBEDDED)] = EMBEDDED
-    """A Hugging Face model name, a local folder, or `embedded` for the small base that ships with everlearn."""
+    """A Hugging Face model name, a local folder, a GGUF file (or a folder with one), which is written out once as
+    safetensors, or `embedded` for the small base that ships with everlearn."""
     revision: Annotated[str, Field(min_length=1)] | None = None
     """Branch, tag or commit on the hub; nothing means the default branch."""
     tuning: Literal["lora", "full"] = "lora"

@@ -15,6 +15,7 @@ from everlearn.visible import tell
 
 OPTIONAL = {
     "sentence_transformers": "embeddings by a sentence-transformers model: pip install 'everlearn[embeddings]'",
+    "gguf": "base models in GGUF files: pip install 'everlearn[gguf]'",
     "tensorboard": "training curves in TensorBoard: pip install 'everlearn[tracking]'",
 }
 _NAMED = 3  # files of an artifact in the list

@@ -18,7 +18,7 @@ FLAGS = {
     "--seed": ("seed", "root of every random stream"),
     "--runs-dir": ("runs_dir", "where run folders are made"),
     "--cache-dir": ("cache_dir", "artifacts shared by runs"),
-    "--model": ("model.base", "Hugging Face name, local folder, or 'embedded'"),
+    "--model": ("model.base", "Hugging Face name, local folder, GGUF file, or 'embedded'"),
     "--tuning": ("model.tuning", "lora or full"),
     "--method": ("method.name", "the anti-forgetting method, or several as one, such as ssr+l2"),
     "--epochs": ("training.epochs", "passes over each stage's rows"),

@@ -1,4 +1,4 @@
-"""Where a base model comes from: the embedded one, a local folder, or the hub, all reduced to one local folder.
+"""Where a base model comes from: the embedded one, a local folder, a GGUF file, or the hub, all reduced to one folder.
 
 What cannot work is refused here, from file names and headers alone, before any weight is read: no weights in
 safetensors form (pickled files are never opened, see `folders.py`), no configuration, no tokenizer, an adapter in
@@ -20,6 +20,7 @@ from everlearn.errors import ModelError
 from everlearn.files import disk_error
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models.folders import OWN_LAYOUT, check_tensors, content_hash, loadable_files, present_in, weight_names
+from everlearn.models.gguf import gguf_files, written_out
 from everlearn.models.json_files import read_object
 from everlearn.ordinary_files import is_folder, shown, stat_of
 from everlearn.recipe import EMBEDDED, ModelConfig
@@ -38,6 +39,7 @@ class BaseSource:
         commit: Of a hub model; None for a folder.
         key: What of a recipe names it.
         stored: Numbers that its weights hold, where they are at hand.
+        note: What the user should know of where they come from.
     """
 
     folder: Path
@@ -45,6 +47,7 @@ class BaseSource:
     commit: str | None = None
     key: str = "model.base"
     stored: int | None = None
+    note: str | None = None
 
     @property
     def label(self) -> str:
@@ -66,6 +69,9 @@ def find_base(config: ModelConfig, *, weights: bool = True) -> BaseSource:
         from everlearn.models.embedded_base import embedded_base_path
 
         source = BaseSource(embedded_base_path(), EMBEDDED)
+    elif files := gguf_files(config.base, BaseSource(Path(), config.base).label):
+        folder, note = written_out(files, BaseSource(Path(), config.base).label)
+        source = BaseSource(folder, config.base, note=note)
     elif is_folder(config.base, ModelError):
         source = BaseSource(Path(config.base), config.base)
     elif stat_of(config.base, ModelError) or config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:

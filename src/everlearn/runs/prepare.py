@@ -62,6 +62,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.data.stream import load_stream
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
+    from everlearn.models.sources import find_base
 
     crew()  # refuses processes of which each would do all this
     method = assemble(recipe.method)
@@ -75,7 +76,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     kept = partial(kept_task, folder) if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
     read = stream.tasks
-    stream = replace(stream, notes=(*stream.notes, *template.notes))
+    origin = find_base(recipe.model, weights=False).note
+    stream = replace(stream, notes=(*([origin] if origin else []), *stream.notes, *template.notes))
     if tokens := method.tokens(stream):
         model = with_tokens(model, tokens)
         tokenizer = loading.load_tokenizer(model)
