@@ -173,6 +173,22 @@ def _layer(base: torch.nn.Module, experts: int, rank: int, alpha: float, dropout
     return get_peft_model(model, experts_config(settings, experts)).base_model.model[0]  # type: ignore[no-any-return]
 
 
+def test_experts_begin_by_the_seed_of_this_machine_s_processor_wherever_they_go(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Draws on a GPU would be those of its own generator, which nothing seeds here: other ones in every process."""
+    moved: list[torch.Tensor] = []
+
+    def note(layer: ExpertLinear, name: str) -> None:
+        moved.append(layer.lora_A[name].weight.detach().clone())
+
+    monkeypatch.setattr(ExpertLinear, "_move_adapter_to_device_of_base_layer", note)
+    layer = _layer(torch.nn.Linear(64, 4), experts=2, rank=64, alpha=2)
+    assert torch.equal(moved[0], layer.lora_A["default"].weight)
+    assert moved[0].std().item() == pytest.approx(0.01, rel=0.1)
+    assert not layer.lora_B["default"].weight.any()
+
+
 def test_each_expert_draws_a_mask_of_its_own_and_the_router_none() -> None:
     layer = _layer(torch.nn.Linear(64, 4), experts=2, rank=2, alpha=2, dropout=0.5)
     torch.nn.init.ones_(layer.lora_B["default"].weight)

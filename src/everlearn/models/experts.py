@@ -68,6 +68,10 @@ class ExpertLinear(LoraLinear):
             self.lora_router = nn.ModuleDict({})
         self.lora_router[adapter_name] = nn.Linear(self.in_features, self._experts, bias=False)
         super().update_layer(adapter_name, *sizes, **settings)
+
+    def reset_lora_parameters(self, adapter_name: str, init_lora_weights: bool | str) -> None:
+        """Draws the experts, before they go to the layer's device: a generator there is not seeded."""
+        super().reset_lora_parameters(adapter_name, init_lora_weights)
         nn.init.normal_(self.lora_A[adapter_name].weight, std=START)
 
     def forward(self, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
