@@ -110,6 +110,19 @@ def test_the_model_is_left_as_it_was(tiny_model: Path, training: bool) -> None:
         assert torch.equal(before[name], model.model.state_dict()[name])
 
 
+@pytest.mark.parametrize("together", [True, False])
+def test_a_model_is_told_that_no_token_is_padding(together: bool, tmp_path: Path) -> None:
+    """Else Transformers warns of rows that end in a token which is the padding's as well."""
+    model = loaded(save_tiny_model(tmp_path, "gpt2"), "full")
+    masks: list[object] = []
+    model.model.register_forward_pre_hook(
+        lambda _, __, given: masks.append(given.get("attention_mask")), with_kwargs=True
+    )
+    importance(model, MANY, scalar=answer_loss, power="square", together=together)
+    assert masks
+    assert all(isinstance(mask, torch.Tensor) and mask.all() for mask in masks)
+
+
 def golden(golden_dir: Path, part: str) -> list[dict]:  # type: ignore[type-arg]
     cases = json.loads((golden_dir / "baselines" / "ewc_si_mas.json").read_text())["cases"]
     return [case for case in cases if case["part"] == part]

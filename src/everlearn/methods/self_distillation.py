@@ -34,8 +34,8 @@ class SelfDistillationOptions(MethodOptions):
     """Who writes, and what of it is taken."""
 
     writer: Literal["latest", "base"] = "latest"
-    """Who writes: the model that the stage starts with, or the base, which has not forgotten how to follow a request
-    (chosen here)."""
+    """Who writes: the model that the stage before has released, or the base, which has not forgotten how to follow a
+    request (chosen here)."""
     agreement: Annotated[float, Field(ge=0, le=1)] = 0.5
     """Least score, by the task's metric, of a written answer against the given one (chosen here); 0 takes any."""
     max_new_tokens: Annotated[int, Field(ge=1)] | None = None
@@ -90,7 +90,7 @@ class SelfDistillation(Method):
             "max_target_tokens": training.max_target_tokens,
             "options": self.described(),
         }
-        place = context.step(f"rewritten/{task.name}", inputs, make).path
+        place = context.step(f"rewritten/{task.name}", inputs, make, version=self.version).path
         counts = self._counts[task.name] = cast("dict[str, Any]", read_json(place / "counts.json"))
         kept = ", ".join(f"{reason} {of}" for reason, of in counts["as given"].items())
         context.progress.say(

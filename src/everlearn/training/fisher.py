@@ -197,7 +197,8 @@ def _one_by_one(
         for done, row in enumerate(rows, 1):
             ids = torch.tensor(row.ids, device=loaded.device)
             first = max(row.prompt_length, 1)
-            logits = loaded.model(input_ids=ids[None], use_cache=False).logits[0, -len(ids) :]  # no soft prompt's
+            found = loaded.model(input_ids=ids[None], attention_mask=torch.ones_like(ids[None]), use_cache=False)
+            logits = found.logits[0, -len(ids) :]  # no soft prompt's
             yield scalar(logits[first - 1 : -1], ids)
             tick(done, len(rows))
 
@@ -277,7 +278,13 @@ def _scalars(loaded: LoadedModel, rows: Sequence[EncodedRow], scalar: Scalar) ->
     firsts = [max(row.prompt_length, 1) for row in rows]
     kept = torch.arange(min(firsts) - 1, longest - 1, device=loaded.device)
     positions = torch.arange(longest, device=loaded.device).expand(len(rows), -1)
-    logits = loaded.model(input_ids=ids, position_ids=positions, logits_to_keep=kept, use_cache=False).logits
+    logits = loaded.model(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),  # left out: a warning where a row ends in the padding's token
+        position_ids=positions,
+        logits_to_keep=kept,
+        use_cache=False,
+    ).logits
     for row, first, own, of_row in zip(rows, firsts, ids, logits.unbind(), strict=True):
         place = first - min(firsts)
         yield scalar(of_row[place : place + len(row.ids) - first], own[: len(row.ids)])
