@@ -224,3 +224,18 @@ def test_auto_is_the_published_template_for_the_embedded_base_alone() -> None:
     assert make_recipe({}).model.template_name == "vanilla"
     assert make_recipe({"model": {"base": "org/base"}}).model.template_name == "auto"
     assert make_recipe({"model": {"template": "cue"}}).model.template_name == "cue"
+
+
+def test_recipes_that_ship_are_taken_by_their_names_and_a_file_of_that_name_comes_first(tmp_path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert (load_recipe("embedded").name, load_recipe("quickstart").name) == ("quickstart", "quickstart")
+    assert load_recipe("incremental", {"seed": 7}).stream.scenario == "class_incremental"
+    with pytest.raises(RecipeError, match=r"no recipe at incremetal: did you mean 'incremental', which ships"):
+        load_recipe("incremetal")
+    with pytest.raises(RecipeError, match=r"update_quickstart is a recipe of version updates"):
+        load_recipe("update_quickstart")
+    (tmp_path / "incremental").mkdir()
+    assert load_recipe("incremental").name == "incremental"
+    (tmp_path / "incremental").rmdir()
+    (tmp_path / "incremental").write_text("name: mine")
+    assert load_recipe("incremental").name == "mine"

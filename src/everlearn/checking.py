@@ -12,6 +12,7 @@ from reprlib import Repr
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 
 from everlearn.errors import RecipeError, nearest
 
@@ -93,11 +94,16 @@ def _fields_at(kind: type[BaseModel], location: list[Any]) -> list[str]:
     """Field names of the section at a location; a position in a list stands for the list's kind of section."""
     section = kind
     for part in location:
-        if isinstance(part, int) or str(part) not in section.model_fields:
+        fields = _named_fields(section)
+        if isinstance(part, int) or str(part) not in fields:
             continue
-        inner = _section_of(section.model_fields[str(part)].annotation)
-        section = inner or section
-    return list(section.model_fields)
+        section = _section_of(fields[str(part)].annotation) or section
+    return list(_named_fields(section))
+
+
+def _named_fields(section: type[BaseModel]) -> dict[str, FieldInfo]:
+    """The fields of a section by their keys."""
+    return {field.alias or name: field for name, field in section.model_fields.items()}
 
 
 def _section_of(annotation: object) -> type[BaseModel] | None:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
 from everlearn import recipe_file
 from everlearn.checking import checked, first_double
-from everlearn.errors import RecipeError, RunError, UserError
-from everlearn.ordinary_files import stat_of
+from everlearn.errors import RecipeError, RunError, UserError, nearest
+from everlearn.ordinary_files import is_regular, stat_of
 from everlearn.recipe_method import JOIN, one_form, renamed
 from everlearn.recipe_paths import Folder, Source, Word, anchored
 
@@ -103,6 +103,7 @@ class Section(BaseModel):
         strict=True,
         allow_inf_nan=False,
         validate_default=True,
+        serialize_by_alias=True,
     )
 
     @field_validator("*")
@@ -197,11 +198,45 @@ class TaskConfig(Section):
     minds them) and letters that cannot be seen make no other label."""
 
 
+class ClassesConfig(TaskConfig):
+    """A data set with a class a row, which is cut into tasks by its classes; keys as of a task."""
+
+    train: Annotated[Source, Word(EMBEDDED)]
+    """File, folder or `hub-name[:config][@split]` with the training rows; `embedded` for the drawn one."""
+    name: Name = "task"
+    """The tasks are called so, each with its number behind: `task-1`."""
+    label_names: Source | None = None
+    """A JSON file with the names of the classes, for rows that have numbers from 0: a list of names (or of objects
+    with a `name`), or an object of names and their numbers."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_a_file(cls, value: object) -> object:
+        return {"train": value} if isinstance(value, str) else value
+
+    @field_validator("demonstrations")
+    @classmethod
+    def _a_number(cls, value: str | int) -> str | int:
+        if isinstance(value, str):
+            raise ValueError("they are of one task: give a number, so that each task takes its own training rows")
+        return value
+
+
 class StreamConfig(Section):
     """The stream of tasks, in order of arrival."""
 
     tasks: Literal["embedded"] | Annotated[list[TaskConfig], Field(strict=False)] = "embedded"
     """The tasks, or `embedded` for the five that ship with everlearn."""
+    from_: ClassesConfig | None = Field(default=None, alias="from")
+    """In place of tasks: a data set (its training file, or keys as of a task) that is cut into tasks by class;
+    `embedded`: the small one that ships with everlearn."""
+    classes_per_task: (
+        Annotated[int, Field(ge=1)] | Annotated[list[Annotated[int, Field(ge=1)]], Field(min_length=1)] | None
+    ) = None
+    """With `from`: how many classes each task brings (the last one what is left), or how many each by itself."""
+    class_order: Literal["file", "seed"] | Names = "file"
+    """With `from`, the order in which the classes arrive: `file`, that of `label_names` or `labels`, else of their
+    first appearance in the training rows; `seed`, drawn by the run's seed; or their names."""
     order: list[str] | None = None
     """Task names in the order of arrival; nothing means as listed."""
     scenario: Literal["class_incremental", "task_incremental"] | None = None
@@ -215,6 +250,19 @@ class StreamConfig(Section):
     """Use at most that many training rows of each task."""
     evaluation_limit: Annotated[int, Field(ge=1)] | None = None
     """Use at most that many evaluation rows of each task."""
+
+    @model_validator(mode="after")
+    def _tasks_or_classes(self) -> Self:
+        if self.from_ is None:
+            if self.classes_per_task is not None or self.class_order != "file":
+                raise ValueError(
+                    "classes_per_task and class_order are of a data set that is cut into tasks: give from"
+                )
+        elif self.tasks != EMBEDDED:
+            raise ValueError("tasks and from are both given: list tasks, or give one data set to be cut into tasks")
+        elif self.classes_per_task is None:
+            raise ValueError("from needs classes_per_task: say how many classes each task brings")
+        return self
 
 
 class TrainingConfig(Section):
@@ -344,7 +392,7 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
     """Reads and checks a recipe file.
 
     Args:
-        path: YAML file, or `embedded` for the recipe of the quickstart.
+        path: YAML file, or the name of a recipe that ships with everlearn (`named_recipe`).
         overrides: Dotted keys (`training.epochs`) to values, as the command line gives them; paths among them are
             relative to the working directory.
 
@@ -352,13 +400,13 @@ def load_recipe(path: str | Path, overrides: dict[str, object] | None = None) ->
         RecipeError: the file is missing or not YAML, a key is unknown (with the nearest valid one), a value is out
             of range; all faults are named at once.
     """
-    is_embedded = str(path) == EMBEDDED
-    source = quickstart_path() if is_embedded else Path(path)
+    named = named_recipe(str(path))
+    source = named or Path(path)
     tree = read_tree(source, overrides)
     if "versions" in tree and "stream" not in tree:
         raise RecipeError(f"{path} is a recipe of version updates (it has versions): give it to 'everlearn update'.")
     recipe = make_recipe(tree, where=str(path))
-    return anchored(recipe, None if is_embedded else source.resolve().parent, overrides or {})
+    return anchored(recipe, None if named else source.resolve().parent, overrides or {})
 
 
 def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[str, Any]:
@@ -368,7 +416,9 @@ def read_tree(source: Path, overrides: dict[str, object] | None = None) -> dict[
         RecipeError: the file is missing, not YAML, empty, or not a mapping.
     """
     if stat_of(source, RecipeError) is None:
-        raise RecipeError(f"no recipe at {source}: give a YAML file, or make one with 'everlearn init'.")
+        guess = nearest(str(source), _named_recipes())
+        hint = f"did you mean {guess!r}, which ships with everlearn? Or" if guess else "give a YAML file, or"
+        raise RecipeError(f"no recipe at {source}: {hint} make one with 'everlearn init'.")
     tree = recipe_file.read(source)
     if tree is None:
         raise RecipeError(
@@ -414,6 +464,17 @@ def make_recipe(tree: dict[str, Any], *, where: str = "recipe") -> Recipe:
 def quickstart_path() -> Path:
     """The recipe of the embedded default."""
     return Path(__file__).parent / "recipes" / "quickstart.yaml"
+
+
+def named_recipe(text: str) -> Path | None:
+    """The recipe of that name that ships with everlearn (`embedded`: the quickstart's); None for a file's path."""
+    known = _named_recipes()
+    return known[text] if text in known and not is_regular(text, RecipeError) else None
+
+
+def _named_recipes() -> dict[str, Path]:
+    """Names of the recipes that ship with everlearn, with their files."""
+    return {EMBEDDED: quickstart_path(), **{path.stem: path for path in quickstart_path().parent.glob("*.yaml")}}
 
 
 def set_dotted(tree: dict[str, Any], key: str, value: object) -> None:

@@ -75,7 +75,8 @@ def with_paths(section: SectionKind, change: Callable[[str, str], str], at: str 
     """
     changes: dict[str, object] = {}
     for name, field in type(section).model_fields.items():
-        value, key = getattr(section, name), f"{at}.{name}" if at else name
+        value, called = getattr(section, name), field.alias or name
+        key = f"{at}.{called}" if at else called
         marks = [*field.metadata, *_marks(field.annotation)]
         if isinstance(value, BaseModel):
             changes[name] = with_paths(value, change, key)

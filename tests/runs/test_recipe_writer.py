@@ -131,7 +131,7 @@ def test_files_whose_names_differ_in_what_no_task_name_can_hold_are_tasks_of_the
 def keys_of(section: type[BaseModel]) -> list[tuple[str, str]]:
     keys = []
     for key, info in section.model_fields.items():
-        keys.append((key, info.description or ""))
+        keys.append((info.alias or key, info.description or ""))
         default = info.get_default(call_default_factory=True)
         if isinstance(default, Section):
             keys += keys_of(type(default))

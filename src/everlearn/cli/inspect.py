@@ -32,7 +32,7 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
         nargs="*",
         default=["embedded"],
         metavar="RECIPE|FILE",
-        help="a YAML recipe, a run folder, 'embedded' (the default), or data files and folders",
+        help="a YAML recipe, a run folder, the name of a recipe (embedded, the default), or data files and folders",
     )
     parser.add_argument("--rows", type=int, default=2, metavar="N", help="rows of each task to show (2)")
     add_keys(parser, FLAGS, example="training.max_prompt_tokens=256")
@@ -57,12 +57,12 @@ def _recipe(args: argparse.Namespace) -> tuple[Recipe, dict[str, str] | None]:
     """The recipe to look into; for data files one with a task each, and the files of folders that are left out."""
     from everlearn.cli.options import named_folder, read_keys
     from everlearn.ordinary_files import is_folder
-    from everlearn.recipe import EMBEDDED, load_recipe, make_recipe, set_dotted
+    from everlearn.recipe import load_recipe, make_recipe, named_recipe, set_dotted
     from everlearn.runs.given_sources import tasks_of
 
     first = args.sources[0]
     stored = _stored(named_folder(first)) if is_folder(first) else None
-    if stored or first == EMBEDDED or first.lower().endswith((".yaml", ".yml")):
+    if stored or named_recipe(first) or first.lower().endswith((".yaml", ".yml")):
         if len(args.sources) > 1:
             raise RecipeError(f"give one recipe or data files, not {first} and {len(args.sources) - 1} more.")
         if stored is None:

@@ -59,7 +59,8 @@ def named_folder(text: str) -> Path:
 
 def add_recipe(parser: argparse.ArgumentParser, flags: Mapping[str, tuple[str, str]] | None = None) -> None:
     """The recipe argument, and the flags that override its keys: those of all commands and the command's own."""
-    parser.add_argument("recipe", nargs="?", default="embedded", help="a YAML recipe, or 'embedded' (the default)")
+    text = "a YAML recipe, or the name of one that ships with everlearn: embedded (the default), incremental"
+    parser.add_argument("recipe", nargs="?", default="embedded", help=text)
     add_keys(parser, {**(flags or {}), **FLAGS}, example="training.epochs=5")
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from dataclasses import dataclass, replace
 
 from everlearn.data.instance import Instance
@@ -69,10 +69,9 @@ class Rows:
         aside = set([name for name in order if sizes[name] <= _MOST_OF * len(group)][:count])
         return self.parted([name in aside for name in group])
 
-    def by_label(self, labels: Spellings) -> dict[str, Rows]:
-        """The rows of each label, in the order in which the labels appear; those of none are left out."""
-        whose = [labels.label(row.output) for row in self.instances]
-        return {name: self._where([name == other for other in whose]) for name in dict.fromkeys(filter(None, whose))}
+    def labelled(self, labels: Spellings, wanted: Collection[str]) -> Rows:
+        """The rows of some labels, in whatever spelling."""
+        return self._where([labels.label(row.output) in wanted for row in self.instances])
 
     def parted(self, aside: Sequence[bool]) -> tuple[Rows, Rows]:
         """The rows that are not set aside, and those that are."""

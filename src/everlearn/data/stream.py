@@ -16,11 +16,12 @@ from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.bad_rows import BadRow, refusal
 from everlearn.data.classes import check_scenario
 from everlearn.data.control_tokens import mentioned, plain_ids
+from everlearn.data.cut import cut_by_class
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.tasks import Account, build_task
 from everlearn.errors import RecipeError, UserError, nearest
 from everlearn.files import write_jsonl
-from everlearn.recipe import EMBEDDED, StreamConfig, TaskConfig
+from everlearn.recipe import EMBEDDED, ClassesConfig, StreamConfig, TaskConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -102,7 +103,9 @@ def read_stream(
     """
     account = Account()
     faults: dict[str, UserError] = {}
-    if isinstance(config.tasks, str):
+    if config.from_ is not None:
+        stream = _cut(config, config.from_, seed, account, faults, kept)
+    elif isinstance(config.tasks, str):
         stream = replace(_embedded(config, seed), scenario=config.scenario)
     else:
         _check_names(config.tasks)
@@ -164,6 +167,35 @@ def _tasks(
             )
             account.tasks.append(found[1])
             yield found[0]
+
+
+def _cut(
+    config: StreamConfig,
+    source: ClassesConfig,
+    seed: int,
+    account: Account,
+    faults: dict[str, UserError],
+    kept: Kept | None,
+) -> TaskStream:
+    """The tasks of a data set that is cut by class, or those that a run has kept of it."""
+    bad, total, notes = len(account.bad), account.total, len(account.notes)
+    try:
+        tasks = cut_by_class(config, source, account, seed)
+    except UserError as fault:
+        found: list[tuple[Task, TaskAccount]] = []
+        while kept and (one := kept(f"{source.name}-{len(found) + 1}")):
+            found.append(one)
+        if not found:
+            faults["stream.from"] = fault
+        del account.bad[bad:], account.notes[notes:]
+        account.total = total
+        if found:
+            account.notes.append(
+                f"stream.from cannot be read ({str(fault).rstrip('.')}): the rows that the run has kept are used."
+            )
+        account.tasks[:] = [told for _, told in found]
+        tasks = [task for task, _ in found]
+    return TaskStream(tuple(tasks), accounts=tuple(account.tasks), scenario=config.scenario)
 
 
 def _embedded_task(config: StreamConfig, task: TaskConfig, seed: int, account: Account) -> Task:

@@ -70,16 +70,53 @@ def build_task(
     told = TaskAccount(config.name)
     ignore_case = config.metric == "auto" or ignores_case(config.metric)
     declared = Spellings(config.labels, ignore_case) if config.labels else None
-    train = _read(config, at, config.train, "train", declared, account, told)
+    where = f"stream.tasks[{at}] {config.name!r}"
+    train = read_part(config, where, config.train, "train", declared, account, told)
+    evaluation = None
+    if config.evaluation is not None:
+        evaluation = read_part(config, where, config.evaluation, "evaluation", declared, account, told)
+    limits = (train_limit, evaluation_limit)
+    return made_of(train, evaluation, config, where, account, told, seed, limits, brings_classes=brings_classes)
+
+
+def made_of(
+    train: Rows,
+    evaluation: Rows | None,
+    config: TaskConfig,
+    where: str,
+    account: Account,
+    told: TaskAccount,
+    seed: int,
+    limits: tuple[int | None, int | None],
+    *,
+    brings_classes: bool,
+) -> Task:
+    """The task of rows that were read.
+
+    Args:
+        train: Training rows.
+        evaluation: Test rows; None: a part of the training rows is held out.
+        config: The task's part of the recipe.
+        where: Its place there, for errors.
+        account: As for `build_task`.
+        told: The task's account, with the parts that were read.
+        seed: As for `build_task`.
+        limits: Most training rows, most evaluation rows.
+        brings_classes: As for `build_task`.
+
+    Raises:
+        DataError: as `build_task`.
+    """
+    ignore_case = config.metric == "auto" or ignores_case(config.metric)
+    train_limit, evaluation_limit = limits
     labels, reason = tuple(config.labels), "the recipe gives the labels"
     if brings_classes and not labels:
         labels, reason = first_seen(train.instances, ignore_case), "the training answers are the task's classes"
-    if config.evaluation is None:
+    if evaluation is None:
         classes = Spellings(labels, ignore_case) if brings_classes else None
         train, evaluation = held_out(train, config, seed, classes)
         told.held_out = len(evaluation.instances)
     else:
-        evaluation = _read(config, at, config.evaluation, "evaluation", declared, account, told)
         _note_overlap(config.name, train.instances, evaluation.instances, account)
     if not labels:
         labels, reason = find_labels(train.instances, evaluation.instances, ignore_case)
@@ -105,7 +142,7 @@ def build_task(
         if not labels:
             told.metric, why = rouge_form(row.output for rows in (train, evaluation) for row in rows.instances)
             told.metric_reason = f"{reason}; {why}" if why else reason
-    demonstrations = _demonstrations(config, at, train.instances, evaluation.instances, labels, account, told)
+    demonstrations = _demonstrations(config, where, train.instances, evaluation.instances, labels, account, told)
     demonstrations = spellings.join(demonstrations, told.joined)
     task = Task(config.name, train.instances, evaluation.instances, demonstrations, told.metric, labels)
     if brings_classes:
@@ -128,7 +165,10 @@ def held_out(rows: Rows, config: TaskConfig, seed: int, classes: Spellings | Non
         DataError: all rows (of a class) are linked, so that nothing can be held out.
     """
     aside: set[int] = set()
-    for label, part in (rows.by_label(classes) if classes else {"": rows}).items():
+    for label in classes.labels if classes else ("",):
+        part = rows.labelled(classes, (label,)) if classes else rows
+        if classes and not part.instances:
+            continue  # which is refused where the classes are looked at
         parts = part.split(config.evaluation_ratio, derive(seed, "held-out", config.name, *filter(None, [label])))
         if parts is None:
             of = f" of class {label!r}" if label else ""
@@ -141,15 +181,29 @@ def held_out(rows: Rows, config: TaskConfig, seed: int, classes: Spellings | Non
     return rows.parted([id(row) in aside for row in rows.instances])
 
 
-def _read(
+def read_part(
     config: TaskConfig,
-    at: int,
+    where: str,
     source: str,
     part: str,
     labels: Spellings | None,
     account: Account,
     told: TaskAccount,
 ) -> Rows:
+    """Reads `train`, `evaluation` or `demonstrations` of a task.
+
+    Args:
+        config: How its rows are to be read.
+        where: Place of the task in the recipe, for errors.
+        source: Of the part.
+        part: Its name.
+        labels: All answers that there may be; None: any.
+        account: Takes the bad rows.
+        told: Takes what was read.
+
+    Raises:
+        DataError: the source is missing or unreadable, or none of its rows can be used.
+    """
     try:
         result = read_rows(
             source,
@@ -162,7 +216,7 @@ def _read(
             positive_examples=part == "demonstrations",
         )
     except DataError as error:
-        raise DataError(f"stream.tasks[{at}] {config.name!r} {part}: {error}") from None
+        raise DataError(f"{where} {part}: {error}") from None
     account.bad += result.bad
     account.total += result.total
     told.parts[part] = PartAccount(
@@ -210,7 +264,7 @@ def _links(rows: Iterable[Instance]) -> set[Hashable]:
 
 def _demonstrations(
     config: TaskConfig,
-    at: int,
+    where: str,
     train: Sequence[Instance],
     evaluation: Sequence[Instance],
     labels: Sequence[str],
@@ -219,7 +273,7 @@ def _demonstrations(
 ) -> tuple[Instance, ...]:
     evaluated = _links(evaluation)
     if isinstance(config.demonstrations, str):
-        rows = _read(config, at, config.demonstrations, "demonstrations", None, account, told).instances
+        rows = read_part(config, where, config.demonstrations, "demonstrations", None, account, told).instances
         _check_demonstrations(config.name, rows, train, [row for row in rows if not evaluated.isdisjoint(links(row))])
         return rows
     pool = tuple(row for row in train if evaluated.isdisjoint(links(row)))

@@ -22,6 +22,8 @@ GROWING = frozenset({"stream.tasks", "stream.order"})
 
 def grows(old: StreamConfig, new: StreamConfig) -> bool:
     """Whether a stream is another one with tasks added at its end."""
+    if old.from_ or new.from_:
+        return False
     before, after = _in_order(old), _in_order(new)
     return len(after) > len(before) and after[: len(before)] == before
 
@@ -30,8 +32,13 @@ def longer(recipe: Recipe, task: TaskConfig, whose: Path) -> Recipe:
     """The recipe with a task added at the end of its stream.
 
     Raises:
-        RecipeError: it has a task of that name.
+        RecipeError: it has a task of that name, or its tasks are cut from a data set.
     """
+    if recipe.stream.from_:
+        raise RecipeError(
+            f"{whose} has tasks that are cut from one data set (stream.from), to which none can be added: list the "
+            "tasks one by one under stream.tasks for a stream that is to grow."
+        )
     tasks = _in_order(recipe.stream)
     listed = list(recipe.stream.tasks) if isinstance(recipe.stream.tasks, list) else tasks
     if any(other.name.lower() == task.name.lower() for other in listed):

@@ -218,7 +218,7 @@ def _stream(tasks: list[TaskConfig]) -> list[str]:
             lines += item
     for key, info in fields.items():
         if key != "tasks":
-            lines += _key(key, info.default, info.description, info.default, "  ")
+            lines += _key(info.alias or key, info.default, info.description, info.default, "  ")
     return lines
 
 
