@@ -60,7 +60,6 @@ def test_a_fresh_adapter_changes_nothing_yet_and_alone_is_trainable(folders, arc
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_an_adapter_checkpoint_is_carried_on_and_read_by_plain_peft(folders, architecture, tmp_path) -> None:
     from peft import AutoPeftModelForCausalLM
-    from transformers import AutoTokenizer
 
     config = config_of(folders[architecture], architecture)
     first = loading.load_model(config, trainable=True)
@@ -68,8 +67,7 @@ def test_an_adapter_checkpoint_is_carried_on_and_read_by_plain_peft(folders, arc
     loading.save_checkpoint(first, tmp_path)
     second = loading.load_model(config, checkpoint=tmp_path, trainable=True)
     plain = AutoPeftModelForCausalLM.from_pretrained(str(tmp_path / "adapter"))
-    words = "the red cat"
-    assert AutoTokenizer.from_pretrained(tmp_path / "adapter").encode(words) == first.tokenizer.encode(words)
+    assert not list((tmp_path / "adapter").glob("tokenizer*")), "the base has it: 33 MB of Gemma's in every stage"
     assert torch.equal(logits(first.model), logits(second.model))
     assert torch.allclose(logits(plain), logits(second.model), atol=1e-6)
     names = {name for name, weight in second.model.named_parameters() if weight.requires_grad}

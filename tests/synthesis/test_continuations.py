@@ -90,6 +90,27 @@ def test_every_chunk_task_and_run_has_a_seed_of_its_own(tmp_path: Path, monkeypa
     assert len(seeds) == len(set(seeds)) >= 6
 
 
+@pytest.mark.parametrize("stop", [[], ["."]])
+def test_much_that_nothing_ends_is_told_before_it_is_written(
+    stop: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(continuations, "_MANY_TOKENS", 10)
+    of_preset, said, progress = settings(4, stop=stop, max_new_tokens=50), [], LineProgress()
+    monkeypatch.setattr(progress, "say", said.append)
+    write_raw(
+        tmp_path,
+        FromDemonstrations(number_task(), *of_preset, is_refined=True),
+        prompts(count=4),
+        sampling_for(POOL, "superni", *of_preset, TOKENIZER),
+        TOKENIZER,
+        FakeGenerator(TOKENIZER),
+        seed=0,
+        progress=progress,
+    )
+    assert [line for line in said if "no mark to stop at: up to" in line] == ([] if stop else said)
+    assert bool(said) == (not stop)
+
+
 @pytest.mark.parametrize(("samples", "sizes"), [(1, [10, 10, 10]), (2, [5] * 6), (3, [5] * 6)])
 def test_a_chunk_is_whole_groups_of_one_first_demonstration(
     samples: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch

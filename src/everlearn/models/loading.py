@@ -334,7 +334,9 @@ def base_of(loaded: LoadedModel) -> Iterator[LoadedModel]:
 
 
 def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None = None) -> LoadedModel:
-    """Writes `folder/adapter` or `folder/model`, with the tokenizer, loadable by PEFT or Transformers as they are.
+    """Writes `folder/adapter`, or `folder/model` with the tokenizer, loadable by PEFT or Transformers as they are.
+
+    An adapter's tokenizer is the base's, which may be twenty times its size; what a run hands back has its own.
 
     Args:
         loaded: The model; what is merged is no longer on it.
@@ -366,7 +368,7 @@ def save_checkpoint(loaded: LoadedModel, folder: Path, *, tuning: Tuning | None 
         else:
             with without_bars():
                 loaded.model.save_pretrained(str(target))
-        save_tokenizer(loaded.tokenizer, target)
+            save_tokenizer(loaded.tokenizer, target)
     except (OSError, SafetensorError) as error:
         raise write_error(target, error) from None
     return loaded

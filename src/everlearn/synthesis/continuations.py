@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 
 CHUNK_SEQUENCES = 256
 """Continuations between two writes: the engine's largest batch, seconds to a few minutes of work."""
+_MANY_TOKENS = 100_000
+"""Beyond so many the user is told before they are written: minutes on a GPU, hours on a CPU."""
 NEXT_INSTANCE = {"superni": "\nInput:", "alpaca": "\nInstruction:"}
 """The mark of the next instance at a line's start."""
 
@@ -208,6 +210,13 @@ def write_raw(
         for prompt, completions in zip(chunk, drawn, strict=True):
             yield from _distinct(prompt, completions)
 
+    most = len(prompts) * sampling.samples_per_prompt * min(sampling.max_new_tokens, sampling.max_length or math.inf)
+    if not sampling.stop and most > _MANY_TOKENS:
+        progress.say(
+            f"synthesizing {task}: {len(prompts):,} prompts, {sampling.samples_per_prompt} samples of each, no mark "
+            f"to stop at: up to {most:,} tokens where the model does not end by itself; the method's max_prompts and "
+            "max_new_tokens bound that."
+        )
     with progress.step(f"synthesizing {task}", len(prompts)) as tick:
         shown = Counted(tick)
         rows = in_chunks(folder, "raw", chunks, lambda number, chunk: produce(number, chunk, shown))
