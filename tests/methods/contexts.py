@@ -53,6 +53,17 @@ def facts_of(stream: TaskStream, *, context_length: int = 1024, tuning: str = "l
     return Facts(stream, load_tokenizer(model), context_length, model, TrainingConfig())
 
 
+class Told(LineProgress):
+    """Keeps what is said."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.said: list[str] = []
+
+    def say(self, text: str) -> None:
+        self.said.append(text)
+
+
 class Bench:
     """Makes contexts; the engine of the base model writes instances, that of the latest answers them.
 

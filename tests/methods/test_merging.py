@@ -13,21 +13,10 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, sha256_of
 from everlearn.methods.registry import make_method
 from everlearn.models.merges import Recipe, merged
-from everlearn.progress import LineProgress
 from everlearn.runs.loop import execute
+from tests.methods.contexts import Told
 from tests.runs import test_publish as publish
 from tests.runs.test_loop import TASKS, tiny_recipe
-
-
-class Told(LineProgress):
-    """Keeps what is said."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.said: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.said.append(text)
 
 
 def run(folder: Path, base: Path, tuning: str = "lora", **options: object) -> tuple[Path, list[str]]:

@@ -17,11 +17,10 @@ from everlearn.methods.registry import make_method
 from everlearn.models import loading
 from everlearn.models.adapters import concatenated
 from everlearn.models.state import ModelState, Part, Tuning
-from everlearn.progress import LineProgress
 from everlearn.runs.loop import execute
 from everlearn.training.influence import Training
 from everlearn.training.phase import Phase
-from tests.methods.contexts import Bench, number_stream
+from tests.methods.contexts import Bench, Told, number_stream
 from tests.models.test_state import config_of
 from tests.runs import test_publish as publish
 from tests.runs.test_loop import TASKS, tiny_recipe
@@ -177,15 +176,10 @@ def test_more_rows_than_inputs_are_told(tmp_path: Path, tiny_model: Path) -> Non
     config = config_of(tiny_model)
     wide = config.model_copy(update={"lora": config.lora.model_copy(update={"rank": 20})})
     loading.save_checkpoint(loading.load_model(wide, trainable=True, seed=1), tmp_path)
-    said: list[str] = []
-
-    class Told(LineProgress):
-        def say(self, text: str) -> None:
-            said.append(text)
-
+    told = Told()
     method = make_method("olora", {})
     context = Bench(tmp_path / "bench", tiny_model).context(method.stages(number_stream())[1])
-    context = replace(context, state=ModelState("x", (Part(tmp_path, "adapter"),)), progress=Told())
+    context = replace(context, state=ModelState("x", (Part(tmp_path, "adapter"),)), progress=told)
     (phase,) = method.phases(context)
     assert phase == Phase(tuning=Tuning(ModelState("x", (Part(tmp_path, "adapter", "past"),)), after="concatenate"))
-    assert "have rank 40 together, more than the 32 inputs" in said[0]
+    assert "have rank 40 together, more than the 32 inputs" in told.said[0]

@@ -14,9 +14,8 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json
 from everlearn.methods.progressive_prompts import assembled, new_places
 from everlearn.methods.registry import make_method
-from everlearn.progress import LineProgress
 from everlearn.runs.loop import execute
-from tests.methods.contexts import facts_of, number_stream
+from tests.methods.contexts import Told, facts_of, number_stream
 from tests.runs import test_publish as publish
 
 
@@ -37,15 +36,6 @@ def test_prompts_are_assembled_as_in_the_golden_vectors(golden_dir: Path, order)
         torch.testing.assert_close(torch.cat([whole, words])[:limit], expected, rtol=0, atol=1e-6)
         new = new_places(len(prompts), len(prompts[0]), order)
         assert list(range(new.start, new.stop)) == case[f"trainable_positions_{order}"]
-
-
-class Told(LineProgress):
-    """Keeps what is said."""
-
-    said: list[str]
-
-    def say(self, text: str) -> None:
-        self.__dict__.setdefault("said", []).append(text)
 
 
 def test_earlier_prompts_do_not_move_and_each_task_is_answered_with_its_own(tmp_path: Path) -> None:

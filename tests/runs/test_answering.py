@@ -74,15 +74,6 @@ def answers(folder: Path, stage: int, task: str) -> list[str]:
     return [str(row["prediction"]) for row in read_jsonl(place)]
 
 
-class Lines(LineProgress):
-    def __init__(self) -> None:
-        super().__init__()
-        self.lines: list[str] = []
-
-    def say(self, text: str) -> None:
-        self.lines.append(text)
-
-
 @pytest.fixture(scope="module")
 def plain(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Path:
     """The same run without an answerer."""
