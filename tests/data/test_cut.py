@@ -147,10 +147,10 @@ def test_a_recipe_names_files_beside_itself_and_is_read_again_as_written(tmp_pat
 
 def test_the_embedded_intents_are_five_fields_of_five(cut):
     stream = cut(source={"train": "embedded"}, classes_per_task=5)
-    assert [len(task.train) for task in stream] == [300] * 5
+    assert [len(task.train) for task in stream] == [200] * 5
     assert [len(task.evaluation) for task in stream] == [100] * 5
     texts = [row.input for task in stream for row in (*task.train, *task.evaluation)]
-    assert len(set(texts)) == len(texts) == 2000
+    assert len(set(texts)) == len(texts) == 1500
     assert cut(source={"train": "embedded"}, classes_per_task=5)[4].train == stream[4].train
 
 

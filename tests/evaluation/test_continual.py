@@ -51,7 +51,7 @@ def test_all_metrics_by_hand() -> None:
 
 
 def test_every_metric_is_defined_in_words() -> None:
-    assert set(continual_metrics(MATRIX, IN_ORDER, base=[0.0, 0.0, 0.0])) == set(DEFINITIONS)
+    assert set(continual_metrics(MATRIX, IN_ORDER, base=[0.0, 0.0, 0.0], brings_classes=True)) == set(DEFINITIONS)
 
 
 def test_columns_may_stand_in_any_order() -> None:
@@ -112,3 +112,30 @@ def test_tasks_and_general_ability_in_one_number(case: dict) -> None:
     assert found == pytest.approx(case.get("expected_ap", found), abs=1e-6)
     assert f1_average(case["mmlu"], found) == pytest.approx(case["expected_f1_avg"], abs=1e-6)
     assert f1_average(0.0, 0.0) == 0.0
+
+
+def test_metrics_of_class_incremental_studies_are_the_golden_ones(golden_dir: Path) -> None:
+    for case in json.loads((golden_dir / "seq/metrics.json").read_text(encoding="utf-8")):
+        matrix = np.array(case["R"])
+        count = len(matrix)
+        is_full = (matrix >= 0).all()
+        trained_at = [0] * count if is_full else list(range(count))  # of a full one the best is looked for in all rows
+        matrix[matrix < 0] = np.nan
+        assert average_accuracy(matrix, range(count)) == pytest.approx(case["average_inc_acc"])
+        found = continual_metrics(matrix, range(count), brings_classes=True)
+        assert found["last_accuracy"] == pytest.approx(case["average_acc"])
+        if count == 1:  # published as -1
+            assert np.isnan([found["forgetting_highest"], found["BWT"]]).all()
+            continue
+        columns = matrix[:, :-1]
+        assert forgetting(columns, trained_at[:-1], "highest") == pytest.approx(case["forgetting"])
+        assert found["BWT"] == pytest.approx(case["backward_transfer"])
+        if "random_result" in case:
+            assert forward_transfer(matrix, range(count), case["random_result"]) == pytest.approx(
+                case["forward_transfer"]
+            )
+
+
+def test_the_highest_score_may_be_the_last() -> None:
+    assert forgetting(MATRIX, IN_ORDER, "highest") == pytest.approx(((90 - 30) + 0) / 2)
+    assert "forgetting_highest" not in continual_metrics(MATRIX, IN_ORDER)

@@ -96,9 +96,12 @@ def _lines(found: Inspection, left_out: dict[str, str]) -> Iterator[str]:
     for name, reason in left_out.items():
         yield f"left out: {name}: {reason}"
     yield from found.notes
+    if found.scenario:
+        classes = sum(len(task.labels) for task in found.tasks)
+        yield f"{found.scenario}: {classes:,} classes in {len(found.tasks):,} tasks"
     for task in found.tasks:
         yield ""
-        yield from _task(task)
+        yield from _task(task, "classes" if found.scenario else "labels")
     for name, fault in found.faults.items():
         if fault != str(found.refusal):
             yield f"\n{name}: cannot be read: {fault}"
@@ -107,7 +110,7 @@ def _lines(found: Inspection, left_out: dict[str, str]) -> Iterator[str]:
         yield "In \u27e6 \u27e7: a token of its own, never text of the data. \u21b5: a line break."
 
 
-def _task(task: TaskInspection) -> Iterator[str]:
+def _task(task: TaskInspection, noun: str) -> Iterator[str]:
     account = task.account
     yield account.task
     for name, part in account.parts.items():
@@ -120,7 +123,7 @@ def _task(task: TaskInspection) -> Iterator[str]:
     if task.labels:
         shown = [f"{label!r} {rows:,}" for label, rows in list(task.labels.items())[:_LABELS]]
         more = f" and {len(task.labels) - _LABELS} more" if len(task.labels) > _LABELS else ""
-        yield f"  {len(task.labels)} labels, with their training rows: {', '.join(shown)}{more}"
+        yield f"  {len(task.labels)} {noun}, with their training rows: {', '.join(shown)}{more}"
     for name, lengths, key in (
         ("prompts", task.prompts, "max_prompt_tokens"),
         ("answers", task.answers, "max_target_tokens"),

@@ -10,6 +10,11 @@ Ranzato stands beside it as FWT_over_base when the base model's scores are given
 first-minus-last form is -BWT. The best is looked for from the task's own stage on, so that a lucky zero-shot score
 is no knowledge to lose.
 
+Studies of class- and task-incremental learning (arXiv 2312.07887, read from its code) call AR the average accuracy
+A_T and the average over the stages the average incremental accuracy; BWT is the same. Their forward transfer subtracts
+the scores of an untrained model (FWT_over_base, where that is the base). Their forgetting counts the last stage among
+those of which the best is taken, so that a task that has risen does not make up for one that has fallen.
+
 Source: arXiv 2403.01244, section 4.1 (AR, FWT, BWT); arXiv 1706.08840, section 3 (FWT over a baseline, BWT);
 arXiv 1801.10112, section 3 (forgetting); arXiv 1611.07725, section 4 (average over the stages); arXiv 2508.04676
 (F1 of tasks and general ability, second-hand: two published rows agree with it).
@@ -33,10 +38,12 @@ DEFINITIONS = {
     "trained. Negative means forgetting; higher is better.",
     "forgetting": "Forgetting = mean over tasks j trained at a stage s < T of the maximum of a(i, j) over s <= i < T, "
     "minus a(T, j): best score since the task was trained minus the last. Lower is better.",
-    "average_accuracy": "Average = mean over the stages i of the mean of a(i, j) over the tasks j trained by then. "
-    "Higher is better.",
+    "forgetting_highest": "Forgetting (never below 0) = mean over tasks j trained at a stage s < T of the maximum of "
+    "a(i, j) over s <= i <= T, minus a(T, j), as class-incremental studies have it. Lower is better.",
+    "average_accuracy": "Average = mean over the stages i of the mean of a(i, j) over the tasks j trained by then, "
+    "which class-incremental studies call average incremental accuracy. Higher is better.",
     "last_accuracy": "Last = mean of a(T, j) over the tasks j trained by the last stage: AR under the name that "
-    "class-incremental learning uses. Higher is better.",
+    "class-incremental learning uses (A_T). Higher is better.",
     "FWT_over_base": "FWT_over_base = mean over tasks j trained at a stage s > 1 of a(s - 1, j) - a(0, j), where row "
     "0 is the base model: what the earlier tasks have added. Higher is better.",
 }
@@ -88,18 +95,23 @@ def backward_transfer(matrix: Matrix, trained_at: Sequence[int]) -> Matrix:
     )
 
 
-def forgetting(matrix: Matrix, trained_at: Sequence[int], against: Literal["best", "first"] = "best") -> Matrix:
+def forgetting(
+    matrix: Matrix, trained_at: Sequence[int], against: Literal["best", "first", "highest"] = "best"
+) -> Matrix:
     """Earlier score minus the last one, averaged over the tasks trained before the last row. Lower is better.
 
     Args:
         matrix: Shape (..., stages, tasks).
         trained_at: Row of each task's training.
         against: The earlier score: `best` from the task's own row to the last but one (arXiv 1801.10112, section 3),
-            or the `first`, right after training (-BWT; called forgetting by some libraries).
+            the `first`, right after training (-BWT; called forgetting by some libraries), or the `highest`, from the
+            task's own row to the last, so that nothing is below zero (code of arXiv 2312.07887, which leaves earlier
+            rows unmeasured).
     """
+    ends = {"best": lambda stage: -1, "first": lambda stage: stage + 1, "highest": lambda stage: None}
     losses = []
     for task, stage in _old(matrix, trained_at):
-        earlier = matrix[..., stage:-1, task] if against == "best" else matrix[..., stage : stage + 1, task]
+        earlier = matrix[..., stage : ends[against](stage), task]
         losses.append(np.max(earlier, axis=-1) - matrix[..., -1, task])
     return _mean(losses, matrix)
 
@@ -124,7 +136,11 @@ METRICS: dict[str, Callable[[Matrix, Sequence[int]], Matrix]] = {
 
 
 def continual_metrics(
-    matrix: Matrix, trained_at: Sequence[int], base: Sequence[float] | Matrix | None = None
+    matrix: Matrix,
+    trained_at: Sequence[int],
+    base: Sequence[float] | Matrix | None = None,
+    *,
+    brings_classes: bool = False,
 ) -> dict[str, Matrix]:
     """All metrics of a matrix by name (`DEFINITIONS` says what they are).
 
@@ -132,8 +148,11 @@ def continual_metrics(
         matrix: Shape (..., stages, tasks).
         trained_at: Row of each task's training.
         base: Scores of the base model, shape (..., tasks); adds FWT_over_base.
+        brings_classes: Whether the tasks are those of a class- or task-incremental stream; adds forgetting_highest.
     """
     found = {name: formula(matrix, trained_at) for name, formula in METRICS.items()}
+    if brings_classes:
+        found["forgetting_highest"] = forgetting(matrix, trained_at, "highest")
     if base is not None:
         found["FWT_over_base"] = forward_transfer(matrix, trained_at, base)
     return found

@@ -39,6 +39,7 @@ Trait = Literal[
     "averages weights",
     "changes parts",
     "distils",
+    "is told tasks",
     "keeps tasks apart",
     "keeps to the base",
     "merges parts",

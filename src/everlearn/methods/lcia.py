@@ -135,6 +135,8 @@ class LCIA(Method):
         self._known: tuple[list[list[str]], list[Decision], list[list[str]]] | None = None
         if options.groups:
             self.traits |= {"starts elsewhere"}
+        if options.groups and options.routing == "task":
+            self.traits |= {"is told tasks"}
 
     def check(self, facts: Facts) -> None:
         """Looks at the groups that the stream will have; what is to be known of them is told with the first stage.

@@ -105,7 +105,7 @@ class ProgressivePrompts(Method):
     Options = ProgressivePromptsOptions
     options: ProgressivePromptsOptions
     Answerer = ByTask
-    traits = frozenset({"changes parts", "keeps tasks apart", "starts elsewhere"})
+    traits = frozenset({"changes parts", "is told tasks", "keeps tasks apart", "starts elsewhere"})
 
     def check(self, facts: Facts) -> None:
         """Refuses full tuning, and rows that leave no room for the prompts.

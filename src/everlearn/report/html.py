@@ -16,7 +16,7 @@ from everlearn.report.page.document import document, write_page
 from everlearn.report.page.markup import Html, el, name_of
 from everlearn.report.page.numbers import plural
 from everlearn.report.sections.acting import acting
-from everlearn.report.sections.answered import answered
+from everlearn.report.sections.answered import answered, scenario
 from everlearn.report.sections.comparison import comparison
 from everlearn.report.sections.cost import cost
 from everlearn.report.sections.curves import average_curve, curves
@@ -78,6 +78,7 @@ def page(study: Study) -> str:
         *_doubts(study),
         tiles(study) if study.methods else None,
         metrics_line(study),
+        el("p", el("strong", known[0]), f": {known[1]}.", class_="soft") if (known := scenario(study)) else None,
         legend(study),
         el("nav", el("ul", *links), aria_label="Sections") if links else None,
     )

@@ -23,6 +23,7 @@ from everlearn.report.facts.kinds import grouped
 from everlearn.report.facts.reading import Estimate
 from everlearn.report.facts.study import MethodRuns, Study, read_study
 from everlearn.report.page.numbers import NONE, duration, interval, score
+from everlearn.report.sections.answered import scenario
 from everlearn.report.sections.headline import best_of, unfinished
 from everlearn.visible import visible
 
@@ -64,6 +65,8 @@ def matrix_table(folder: Path) -> Group:
     what = unfinished(study)
     if what is not None:
         parts.append(_plain(f"Unfinished: {what}. Shown is what is there so far.\n"))
+    if known := scenario(study):
+        parts.append(_plain(f"{known[0]}: {known[1]}.\n"))
     for method in study.in_front:
         if method.first.matrix:
             parts += [_heading(method, study), _matrix(method, study)]

@@ -83,6 +83,7 @@ class Inspection:
         notes: Sentences on the data.
         faults: Task that cannot be read to the reason.
         refusal: Why a run would refuse the data; None where it would not.
+        scenario: Of a stream whose tasks bring classes of their own; None of others.
     """
 
     model: str
@@ -92,6 +93,7 @@ class Inspection:
     notes: tuple[str, ...]
     faults: Mapping[str, str]
     refusal: UserError | None
+    scenario: str | None = None
 
 
 def inspect_data(
@@ -115,6 +117,7 @@ def inspect_data(
     from everlearn.models.added_tokens import with_tokens
     from everlearn.runs.lengths import within_limits
     from everlearn.runs.measure import check_measurement, measured_text
+    from everlearn.runs.prepare import refuse_unfit_scenario
     from everlearn.training.rows import check_rows
 
     method = assemble(recipe.method)
@@ -131,6 +134,7 @@ def inspect_data(
             check_measurement(recipe, stream, template, tokenizer, context)
             for task in stream:
                 check_rows(task.train, template, tokenizer, recipe.training, context)
+            refuse_unfit_scenario(method, stream)
             method.check(
                 Facts(stream, tokenizer, context, recipe.model, recipe.training, partial(measured_text, recipe))
             )
@@ -146,7 +150,8 @@ def inspect_data(
     notes = list(stream.notes)
     if reading.bad and recipe.stream.bad_rows == "tolerant":  # else they are why the data is refused
         notes.append(told(reading.bad, reading.total))
-    return Inspection(recipe.model.base, template.name, context, tuple(tasks), tuple(notes), faults, refused)
+    held = (tuple(tasks), tuple(notes), faults, refused, stream.scenario)
+    return Inspection(recipe.model.base, template.name, context, *held)
 
 
 def _inspected(

@@ -99,6 +99,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
     if folder:
         facts = replace(facts, kept=partial(kept_places, folder))
+    refuse_unfit_scenario(method, stream)
     method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
     return Prepared(whole, formats, method, stream, read, template, base, facts)
@@ -108,6 +109,20 @@ def _manifest_in(folder: Path | None) -> dict[str, object]:
     """The manifest of a run that has begun."""
     path = folder and folder / "manifest.json"
     return read_vouched(path) if path and path.exists() else {}
+
+
+def refuse_unfit_scenario(method: Method, stream: TaskStream) -> None:
+    """Refuses a method that must be told a row's task where the scenario says that the task is unknown.
+
+    Raises:
+        RecipeError: names the method.
+    """
+    told = next((part.name for part in parts_of(method) if "is told tasks" in part.traits), None)
+    if told is not None and stream.scenario == "class_incremental":
+        raise RecipeError(
+            f"method {told} must be told which task a row belongs to, and in stream.scenario class_incremental the "
+            "task is unknown when rows are answered: set stream.scenario to task_incremental, or take another method."
+        )
 
 
 def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:

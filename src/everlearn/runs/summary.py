@@ -73,7 +73,9 @@ def summarise(
         "empty": [[empty(name, stage.index) for name in stream.names] for stage in measured],
         "trained_at": trained_at,
     }
-    return matrix, _metrics(values, resamples, [stage.index for stage in measured], trained_at, samples, confidence)
+    measured_at = [stage.index for stage in measured]
+    brings_classes = stream.scenario is not None
+    return matrix, _metrics(values, resamples, measured_at, trained_at, samples, confidence, brings_classes)
 
 
 def _metrics(
@@ -83,6 +85,7 @@ def _metrics(
     trained_at: Mapping[str, int],
     samples: int,
     confidence: float,
+    brings_classes: bool,
 ) -> dict[str, object]:
     metrics: dict[str, object] = {}
     tasks = list(trained_at)
@@ -92,12 +95,15 @@ def _metrics(
         drawn = np.array([[resamples[task].get(row, missing) for task in tasks] for row in (0, *rows)])
         drawn = np.moveaxis(drawn, -1, 0)  # (samples, base and stages, tasks)
         at = [rows.index(trained_at[task]) for task in tasks]
-        spread = continual.continual_metrics(drawn[:, 1:], at, drawn[:, 0])
-        for name, value in continual.continual_metrics(point[1:], at, point[0]).items():
+        spread = continual.continual_metrics(drawn[:, 1:], at, drawn[:, 0], brings_classes=brings_classes)
+        found = continual.continual_metrics(point[1:], at, point[0], brings_classes=brings_classes)
+        for name, value in found.items():
             if np.isnan(value):
                 metrics[name] = {"value": None, "low": None, "high": None}
             else:
                 low, high = bootstrap.percentile_interval(spread[name], confidence)
                 metrics[name] = {"value": float(value), "low": low, "high": high}
-    metrics["definitions"] = dict(continual.DEFINITIONS)
+    metrics["definitions"] = {
+        name: text for name, text in continual.DEFINITIONS.items() if name in metrics or not rows
+    }
     return metrics

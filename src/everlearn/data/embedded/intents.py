@@ -12,7 +12,7 @@ import random
 from everlearn.data.embedded.grammars import Grammar
 from everlearn.data.instance import Instance
 
-TRAIN, TEST = 60, 20  # of each class
+TRAIN, TEST = 40, 20  # of each class
 _REQUESTS: dict[str, tuple[str, ...]] = {
     "book ticket": (
         "a ticket to {city} on {day}",

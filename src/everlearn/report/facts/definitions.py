@@ -89,6 +89,15 @@ CONTINUAL = (
         unit="points",
     ),
     Meaning(
+        "forgetting_highest",
+        "Forgetting ≥ 0",
+        "Forgetting, never below 0",
+        "as forgetting, where a task that has risen since it was learnt does not make up for one that has fallen",
+        "Forgetting ≥ 0 = mean over j < T of max over j ≤ i ≤ T of a(i, j) − a(T, j)",
+        rises=False,
+        unit="points",
+    ),
+    Meaning(
         "average_accuracy",
         "Average",
         "Average over the stages",

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -67,6 +67,7 @@ class TaskForm(Form):
     name: Place
     metric: str = ""
     train_rows: Count | None = None
+    classes: list[str] = []
 
 
 class StepForm(Form):
@@ -120,6 +121,7 @@ class ManifestForm(Form):
     machine: dict[str, Any] = {}
     model: dict[str, Any] = {}
     answers: AnswersForm | None = None
+    scenario: Literal["class_incremental", "task_incremental"] | None = None
 
     @model_validator(mode="after")
     def _belongs_together(self) -> ManifestForm:

@@ -49,6 +49,7 @@ class TaskFacts:
     name: str
     metric: str
     train_rows: int | None
+    classes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,6 +141,7 @@ class Run:
     answers: AnswersForm | None = None
     method_title: str = ""
     traits: tuple[str, ...] = ()
+    scenario: str | None = None
 
     @property
     def finished(self) -> int:
@@ -190,10 +192,11 @@ def read_run(folder: Path) -> Run:
         method=form.method.name,
         method_title=form.method.title,
         traits=tuple(form.method.traits),
+        scenario=form.scenario,
         seed=form.seed,
         complete=form.status == "complete",
         stages=stages,
-        tasks=tuple(TaskFacts(task.name, task.metric, task.train_rows) for task in form.tasks),
+        tasks=tuple(TaskFacts(task.name, task.metric, task.train_rows, len(task.classes)) for task in form.tasks),
         matrix=_matrix(folder / "matrix.json", form),
         metrics=metrics,
         definitions=definitions,
