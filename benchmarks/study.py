@@ -3,11 +3,12 @@
     python benchmarks/study.py methods       # one of those below; writes benchmarks/results/study_<name>.json
 
 `methods` sets all methods side by side that full tuning bears, `parts` those that need LoRA beside what they are to be
-compared with (`prompts`: soft prompts, at a rate of their own); `reversed` and `turned` walk the stream in two other
-orders with the methods that matter most (`methods` has the order as it stands). `full`, `lora` and `general` are
-smaller, older choices. Every seed draws its own rows, order of rows and samples. The run folders stay in
-`runs/study-<name>`, so that `everlearn report runs/study-full` shows everything behind the figures; a study that was
-interrupted goes on. With `--table` nothing runs, and the results are printed as docs/methods.md shows them.
+compared with (`prompts`: soft prompts, at a rate of their own); `strengths` varies what holds the weights; `reversed`
+and `turned` walk the stream in two other orders with the methods that matter most (`methods` has the order as it
+stands). `full`, `lora` and `general` are smaller, older choices. Every seed draws its own rows, order of rows and
+samples. The run folders stay in `runs/study-<name>`, so that `everlearn report runs/study-full` shows everything
+behind the figures; a study that was interrupted goes on. With `--table` nothing runs, and the results are printed as
+docs/methods.md shows them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,9 @@ METHODS = {
     "self_distillation,single_task,multitask",
     "parts": "sequential,ssr,experience_replay:capacity=500,olora,ilora,moelora,lcia",
     "prompts": "progressive_prompts",
+    "strengths": "l2:strength=0.01,l2:strength=1,ewc:strength=100,ewc:strength=10000,si:strength=10,si:strength=1000,"
+    "mas:strength=0.001,mas:strength=0.01,lwf:alpha=0.1,lwf:alpha=0.3,kl_anchor:strength=1,kl_anchor:strength=10,"
+    "osf:preserved=0.9",
     "reversed": MATTER_MOST,
     "turned": MATTER_MOST,
 }
@@ -82,9 +86,8 @@ def table(results: Any) -> str:
     for label in sorted(summary, key=lambda label: -summary[label]["AR"]["mean"]):
         runs = [run for run in results["runs"] if run["label"] == label]
         spans = [
-            f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f})"
+            f"{found['mean']:.1f} ({found['low']:.1f} to {found['high']:.1f})" if found else ""
             for found in (summary[label].get(name) for name in ("AR", "BWT", "average_accuracy"))
-            if found
         ]
         ability = ", ".join(f"{run['general_ability'][-1]:.1f}" for run in runs)
         seconds = sum(run["seconds"]["alone"] for run in runs) / len(runs)
