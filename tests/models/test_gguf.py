@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 import threading
@@ -13,10 +14,12 @@ import torch
 from transformers import AutoTokenizer
 
 from everlearn.errors import ModelError
+from everlearn.files import read_json
 from everlearn.models import gguf as ours
 from everlearn.models.loading import check_model, load_model
 from everlearn.models.sources import base_fingerprint, find_base
-from everlearn.recipe import ModelConfig
+from everlearn.recipe import ModelConfig, make_recipe
+from everlearn.runs.loop import execute
 from tests.tiny_models import make_config
 
 gguf = pytest.importorskip("gguf", reason="the package gguf is not installed: pip install 'everlearn[gguf]'")
@@ -152,7 +155,9 @@ def test_it_is_written_once_and_found_again_under_another_name(tmp_path: Path) -
     again = find_base(ModelConfig(base=str(tmp_path / "other")))  # the folder means the one file in it
     assert again.folder == first.folder
     assert (again.folder / "model.safetensors").stat().st_mtime_ns == made.st_mtime_ns
-    assert base_fingerprint(ModelConfig(base=str(tmp_path / "other"))) == fingerprint
+    settings = again.folder / "config.json"
+    settings.write_text(settings.read_text().replace('"transformers_version": "', '"transformers_version": "9'))
+    assert base_fingerprint(ModelConfig(base=str(tmp_path / "other"))) == fingerprint, "whatever has written it out"
 
 
 def test_two_runs_at_once_write_it_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,13 +192,24 @@ def test_quantized_weights_are_told_and_can_be_saved(tmp_path: Path) -> None:
 
 
 def test_a_run_says_what_it_trains_on(tmp_path: Path) -> None:
-    from everlearn.recipe import make_recipe
-    from everlearn.runs.prepare import prepare
-
     file = write(tmp_path / "tiny.gguf", tensors_of(llama()), quantized="Q8_0")
-    prepared = prepare(make_recipe({"model": {"base": str(file)}, "method": "sequential"}))
-    assert any("in Q8_0" in note for note in prepared.stream.notes)
-    assert prepared.template.name == "chat"
+    rows = [{"instruction": "Say it.", "input": word, "output": word} for word in ("1", "2", "it", "a")]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    task = {"name": "say", "train": str(tmp_path / "rows.jsonl"), "evaluation_ratio": 0.3}
+    tree = {
+        "name": "run",
+        "runs_dir": str(tmp_path / "runs"),
+        "model": {"base": str(file)},
+        "stream": {"tasks": [task]},
+        "method": "sequential",
+        "training": {"epochs": 1},
+        "evaluation": {"max_new_tokens": 2, "general": False, "bootstrap_samples": 100},
+    }
+    folder = execute(make_recipe(tree)).folder
+    manifest = read_json(folder / "manifest.json")
+    assert any("in Q8_0" in note for note in manifest["notes"])  # type: ignore[index, call-overload]
+    assert manifest["template"] == "chat"  # type: ignore[index, call-overload]
+    assert "in Q8\\_0" in (folder / "model" / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

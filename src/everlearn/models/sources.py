@@ -6,7 +6,7 @@ place of a model. A hub name becomes the folder of its snapshot in the Hugging F
 repository are fetched, and without a second copy of the weights in Mistral's own layout. Which commit a name means is
 asked once in a process: a run stays with it when the repository moves on.
 
-The identity of a base is the commit of a hub model, and for a folder a hash of its content.
+The identity of a base is the commit of a hub model, for a folder a hash of its content, the sum of a GGUF file.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ class BaseSource:
         commit: Of a hub model; None for a folder.
         key: What of a recipe names it.
         stored: Numbers that its weights hold, where they are at hand.
+        content: Identifies what the folder was written out of, whichever version did so.
         note: What the user should know of where they come from.
     """
 
@@ -47,6 +48,7 @@ class BaseSource:
     commit: str | None = None
     key: str = "model.base"
     stored: int | None = None
+    content: str | None = None
     note: str | None = None
 
     @property
@@ -71,7 +73,7 @@ def find_base(config: ModelConfig, *, weights: bool = True) -> BaseSource:
         source = BaseSource(embedded_base_path(), EMBEDDED)
     elif files := gguf_files(config.base, BaseSource(Path(), config.base).label):
         folder, note = written_out(files, BaseSource(Path(), config.base).label)
-        source = BaseSource(folder, config.base, note=note)
+        source = BaseSource(folder, config.base, content=folder.name, note=note)
     elif is_folder(config.base, ModelError):
         source = BaseSource(Path(config.base), config.base)
     elif stat_of(config.base, ModelError) or config.base.startswith((".", "/", "~")) or config.base.count("/") > 1:
@@ -104,7 +106,7 @@ def checked_source(source: BaseSource) -> BaseSource:
 def base_fingerprint(config: ModelConfig) -> str:
     """Identifies the base model's weights, tokenizer and number format, whatever its folder is called."""
     source = find_base(config, weights=False)
-    content = source.commit or content_hash(source.folder, source.label)
+    content = source.commit or source.content or content_hash(source.folder, source.label)
     return fingerprint_of("base", content, config.dtype)
 
 

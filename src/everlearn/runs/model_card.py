@@ -37,6 +37,7 @@ class Handed:
         label: What the run is called.
         kind: Of the part that stands on the base (`models/kinds.py`); None: all weights are tuned.
         versions: Installed packages.
+        note: Where the base comes from, if that needs saying.
         answerer: What chooses among several models; None: there is one.
     """
 
@@ -47,6 +48,7 @@ class Handed:
     label: str
     kind: str | None
     versions: Mapping[str, str]
+    note: str | None = None
     answerer: Answerer | None = None
 
 
@@ -76,6 +78,7 @@ def model_card(
         _remarks(template, handed, is_adapter=is_adapter),
         "## How it was made",
         _fenced("yaml", _settings(recipe)),
+        *([escaped(handed.note)] if handed.note else []),
         "everlearn {everlearn}, Transformers {transformers}, PEFT {peft}, PyTorch {torch}.".format(**handed.versions),
         "## Licence",
         f"Not known to everlearn: the terms of the base ({base}) apply, and those of the data.",

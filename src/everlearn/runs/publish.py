@@ -90,6 +90,7 @@ def publish(
             label=label,
             kind=read_mapping(inner / "adapter_config.json")["peft_type"] if is_adapter else None,
             versions=versions(),
+            note=source.note,
             answerer=answerer[1] if answerer else None,
         )
         write_text(made / CARD, model_card(recipe, stream, template, tokenizer, handed, matrix))
