@@ -214,10 +214,17 @@ def test_a_file_that_is_no_recipe_is_refused(tmp_path: Path, content: bytes | No
         load_recipe(path)
 
 
+def test_the_recipe_for_general_ability_is_the_quickstarts_with_the_last_of_its_methods() -> None:
+    quickstart, kept = load_recipe("embedded"), load_recipe("general_ability")
+    assert kept.method == (quickstart.compare or [])[-1]
+    own: dict[str, object] = {"name": "general_ability", "method": kept.method, "compare": kept.compare}
+    assert kept == quickstart.model_copy(update=own)
+
+
 def test_the_quickstart_recipe_is_valid() -> None:
     recipe = load_recipe("embedded")
     assert recipe.model.base == "embedded"
-    assert [method.name for method in recipe.compare] == ["sequential", "ssr"]
+    assert [method.name for method in recipe.compare or []] == ["sequential", "ssr", "ssr+gere"]
 
 
 def test_auto_is_the_published_template_for_the_embedded_base_alone() -> None:
