@@ -145,7 +145,7 @@ def _sum(path: str, *state: int) -> str:
 
 def _write(files: Sequence[Path], label: str, folder: Path) -> None:
     """Writes configuration, weights, tokenizer and record."""
-    from transformers import AutoConfig, AutoTokenizer
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     readers = _opened(files, label)
     facts = _facts(readers[0])
@@ -168,7 +168,9 @@ def _write(files: Sequence[Path], label: str, folder: Path) -> None:
             tokenizer = AutoTokenizer.from_pretrained(beside, **options)
         tokenizer = held_to_rules(tokenizer, facts, label)
         with told(f"{label} cannot be read by Transformers", made_from):
-            model, report = _model(beside, _format(readers), options)
+            model, report = AutoModelForCausalLM.from_pretrained(
+                beside, config=settings, dtype=_format(readers), output_loading_info=True, **options
+            )
     _check_read(report, label)
     left = _scaling(model.config, readers, facts, label)
     numbers = sum(int(tensor.n_elements) for reader in readers for tensor in reader.tensors) - left
@@ -235,13 +237,6 @@ def _format(readers: Sequence[GGUFReader]) -> torch.dtype:
 
     forms = {tensor.tensor_type.name for reader in readers for tensor in reader.tensors if len(tensor.shape) > 1}
     return {frozenset({"F16"}): torch.float16, frozenset({"F32"}): torch.float32}.get(frozenset(forms), torch.bfloat16)
-
-
-def _model(folder: str, dtype: torch.dtype, options: Mapping[str, Any]) -> tuple[PreTrainedModel, dict[str, Any]]:
-    from transformers import AutoModelForCausalLM
-
-    model, report = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, output_loading_info=True, **options)
-    return model, report
 
 
 def _check_read(report: Mapping[str, Any], label: str) -> None:
