@@ -148,11 +148,24 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights. `auto`: bfloat16 for the frozen weights under LoRA where the device multiplies it
     natively (newer GPUs and CPUs of servers), else float32."""
-    template: Literal["auto", "chat", "cue", "vanilla", "alpaca", "llama2"] = "auto"
+    template: Literal[
+        "auto",
+        "chat",
+        "cue",
+        "vanilla",
+        "alpaca",
+        "llama2",
+        "classification",
+        "relation_classification_state",
+        "relation_classification_qa",
+        "short_answer",
+    ] = "auto"
     """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `cue`: the query, a
     blank line, `Answer:` and a line break (a base whose answers follow the query directly learns to answer nothing).
     `vanilla`: the query alone, as published for base models, and what `auto` is for the embedded base; `alpaca` and
-    `llama2`: the published frames."""
+    `llama2`: the published frames. `classification`, `relation_classification_state`, `relation_classification_qa`
+    (entities marked `[E11] head [E12]`, `[E21] tail [E22]`) and `short_answer`: the prompts of the study of
+    class-incremental learning, whose answers begin with a space."""
     device: str = "auto"
     """`auto`: cuda, then mps, then cpu; or a torch device name."""
 

@@ -2,7 +2,7 @@
 
 Five templates: `vanilla` (the query as it is), `alpaca` and `llama2` (one fixed frame each, as in SSR's published
 training and evaluation: arXiv 2403.01244, spec section 5), `cue` (chosen here) and `chat` (the tokenizer's own,
-`chat_prompts.py`).
+`chat_prompts.py`); and those that ask for a class (`class_prompts.py`).
 Prompt and answer are tokenized separately and the answer ends with EOS. A prompt is cut to its first
 `max_tokens` ids, BOS included; an answer that is too long is cut and then has no EOS: both as published.
 
@@ -27,7 +27,10 @@ from everlearn.errors import ModelError, RecipeError, unknown
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEMPLATE_NAMES = ("auto", "chat", "cue", "vanilla", "alpaca", "llama2")
+TEMPLATE_NAMES = (
+    *("auto", "chat", "cue", "vanilla", "alpaca", "llama2"),
+    *("classification", "relation_classification_state", "relation_classification_qa", "short_answer"),
+)
 CUE = "\n\nAnswer:\n"
 
 ALPACA_PREFACE = (
@@ -88,14 +91,16 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
     """The template of that name for that tokenizer.
 
     Args:
-        name: `auto` (the tokenizer's chat template where it has one, else `cue`), `chat`, `cue`, `vanilla`, `alpaca`
-            or `llama2`.
+        name: `auto` (the tokenizer's chat template where it has one, else `cue`), `chat`, or the name of a frame of
+            text.
         tokenizer: Of the model at hand.
 
     Raises:
         RecipeError: unknown name, or `chat` with a tokenizer that has no chat template.
         ModelError: the tokenizer has no EOS token.
     """
+    from everlearn.data.class_prompts import WORDINGS, ClassTemplate
+
     if name not in TEMPLATE_NAMES:
         raise RecipeError(f"model.template: {unknown('template', name, TEMPLATE_NAMES)}")
     if tokenizer.eos_token_id is None:
@@ -111,6 +116,8 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
         )
     if name == "chat" or (name == "auto" and has_chat):
         return ChatTemplate(tokenizer)
+    if name in WORDINGS:
+        return ClassTemplate(name)
     frames = {"vanilla": VanillaTemplate, "alpaca": AlpacaTemplate, "llama2": Llama2Template}
     return frames.get(name, CueTemplate)()
 
