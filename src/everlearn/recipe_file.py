@@ -35,7 +35,13 @@ _PATTERNS = {
     ),
     "merge": (r"<<", ["<"]),
 }
-_KNOWN_TAGS = {_CORE + kind for kind in (*_PATTERNS, "str", "seq", "map")}
+_RESOLVER = yaml.resolver.BaseResolver
+_KNOWN_TAGS = {
+    *(_CORE + kind for kind in _PATTERNS),
+    _RESOLVER.DEFAULT_SCALAR_TAG,
+    _RESOLVER.DEFAULT_SEQUENCE_TAG,
+    _RESOLVER.DEFAULT_MAPPING_TAG,
+}
 _UNWRITABLE = re.compile("[\0\ud800-\udfff]")
 
 

@@ -42,6 +42,16 @@ def number_stream(rows: int = 40, *, labels: bool = False) -> TaskStream:
     return TaskStream(tuple(renamed(name) for name in ("first", "second", "third")))
 
 
+def with_classes(stream: TaskStream) -> TaskStream:
+    """The stream as a class-incremental one, the answers of each task with its name before them."""
+
+    def own(task: Task) -> Task:
+        train = tuple(replace(row, output=f"{task.name} {row.output}") for row in task.train)
+        return replace(task, train=train, classes=tuple(dict.fromkeys(row.output for row in train)))
+
+    return replace(stream, tasks=tuple(map(own, stream)), scenario="class_incremental")
+
+
 def tiny_config(folder: Path, tuning: str = "lora") -> ModelConfig:
     """LoRA of rank 2, or full tuning, of the tiny model."""
     return ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2), device="cpu")  # type: ignore[arg-type]

@@ -19,12 +19,15 @@ from tests.methods.contexts import (
     penalty_of,
     stored_and_loaded,
     trained,
+    with_classes,
 )
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
 WHOLE = ("osf",)
 """Methods that do without adapters."""
+OVER_CLASSES = ("seq",)
+"""Methods that train heads over the classes of a stream."""
 
 
 def test_the_published_methods_are_registered() -> None:
@@ -66,7 +69,7 @@ def test_each_seed_stage_and_purpose_has_a_random_stream_of_its_own(tmp_path: Pa
 
 @pytest.mark.parametrize("name", method_names())
 def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_path: Path, tiny_model: Path) -> None:
-    stream = number_stream(rows=200)
+    stream = with_classes(number_stream(rows=200)) if name in OVER_CLASSES else number_stream(rows=200)
     tuning = "full" if name in WHOLE else "lora"
     bench = Bench(tmp_path, tiny_model, tuning)
     method = make_method(name, {})

@@ -109,7 +109,7 @@ def test_the_matrix_counts_answers_of_nothing_unless_nothing_is_right() -> None:
 
 
 def test_the_line_of_a_stage_counts_its_empty_answers() -> None:
-    measurement = Measurement(make_recipe({}), STREAM, STAGES, None, None, None, None)  # type: ignore[arg-type]
+    measurement = Measurement(make_recipe({}), STREAM, STAGES, None, None, None, None, None)  # type: ignore[arg-type]
     measurement._rows = predictions({"a": 0, "b": 1}, {"a": 20, "b": 6})
     measurement._scores = {1: {"a": {"values": {"accuracy": 50}}, "b": {"values": {"rouge_l": 36}}}}
     assert measurement.line(STAGES[0]) == "after 01-a: a 50.0  b 36.0"

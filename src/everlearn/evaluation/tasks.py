@@ -60,7 +60,8 @@ def predict_task(
         DataError: a prompt leaves no room for an answer; names task, row and lengths.
         RecipeError: an unknown metric.
     """
-    scorers = {name: get_metric(name) for name in (*metrics, task.metric)}
+    for name in (*metrics, task.metric):
+        get_metric(name)
     prompts = [template.prompt_ids(instance, tokenizer) for instance in task.evaluation]
     if context_length is not None:
         check_lengths(task, prompts, context_length)
@@ -68,9 +69,23 @@ def predict_task(
     sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length, end_ids=ends)
     with progress.step(f"answering {task.name}", len(prompts)) as tick:
         completions = generator.generate(prompts, sampling, Counted(tick).call())
+    return answered_rows(task, [(one.text.strip(), one.finish_reason) for (one,) in completions], metrics)
+
+
+def answered_rows(task: Task, answers: Sequence[tuple[str, str]], metrics: Sequence[str]) -> list[Row]:
+    """The rows of `predictions.jsonl`.
+
+    Args:
+        task: Whose evaluation instances were asked.
+        answers: To each of them, and why it ends.
+        metrics: As in `predict_task`.
+
+    Raises:
+        RecipeError: an unknown metric.
+    """
+    scorers = {name: get_metric(name) for name in (*metrics, task.metric)}
     rows: list[Row] = []
-    for instance, (completion,) in zip(task.evaluation, completions, strict=True):
-        prediction = completion.text.strip()
+    for instance, (prediction, reason) in zip(task.evaluation, answers, strict=True):
         accepted = [instance.output, *instance.references]
         rows.append(
             {
@@ -80,7 +95,7 @@ def predict_task(
                 "gold": instance.output,
                 "references": list(instance.references),
                 "prediction": prediction,
-                "finish_reason": completion.finish_reason,
+                "finish_reason": reason,
                 "scores": {name: scorer(prediction, accepted) for name, scorer in scorers.items()},
             }
         )

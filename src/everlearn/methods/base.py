@@ -49,6 +49,7 @@ Trait = Literal[
     "rewrites own rows",
     "starts elsewhere",
     "synthesizes",
+    "trains heads",
     "trains once",
     "weighs own rows",
 ]

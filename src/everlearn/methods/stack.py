@@ -57,6 +57,8 @@ REFUSED: tuple[tuple[Trait, Trait, str], ...] = (
     ("trains once", "projects gradients", "{0} trains all tasks in one stage, so {1} has no earlier task to protect"),
     ("trains once", "averages weights", "{0} trains all tasks in one stage, so {1} has nothing to average"),
     ("trains once", "distils", "{0} trains all tasks in one stage, so {1} has no earlier model to keep to"),
+    ("trains heads", "rewrites own rows", "{0} trains on the classes of a stage's own rows"),
+    ("trains heads", "synthesizes", "{0} knows the classes of the data alone, and {1} writes answers"),
     ("starts elsewhere", "averages weights", "{0} starts a stage from other weights than {1} would go on averaging"),
     ("starts elsewhere", "distils", "{0} starts a stage from another model than the one that {1} would keep to"),
     ("starts elsewhere", "penalty", "{0} starts a stage from other weights than those that {1} would hold"),
@@ -106,6 +108,12 @@ def _against(one: Method, other: Method) -> Iterator[tuple[str, str | None]]:
     for hook, what in EXCLUSIVE.items():
         if one.overrides(hook) and other.overrides(hook):
             yield f"each decides {what}", None
+    for head, acting in ((one, other), (other, one)):
+        if "trains heads" in head.traits and acting.overrides("influences"):
+            yield (
+                f"{head.name} trains heads on classes, and {acting.name} acts where tokens of answers are trained",
+                None,
+            )
     for first, second, why in REFUSED:
         for a, b in ((one, other), (other, one)):
             if first in a.traits and second in b.traits:

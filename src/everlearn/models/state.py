@@ -1,8 +1,9 @@
 """A model by reference: a base and its parts, each a folder, and how they are tuned. Nothing is loaded until opened.
 
-The base is that of the recipe. A part is an adapter, or whole weights that stand in place of the base's. A part is
-active (it computes along) or a shadow (its weights are at hand, no more). How a part is called within the model is
-its name: the one that tuning moves as a rule is `MOVING`.
+The base is that of the recipe. A part is an adapter, or whole weights that stand in place of the base's, or the
+classification heads over it, by which such a model answers. A part is active (it computes along) or a shadow (its
+weights are at hand, no more). How a part is called within the model is its name: the one that tuning moves as a rule
+is `MOVING`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,11 @@ MOVING = "default"
 MOMENTS = "optimizer.safetensors"
 """Beside a part: the optimizer's moments, where a phase has kept them."""
 
-Kind = Literal["adapter", "model"]
+HEADS = "heads"
+"""Name of the part that holds classification heads, and of their folder."""
+
+Kind = Literal["adapter", "model", "heads"]
+HeadKind = Literal["linear", "cosine", "prototype"]
 After = Literal["keep", "concatenate", "merge"]
 
 
@@ -26,8 +31,8 @@ class Part:
     """A part of a model.
 
     Attributes:
-        folder: Holds `adapter/` or `model/`, as the kind says, or is that inner folder.
-        kind: A low-rank adapter, or all weights.
+        folder: Holds `adapter/`, `model/` or `heads/`, as the kind says, or (not of heads) is that inner folder.
+        kind: A low-rank adapter, or all weights, or classification heads.
         name: Unique within its model; letters, digits and `_`.
         is_active: Whether it computes along; else a shadow.
     """
@@ -46,11 +51,13 @@ class ModelState:
         fingerprint: Hash of all that the model depends on.
         parts: What there is beside the base; none: the base itself.
         made_of: The models that its weights were trained or merged from, where that is known.
+        beneath: Of a model with heads: fingerprint of the model beneath them.
     """
 
     fingerprint: str
     parts: tuple[Part, ...] = ()
     made_of: tuple[ModelState, ...] = field(default=(), compare=False, repr=False)
+    beneath: str = field(default="", repr=False)
 
     @property
     def folder(self) -> Path | None:
@@ -59,8 +66,20 @@ class ModelState:
 
     @property
     def beside(self) -> tuple[Part, ...]:
-        """The other parts."""
-        return tuple(part for part in self.parts if part.name != MOVING)
+        """The other parts of the language model."""
+        return tuple(part for part in self.parts if part.name != MOVING and part.kind != HEADS)
+
+    @property
+    def heads(self) -> Part | None:
+        """The classification heads; None: there are none."""
+        return next((part for part in self.parts if part.kind == HEADS), None)
+
+    @property
+    def backbone(self) -> ModelState:
+        """The language model without heads; the same as long as nothing but heads was trained."""
+        if self.heads is None:
+            return self
+        return ModelState(self.beneath, tuple(part for part in self.parts if part.kind != HEADS), self.made_of)
 
     def as_part(self, name: str, *, is_active: bool = True) -> tuple[Part, ...]:
         """The part that is carried on under another name, for a model of several parts; nothing of a base."""

@@ -8,11 +8,11 @@ from typing import Any
 from everlearn.files import held, read_mapping
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE
-from everlearn.models.state import Kind, ModelState, Part
+from everlearn.models.state import Kind, ModelState
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import EVALUATION, refuse_other
-from everlearn.runs.checkpoint import checkpoint_fingerprint
+from everlearn.runs.checkpoint import checkpoint_fingerprint, state_in
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.prepare import prepare, tell_about
@@ -47,13 +47,16 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
         answerer = answerer_in(checkpoint, kind)
         fingerprint = prepared.formats.identify(checkpoint_fingerprint(checkpoint))
-        released = ModelState(fingerprint, (Part(checkpoint, kind),))
+        released = state_in(checkpoint, kind, fingerprint, prepared.base_fingerprint, prepared.stream)
         name = released.fingerprint
         if answerer:
             name = fingerprint_of(name, *(state.fingerprint for state in answerer.models.values()))
         name = f"checkpoint-{name[:8]}"
     with held(store.folder):
         store.update_manifest(kind=EVALUATION, **prepared.formats.to_json())
-        measurement = Measurement(prepared.recipe, prepared.stream, [], prepared.template, store, progress, models)
+        tokenizer = prepared.facts.tokenizer
+        measurement = Measurement(
+            prepared.recipe, prepared.stream, [], prepared.template, store, progress, models, tokenizer
+        )
         measurement.stage(name, 0, released, prepared.stream.tasks, answerer)
         return read_mapping(folder / "stages" / name / "scores.json")

@@ -22,12 +22,13 @@ from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
-from everlearn.models.state import Kind, ModelState, Part, Tuning
+from everlearn.models.state import HEADS, Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_STEP, Recipe, cache_folder
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
 from everlearn.runs.description import describe_run, describe_stages
+from everlearn.runs.heads import States, train_heads
 from everlearn.runs.lengths import rehearsed_within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement
@@ -136,7 +137,9 @@ class _Run:
         self._starts: dict[int, str] = {}  # of stages that do not start from the one before: the base, or which stage
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
-        self.measurement = Measurement(recipe, self.stream, self.stages, self.template, store, progress, self.models)
+        self.measurement = Measurement(
+            recipe, self.stream, self.stages, self.template, store, progress, self.models, self.tokenizer
+        )
 
     def go(self) -> RunResult:
         """All stages, then the final model and the report."""
@@ -245,11 +248,29 @@ class _Run:
             inputs["mixture"] = described
         if (described := phase.describe(tuning)) is not None:
             inputs["phase"] = described
-        checkpoint, beside = tuning.start.folder, tuning.start.beside
+        checkpoint, beside, heads = tuning.start.folder, tuning.start.beside, phase.heads
+        moves_model = heads is None or heads.moves_backbone
+        arguments = {
+            "rows": own,
+            "config": config,
+            "template": self.template,
+            "seed": seed,
+            "what": what,
+            "mixture": mixture,
+            "influences": influences,
+            "phase": phase,
+            "tuning": tuning,
+        }
 
         def make(folder: Path) -> None:
             from everlearn.runs.work import Training, train
 
+            if heads is not None and heads.keeps_states:
+                states = States(context.step, self.template, self.tokenizer, self.models.open, self.progress)
+                given = states.of_training(tuning.start, stage.tasks, mixture, config.max_prompt_tokens)
+                length = self.prepared.facts.context_length
+                train_heads(folder, given, self.tokenizer, length, arguments, self.progress)
+                return
             self.models.release()
             order = Training(
                 self.recipe.model,
@@ -260,19 +281,10 @@ class _Run:
                     "beside": beside,
                     "moving": list(tuning.moves),
                     "adds": tuning.adds,
+                    "trainable": moves_model,
                 },
-                stage={
-                    "rows": own,
-                    "config": config,
-                    "template": self.template,
-                    "seed": seed,
-                    "what": what,
-                    "mixture": mixture,
-                    "influences": influences,
-                    "phase": phase,
-                    "tuning": tuning,
-                },
-                save={"tuning": tuning},
+                stage=arguments,
+                save={"tuning": tuning} if moves_model else None,
             )
             trained = crew().together(train, order, self.progress)
             assert trained is not None, "the first process has the whole model"
@@ -282,8 +294,14 @@ class _Run:
         name = TRAINING if phase.is_released else phase.name
         place = f"stages/{stage.name}/{name}"
         artifact = self.store.step(place, TRAINING, inputs, make)
-        state = ModelState(artifact.fingerprint, (Part(artifact.path, self._kind),), made_of=(tuning.start,))
-        if in_memory and not beside:  # else it was saved in another form
+        parts: tuple[Part, ...] = (Part(artifact.path, self._kind),)
+        beneath = artifact.fingerprint
+        if not moves_model:
+            parts, beneath = tuning.start.backbone.parts, tuning.start.backbone.fingerprint
+        if heads is not None:
+            parts = (Part(artifact.path, "heads", HEADS), *parts)
+        state = ModelState(artifact.fingerprint, parts, (tuning.start,), beneath if heads else "")
+        if in_memory and moves_model and not beside:  # else it was saved in another form
             self.models.point_to(artifact.path, in_memory[0])
         return state
 
@@ -372,10 +390,10 @@ class _Run:
         """The final model, and others that answer, as a folder that Transformers or PEFT load as it is."""
         from everlearn.runs.publish import publish
 
-        assert released.folder is not None, "what is released has a part that is carried on"
-        assert not released.beside, "what is released is the base with one part"
+        assert released.folder is not None or released.heads, "what is released has a part that is carried on"
+        assert not released.beside, "what is released is the base with one part, and heads"
         publish(
-            released.folder,
+            released,
             self.store.folder / "model",
             self.store.folder / ".partial" / "handed-back",
             self.recipe,

@@ -21,12 +21,14 @@ from everlearn.methods.base import Stage
 from everlearn.models.state import ModelState
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, Recipe
+from everlearn.runs.heads import BY_HEADS, States, answer_by_heads
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+    from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
     from everlearn.evaluation.answering import Answerer
     from everlearn.generation.protocol import Generator
@@ -79,6 +81,7 @@ class Measurement:
         store: Where the steps stand.
         progress: Where to show what goes on.
         models: What opens a model and the generation engine over it.
+        tokenizer: The model's.
     """
 
     def __init__(
@@ -90,6 +93,7 @@ class Measurement:
         store: RunStore,
         progress: Progress,
         models: ModelsAtHand,
+        tokenizer: PreTrainedTokenizerBase,
     ) -> None:
         self.recipe = recipe
         self.stream = stream
@@ -98,6 +102,7 @@ class Measurement:
         self.store = store
         self.progress = progress
         self.models = models
+        self.tokenizer = tokenizer
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
@@ -142,13 +147,13 @@ class Measurement:
                     place = f"answers/{task.name}/{state.fingerprint[:8]}"
                 answered[task.name][state] = step(
                     place,
-                    self._prediction_inputs(part, state.fingerprint, answerer),
-                    lambda folder, part=part, state=state: self._predict(folder, part, *self._open(state)),  # type: ignore[misc]
+                    self._prediction_inputs(part, state.fingerprint, answerer, by_heads=state.heads is not None),
+                    lambda folder, part=part, state=state: self._predict(folder, part, state, step),  # type: ignore[misc]
                 ).path
             if state == released and self.recipe.evaluation.general:
                 artifact = step(
                     "general",
-                    {"model": released.fingerprint, **self._general_inputs()},
+                    {"model": released.backbone.fingerprint, **self._general_inputs()},
                     lambda folder: self._measure_general(folder, name, *self._open(released)),
                 )
                 self._general[index] = read_mapping(artifact.path / "scores.json")
@@ -178,7 +183,8 @@ class Measurement:
         self._summarise()
 
     def _open(self, state: ModelState) -> tuple[LoadedModel, Generator]:
-        """A model and its engine, kept for the next step that asks for them."""
+        """A model without its heads and its engine, kept for the next step that asks for them."""
+        state = state.backbone
         if self._opened is None or self._opened[0] != state:
             self._opened = None  # so that two models are never there at once
             loaded = self.models.open(state)
@@ -204,11 +210,14 @@ class Measurement:
         """The matrix and the metrics as written."""
         return self._summarise()
 
-    def _prediction_inputs(self, task: Task, model: str | list[str], answerer: Answerer | None) -> dict[str, object]:
+    def _prediction_inputs(
+        self, task: Task, model: str | list[str], answerer: Answerer | None, *, by_heads: bool = False
+    ) -> dict[str, object]:
         """Args: `model` is the fingerprint of the one that answers, or those of all rows."""
         evaluation = self.recipe.evaluation
         through = dict(answerer.inputs()) if answerer else {}
         return {
+            **({"scenario": self.stream.scenario} if by_heads else {}),
             **({"answerer": through} if through else {}),
             "model": model,
             "rows": fingerprint_of([row.to_json() for row in task.evaluation]),
@@ -219,10 +228,18 @@ class Measurement:
             "metrics": list(METRIC_NAMES),
         }
 
-    def _predict(self, folder: Path, task: Task, loaded: LoadedModel, generator: Generator) -> None:
+    def _predict(self, folder: Path, task: Task, state: ModelState, step: StepRunner) -> None:
         """Answers the rows of a task, or of a part of one."""
-        from everlearn.evaluation.tasks import predict_task
+        from everlearn.evaluation.tasks import answered_rows, predict_task
 
+        if state.heads is not None:
+            states = States(step, self.template, self.tokenizer, self.models.open, self.progress)
+            given = states.of_evaluation(state, task)
+            answers = answer_by_heads(state, task, self.stream, given)
+            rows = answered_rows(task, [(answer, BY_HEADS) for answer in answers], METRIC_NAMES)
+            self._score(folder, task, rows)
+            return
+        loaded, generator = self._open(state)
         rows = predict_task(
             generator,
             self.template,

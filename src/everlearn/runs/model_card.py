@@ -21,6 +21,11 @@ if TYPE_CHECKING:
     from everlearn.evaluation.answering import Answerer
     from everlearn.recipe import Recipe
 
+_FORMULAS = {
+    "linear": 'linear(state, tensors[f"{at}.weight"], tensors[f"{at}.bias"])',
+    **dict.fromkeys(("cosine", "prototype"), 'normalize(tensors[f"{at}.weight"], dim=1) @ normalize(state, dim=0)'),
+}
+"""Logits of a task's head."""
 _SLOT = "\ue000"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&$-])")
 
@@ -35,10 +40,13 @@ class Handed:
         dtype: Number format that it was measured in.
         has_template: Whether its tokenizer renders the prompts of the run.
         label: What the run is called.
-        kind: Of the part that stands on the base (`models/kinds.py`); None: all weights are tuned.
+        kind: Of the part that stands on the base (`models/kinds.py`); None: there is none.
         versions: Installed packages.
         note: Where the base comes from, if that needs saying.
         answerer: What chooses among several models; None: there is one.
+        is_base: Whether nothing of the language model was tuned.
+        heads: What `heads.json` says of its classification heads; None: it answers in words.
+        knows_task: Whether they are asked for a task's classes alone.
     """
 
     base: str
@@ -50,6 +58,9 @@ class Handed:
     versions: Mapping[str, str]
     note: str | None = None
     answerer: Answerer | None = None
+    is_base: bool = False
+    heads: Mapping[str, Any] | None = None
+    knows_task: bool = False
 
 
 def model_card(
@@ -62,17 +73,21 @@ def model_card(
 ) -> str:
     """The text of the card."""
     is_adapter = handed.kind is not None
-    kind = STORED[handed.kind].label if handed.kind else "fully tuned model"
-    names = ", ".join(escaped(name) for name in matrix["trained_at"])
     base = "the base model that ships with everlearn" if handed.base == "base" else escaped(handed.base)
+    kind = STORED[handed.kind].label if handed.kind else "fully tuned model"
+    what, how = f"A {kind} of {base}", "It answers questions like those it was trained on."
+    scored = f"greedy answers of at most {recipe.evaluation.max_new_tokens} tokens"
+    if handed.heads:
+        what = f"Classification heads over {base}" if handed.is_base else f"{what}, with classification heads"
+        how = "It names the class of texts like those it was trained on."
+        scored = "the class of the greatest logit" + (" of the task's own head" if handed.knows_task else "")
+    names = ", ".join(escaped(name) for name in matrix["trained_at"])
     parts = [
         f"# {escaped(recipe.name)}",
-        f"A {kind} of {base}, taught {names} by everlearn ({escaped(handed.label)}). It answers questions like those "
-        "it was trained on.",
+        f"{what}, taught {names} by everlearn ({escaped(handed.label)}). {how}",
         "## What it was taught",
         _scores(stream, matrix),
-        f"Scores in per cent on held-out rows, greedy answers of at most {recipe.evaluation.max_new_tokens} tokens. "
-        "They say nothing about other uses.",
+        f"Scores in per cent on held-out rows, {scored}. They say nothing about other uses.",
         "## How to load and ask it",
         _fenced("python", _code(recipe, template, tokenizer, handed)),
         _remarks(template, handed, is_adapter=is_adapter),
@@ -97,11 +112,13 @@ def _front(recipe: Recipe, handed: Handed) -> str:
     is_adapter = handed.kind is not None
     front: dict[str, object] = {
         "library_name": "everlearn" if handed.kind == EXPERTS else "peft" if is_adapter else "transformers",
-        "pipeline_tag": "text-generation",
+        "pipeline_tag": "text-classification" if handed.heads else "text-generation",
         "tags": ["everlearn", "continual-learning", *recipe.method.parts],
     }
     if handed.revision:
-        front |= {"base_model": handed.base, "base_model_relation": "adapter" if is_adapter else "finetune"}
+        front["base_model"] = handed.base
+        if not handed.is_base:
+            front["base_model_relation"] = "adapter" if is_adapter else "finetune"
     return str(yaml.safe_dump(front, sort_keys=False, allow_unicode=True))
 
 
@@ -132,11 +149,18 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     revision = f", revision={handed.revision!r}" if handed.revision else ""
     own = handed.kind == EXPERTS
     package, put = ("everlearn.models.experts", "put_experts") if own else ("peft", "PeftModel.from_pretrained")
+    generates = is_adapter and not handed.heads
+    formula = _FORMULAS[str(handed.heads["kind"])] if handed.heads else ""
     lines = [
-        *(["import json", *answerer.imports, ""] if answerer else []),
+        *(["import json", *(answerer.imports if answerer else ()), ""] if answerer or handed.heads else []),
         "import torch",
         *([f"from {package} import {put.partition('.')[0]}"] if is_adapter else []),
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if is_adapter else ''}",
+        *(
+            ["from safetensors.torch import load_file", f"from torch.nn.functional import {formula.partition('(')[0]}"]
+            if handed.heads
+            else []
+        ),
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if generates else ''}",
         "",
         'FOLDER = "."  # where this card lies',
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
@@ -145,7 +169,7 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     if is_adapter:
         lines += [
             f"model = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{handed.dtype})",
-            "model.generation_config = GenerationConfig.from_pretrained(FOLDER)",
+            *(["model.generation_config = GenerationConfig.from_pretrained(FOLDER)"] if generates else []),
             f"model = {put}(model, FOLDER).eval()",
         ]
         if answerer:
@@ -158,8 +182,17 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
         whole = f'AutoModelForCausalLM.from_pretrained(f"{{FOLDER}}/{{folder}}", dtype=torch.{handed.dtype}).eval()'
         lines += ["models = {", f"    name: {whole}", '    for name, folder in routing["models"].items()', "}"]
     else:
-        lines += [f"model = AutoModelForCausalLM.from_pretrained(FOLDER, dtype=torch.{handed.dtype}).eval()"]
-    if answerer:
+        place = f"{base}{revision}" if handed.is_base else "FOLDER"
+        lines += [f"model = AutoModelForCausalLM.from_pretrained({place}, dtype=torch.{handed.dtype}).eval()"]
+    if handed.heads:
+        lines += [
+            'heads = json.load(open(f"{FOLDER}/heads/heads.json", encoding="utf-8"))["tasks"]',
+            'tensors = load_file(f"{FOLDER}/heads/heads.safetensors")',
+            "",
+            "",
+            f"def answer(question{', task' if handed.knows_task else ''}):",
+        ]
+    elif answerer:
         choice = f"chosen(routing, {answerer.asks})"
         lines += ["", "", *answerer.example.splitlines(), "", "", f"def answer(question, {answerer.asks}):"]
         lines += [f"    model.set_adapter({choice})" if is_adapter else f"    model = models[{choice}]"]
@@ -180,6 +213,19 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
             "    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)",
             f"    ids = torch.tensor([{bos_ids(tokenizer)} + ids])",
         ]
+    if handed.heads:
+        of_all = "for at in range(len(heads))"
+        of_task = 'for at, head in enumerate(heads) if head["name"] == task'
+        return "\n".join(
+            [
+                *lines,
+                "    with torch.inference_mode():",
+                "        state = model(ids, output_hidden_states=True).hidden_states[-1][0, -1].float()",
+                f"    asked = [at {of_task if handed.knows_task else of_all}]",
+                f"    logits = torch.cat([{formula} for at in asked])",
+                '    return [name for at in asked for name in heads[at]["classes"]][int(logits.argmax())]',
+            ]
+        )
     lines += [
         "    with torch.inference_mode():",
         "        written = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]",
@@ -191,12 +237,22 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
 
 
 def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> str:
+    remarks_on_answers = [
+        "`generation_config.json` holds the tokens that end an answer, and asks for greedy answers as they were "
+        "measured, whatever the base's own settings are."
+    ]
+    if handed.heads:
+        scope = "the head of the task that is named" if handed.knows_task else "the heads of all tasks"
+        remarks_on_answers = [
+            f"An answer is the class of the greatest logit of {scope}, over the last hidden state at the last token "
+            "of the prompt. `heads/heads.json` names tasks and classes in the order of the columns; "
+            "`heads/heads.safetensors` holds the weights, `0.weight` those of the first task."
+        ]
     remarks = [
         "A question is a row's instruction and input with a blank line between, where it has both.",
         f"Prompts are those of the template {template.name}"
         + (", which the tokenizer's chat template renders." if handed.has_template else " (the text above)."),
-        "`generation_config.json` holds the tokens that end an answer, and asks for greedy answers as they were "
-        "measured, whatever the base's own settings are.",
+        *remarks_on_answers,
         f"It was measured in {handed.dtype}: another number format can change answers, and so can rounding where two "
         "words are as likely as each other.",
     ]
@@ -211,17 +267,19 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
             remarks.append(handed.answerer.about)
     if handed.kind == EXPERTS:
         remarks.append("PEFT does not know adapters of this kind and refuses the folder: everlearn loads it.")
-    elif is_adapter:
+    elif is_adapter and not handed.heads:
         remarks.append(
             "`AutoPeftModelForCausalLM` loads the adapter too, but takes the base's `generation_config.json` and not "
             "this one: give it to `model.get_base_model()`, or answers do not end where they should."
         )
-    if is_adapter and handed.base == "base":
-        remarks.append(
-            "The base model ships with everlearn; a copy is in the folder `base`. When this folder is moved, load it "
-            "as above: `adapter_config.json` names the place where it was made."
+    if (is_adapter or handed.is_base) and handed.base == "base":
+        moved = (
+            " When this folder is moved, load it as above: `adapter_config.json` names the place where it was made."
         )
-    elif is_adapter and not handed.revision:
+        remarks.append(
+            f"The base model ships with everlearn; a copy is in the folder `base`.{moved if is_adapter else ''}"
+        )
+    elif (is_adapter or handed.is_base) and not handed.revision:
         remarks.append("The base is a local folder: on another machine, give its place there.")
     return "\n".join(f"- {remark}" for remark in remarks)
 

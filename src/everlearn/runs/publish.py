@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from everlearn.data.instance import TaskStream
 from everlearn.environment import versions
 from everlearn.files import disk_error, make_folder, read_mapping, write_json, write_text
+from everlearn.models.state import HEADS, ModelState
 from everlearn.recipe import EMBEDDED, Recipe
 from everlearn.runs.model_card import Handed, model_card
 from everlearn.runs.routing import ROUTING, described
@@ -37,7 +38,7 @@ _COMPARED_ROWS = 50
 
 
 def publish(
-    trained: Path,
+    released: ModelState,
     target: Path,
     made: Path,
     recipe: Recipe,
@@ -51,7 +52,7 @@ def publish(
     """Makes the folder, or what belongs to it anew.
 
     Args:
-        trained: Folder with the last stage's `adapter` or `model`.
+        released: What the last stage has left: an adapter or whole weights, or heads over the base, or both.
         target: The folder to be.
         made: Folder on the same file system for what is not yet whole; deleted.
         recipe: Of the run.
@@ -67,10 +68,12 @@ def publish(
     """
     from everlearn.data.handed_template import handed_template
     from everlearn.models import loading
+    from everlearn.models.heads import SETTINGS
     from everlearn.models.sources import find_base
 
-    is_adapter = recipe.model.tuning == "lora"
-    inner = trained / ("adapter" if is_adapter else "model")
+    is_base = released.folder is None
+    is_adapter = recipe.model.tuning == "lora" and not is_base
+    inner = None if released.folder is None else released.folder / ("adapter" if is_adapter else "model")
     source = find_base(recipe.model, weights=False)
     rows = [row for task in stream for row in task.evaluation[:_COMPARED_ROWS]]
     shutil.rmtree(made, ignore_errors=True)  # of a run that was killed
@@ -80,7 +83,7 @@ def publish(
     loading.save_tokenizer(own, made)
     try:
         _generation(source, template, tokenizer, recipe).save_pretrained(str(made))
-        if is_adapter and recipe.model.base == EMBEDDED:
+        if (is_adapter or is_base) and recipe.model.base == EMBEDDED:
             shutil.copytree(source.folder, made / "base")
         handed = Handed(
             base="base" if recipe.model.base == EMBEDDED else _base(source, target),
@@ -88,15 +91,23 @@ def publish(
             dtype=loading.dtype_of(recipe.model),
             has_template=own.chat_template is not None,
             label=label,
-            kind=read_mapping(inner / "adapter_config.json")["peft_type"] if is_adapter else None,
+            kind=read_mapping(inner / "adapter_config.json")["peft_type"] if is_adapter and inner else None,
+            is_base=is_base,
+            heads=read_mapping(released.heads.folder / HEADS / SETTINGS) if released.heads else None,
+            knows_task=stream.scenario == "task_incremental",
             versions=versions(),
             note=source.note,
             answerer=answerer[1] if answerer else None,
         )
         write_text(made / CARD, model_card(recipe, stream, template, tokenizer, handed, matrix))
         base = _base(source, target) if is_adapter else None
-        _link(inner, made, base)
-        if answerer:
+        if inner is not None:
+            _link(inner, made, base)
+        if released.heads is not None:
+            make_folder(made / HEADS)
+            shutil.copy2(released.heads.folder / HEADS / SETTINGS, made / HEADS)
+            _link(released.heads.folder / HEADS, made / HEADS, None)
+        if answerer and inner is not None:
             routing = described(answerer[1], answerer[0])
             write_json(made / ROUTING, routing.model_dump(mode="json"))
             for name, place in routing.models.items():

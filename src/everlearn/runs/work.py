@@ -29,14 +29,14 @@ class Training:
         folder: Receives history, summary, checkpoints and weights.
         load: Further arguments of `load_model`.
         stage: Those of `train_stage` beside the model, the folder and the display.
-        save: Further arguments of `save_checkpoint`.
+        save: Further arguments of `save_checkpoint`; None: the model has not moved.
     """
 
     model: ModelConfig
     folder: Path
     load: Mapping[str, Any]
     stage: Mapping[str, Any]
-    save: Mapping[str, Any]
+    save: Mapping[str, Any] | None
 
 
 def train(order: Training, progress: Progress | None) -> LoadedModel | None:
@@ -47,7 +47,7 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
     from everlearn.training.stage import train_stage
 
     forget_served()
-    loaded = loading.load_model(order.model, trainable=True, **order.load)
+    loaded = loading.load_model(order.model, **{"trainable": True, **order.load})
     _refuse_other_weights(crew().gather(loaded.fingerprint))
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
     if order.stage["config"].sharding == "fsdp":
@@ -58,8 +58,12 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
         loaded = loading.load_model(order.model, trainable=True, **order.load)  # its weights whole again
         for name, weight in moving_tensors(loaded.model).items():
             weight.copy_(trained[name])
-    if progress is not None:
+    if progress is not None and order.save is not None:
         loaded = loading.save_checkpoint(loaded, order.folder, **order.save)
+    if progress is not None and order.stage["phase"].heads is not None:
+        from everlearn.models.heads import note_weights
+
+        note_weights(order.folder, order.folder if order.save is not None else order.stage["tuning"].start.folder)
     return loaded
 
 

@@ -9,24 +9,62 @@ the rows of the whole step alone, so a batch may be cut in parts or shared out o
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
+from torch.nn import Module
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.errors import RecipeError, UserError
-from everlearn.training.answer_loss import AnswerLoss
-from everlearn.training.influence import Influence
+from everlearn.training.influence import Influence, Seen
 from everlearn.training.packing import Packing
 from everlearn.training.processes import Processes
 from everlearn.training.row_factors import row_factors, shares_of
 from everlearn.training.row_order import Batches, Following, Passes
 from everlearn.training.rows import EncodedRow
-from everlearn.training.sharding import Pass
+from everlearn.training.sharding import Lockstep, Pass
 from everlearn.training.stopwatch import Stopwatch
 
 Part = Packing | list[EncodedRow]
+
+
+class RowLoss(Protocol):
+    """Computes the losses of rows (`everlearn.training.answer_loss.AnswerLoss`)."""
+
+    @property
+    def model(self) -> Module:
+        """What is trained."""
+        ...
+
+    @property
+    def lockstep(self) -> Lockstep | None:
+        """Of processes that share the model's weights."""
+        ...
+
+    def micro_batches(self, rows: Sequence[EncodedRow], most_tokens: int) -> Sequence[Part]:
+        """Rows in parts that are computed one after the other."""
+        ...
+
+    def __call__(self, part: Part) -> Tensor:
+        """Summed cross-entropy of a part."""
+        ...
+
+    def seen(
+        self, part: Part, weights: Sequence[float] | None, *, keeps_layers: bool = False
+    ) -> tuple[Tensor, Seen | None]:
+        """The weighted sum, and what the forward pass has left for influences, where there is anything to see."""
+        ...
+
+    def look_again(self, part: Part) -> object:
+        """An empty pass, beside those of other processes."""
+        ...
+
+    def number_format(self) -> AbstractContextManager[object]:
+        """Autocast as the stage has it."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -78,7 +116,7 @@ class Answers:
 
     def __init__(
         self,
-        loss: AnswerLoss,
+        loss: RowLoss,
         shuffled: Sequence[EncodedRow],
         groups: Sequence[Sequence[EncodedRow]],
         mixture: Mixture,
@@ -160,6 +198,7 @@ class Answers:
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):
+                assert seen is not None, "influences that look at parts are refused where there is nothing to see"
                 with self._watch.of(influence.told_as):
                     term = influence.term(seen)
                 if term is not None:

@@ -135,8 +135,16 @@ def load_tensors(path: Path, tensors: Mapping[str, Tensor]) -> None:
         fill(tensor, stored[name])
 
 
-def load_moments(folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) -> None:
+def load_moments(
+    folder: Path, model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], *, grows: bool = False
+) -> None:
     """Gives optimizers the moments of a state folder; none are stored before the first step.
+
+    Args:
+        folder: The state folder.
+        model: Whose parameters they are.
+        optimizers: Get them.
+        grows: Whether parameters without stored moments are new, and start afresh.
 
     Raises:
         RunError: the file is damaged or of another model.
@@ -154,6 +162,8 @@ def load_moments(folder: Path, model: nn.Module, optimizers: Sequence[torch.opti
             continue
         optimizer = owners[id(parameter)]
         if name not in stored:
+            if grows:
+                continue
             raise RunError(f"{path} does not hold the moments of {name}: it belongs to another run; delete it.")
         state = optimizer.state[parameter]
         for moment, value in stored[name].items():

@@ -8,14 +8,49 @@ training; and two phases over the same steps see the same rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Literal
 
-from everlearn.models.state import Tuning
+from everlearn.models.state import HeadKind, Tuning
 from everlearn.training.schedules import Schedule
 
 TRAINING = "training"
 """Name of the one phase that a stage has by default."""
+
+
+@dataclass(frozen=True, slots=True)
+class HeadTraining:
+    """Classification heads as what a phase trains (`everlearn.training.classes`).
+
+    Attributes:
+        kind: Of all heads.
+        tasks: Those that have a head, in order of arrival, with their classes in the order of the columns; all of
+            them are in the softmax of a class-incremental stream.
+        own: Names of the stage's own tasks.
+        within_task: Whether the task is known at test (task-incremental): a row's softmax runs over its own task.
+        moves_backbone: Whether the language model moves, too; else its states are computed once.
+        moves_old: Whether heads of earlier tasks move.
+        learning_rate: Of heads.
+        weight_decay: Of heads.
+        seed: Of heads that are new.
+        dropout: Whether it acts on the states of a frozen backbone, which are then computed in every step.
+    """
+
+    kind: HeadKind
+    tasks: tuple[tuple[str, tuple[str, ...]], ...]
+    own: tuple[str, ...]
+    within_task: bool = False
+    moves_backbone: bool = False
+    moves_old: bool = False
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    seed: int = 0
+    dropout: bool = False
+
+    @property
+    def keeps_states(self) -> bool:
+        """Whether states are computed once."""
+        return not self.moves_backbone and not self.dropout
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +69,7 @@ class Phase:
         keeps_moments: Whether a later phase inherits the optimizer's moments.
         is_released: Whether its weights are what the stage has learnt: measured, and the start of the next stage.
             Exactly one phase of a stage is.
+        heads: What is trained on the rows' classes instead of the tokens of their answers; None: nothing is.
     """
 
     name: str = TRAINING
@@ -45,6 +81,7 @@ class Phase:
     steps: tuple[int, int] | None = None
     keeps_moments: bool = False
     is_released: bool = True
+    heads: HeadTraining | None = None
 
     def describe(self, tuning: Tuning) -> dict[str, object] | None:
         """What the weights depend on beyond start, rows and training settings, as JSON; None: nothing.
@@ -58,6 +95,7 @@ class Phase:
             "schedule": self.schedule and self.schedule.to_json(),
             "steps": self.steps and list(self.steps),
             "keeps_moments": self.keeps_moments or None,
+            "heads": self.heads and asdict(self.heads),
         }
         return {key: value for key, value in found.items() if value is not None} or None
 

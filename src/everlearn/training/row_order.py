@@ -31,8 +31,17 @@ class Batches(Sequence[list[int]]):
     def __init__(self, row_count: int, *, batch_size: int, epochs: float, seed: int) -> None:
         self._rows, self._size, self._seed = row_count, batch_size, seed
         self._per_epoch = math.ceil(row_count / batch_size)
-        self._count = math.ceil(share_of(epochs, self._per_epoch))
+        self._count = self.steps_of(epochs)
         self._epoch: tuple[int, list[int]] = (-1, [])
+
+    @property
+    def per_epoch(self) -> int:
+        """Steps of an epoch."""
+        return self._per_epoch
+
+    def steps_of(self, epochs: float) -> int:
+        """Steps of so many epochs."""
+        return math.ceil(share_of(epochs, self._per_epoch))
 
     def __len__(self) -> int:
         return self._count

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,7 @@ from everlearn.files import write_json, write_jsonl
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models.adapters import inner_model
 from everlearn.models.batching import ran_out_of_memory
+from everlearn.models.heads import save_heads
 from everlearn.models.state import MOMENTS, Tuning
 from everlearn.recipe import NOT_OF_A_STEP
 from everlearn.seeds import derive
@@ -47,6 +49,15 @@ from everlearn.training.checkpoint import (
     save_moments,
     save_state,
 )
+from everlearn.training.classes import (
+    ClassLoss,
+    ClassRows,
+    Headed,
+    StatesLoss,
+    encode_classes,
+    make_head_optimizer,
+    put_heads,
+)
 from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw, whole_loss
 from everlearn.training.influence import Influence, Training
 from everlearn.training.memory import remember, tokens_at_once
@@ -59,6 +70,8 @@ from everlearn.training.stopwatch import Stopwatch
 from everlearn.training.trackers import tracking
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from everlearn.data.instance import Instance
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
@@ -71,6 +84,8 @@ _REMEDY = (
 )
 _STANDING = ("step", "loss", "learning_rate", "seconds", "term", "penalty")
 """What a row of the history has without any note."""
+_UNBOUNDED = 1 << 62
+"""Tokens at once where none are computed."""
 _LOOK_EVERY = {"cpu": 1}
 """Steps between looks at the loss (each waits for the device), by kind of device; others: 10."""
 
@@ -89,6 +104,7 @@ def train_stage(
     influences: Sequence[Influence] = (),
     phase: Phase | None = None,
     tuning: Tuning | None = None,
+    states: Mapping[str, np.ndarray] | None = None,
 ) -> dict[str, object]:
     """Trains the model in place on the rows, in one phase.
 
@@ -106,16 +122,21 @@ def train_stage(
         influences: What methods add.
         phase: Which steps at which rate, and whose moments; None: all steps as `config` has it.
         tuning: What the phase starts from and which parts move.
+        states: Of a phase that trains nothing but heads: the states of the prompts by group; `loaded` needs no model.
 
     Returns:
         The summary: steps, rows, tokens, seconds and more.
 
     Raises:
         DataError: rows that cannot be trained on.
+        ModelError: the heads to go on from are of another model or of other classes.
         UserError: the loss is no longer a number, a tracker is missing, or each of several processes walks by itself.
     """
     mixture, phase = mixture or Mixture(), phase or Phase()
-
+    headed, whole = None, loaded
+    if phase.heads:
+        headed = put_heads(loaded, phase.heads, tuning.start.heads if tuning else None, states)
+        loaded = replace(loaded, model=headed)
     wordings: dict[str, dict[int, EncodedRow]] = {}  # a method may give the stage's own rows once more
 
     def encoded(
@@ -124,7 +145,10 @@ def train_stage(
         known = wordings.setdefault(worded.name, {})
         new = [row for row in instances if id(row) not in known]
         if new or not instances:
-            made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
+            if phase.heads:
+                made = encode_classes(new, phase.heads, worded, loaded.tokenizer, config)
+            else:
+                made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
             known.update((id(row), one) for row, one in zip(new, made, strict=True))
         found = [known[id(row)] for row in instances]
         return [  # as they are where they can be: a row more held for each is felt with a hundred thousand of them
@@ -139,19 +163,22 @@ def train_stage(
             shuffled += of_group
         else:
             apart.append(of_group)
-    processes = here(loaded.device)
+    processes = here(loaded.device) if states is None else Processes(loaded.device)  # heads alone are no work for more
     if config.sharding == "fsdp":
         processes = replace(processes, shares_weights=True)
         take_apart(loaded.model, processes)
-    autocast = autocast_format(config.precision, loaded.device)
-    loss = AnswerLoss(
-        loaded.model,
-        pad_id=loaded.tokenizer.pad_token_id,
-        autocast=autocast,
-        lockstep=Lockstep(processes) if processes.shares_weights else None,
-    )
+    autocast = None if states else autocast_format(config.precision, loaded.device)
+    pad_id = loaded.tokenizer.pad_token_id
+    loss: AnswerLoss | StatesLoss
+    if headed is None:
+        lockstep = Lockstep(processes) if processes.shares_weights else None
+        loss = AnswerLoss(loaded.model, pad_id=pad_id, autocast=autocast, lockstep=lockstep)
+    elif states is None:
+        loss = ClassLoss(headed, inner_model(whole.model), pad_id=pad_id, autocast=autocast)
+    else:
+        loss = StatesLoss(headed, states)
     watch = Stopwatch(loaded.device)
-    objective = Answers(
+    objective = (Answers if phase.heads is None else partial(ClassRows, phase.heads))(
         loss,
         shuffled,
         apart,
@@ -177,7 +204,7 @@ def train_stage(
         *([described] if tuning and (described := phase.describe(tuning)) else []),
     )
     with (
-        _state_kept(loaded, recompute=config.gradient_checkpointing),
+        _state_kept(whole, recompute=config.gradient_checkpointing) if states is None else nullcontext(),
         loss.packed_where_equal(everything) as is_packed,
         progress.step(what, len(objective)) as tick,
         tracking(config.report_to if processes.is_first else (), folder, what) as track,
@@ -204,6 +231,8 @@ def train_stage(
     if notes := _means_of_notes(course.history):
         summary["notes"] = notes
     if processes.is_first:
+        if headed is not None:
+            save_heads(headed.heads, folder)
         write_jsonl(folder / "history.jsonl", course.history)
         write_json(folder / "summary.json", summary)
         delete_partials(folder)
@@ -235,7 +264,9 @@ class _Course:
     ) -> None:
         self.loaded, self.objective, self.config, self.key = loaded, objective, config, key
         self.seed, self.folder, self.tick, self.track, self.say = seed, folder, tick, track, say
-        self.most_tokens = self._most_tokens_before = tokens_at_once(loaded, config)
+        self.headed = loaded.model if isinstance(loaded.model, Headed) else None
+        gives_states = self.headed is not None and self.headed.backbone is None
+        self.most_tokens = self._most_tokens_before = _UNBOUNDED if gives_states else tokens_at_once(loaded, config)
         self.history: list[Row] = []
         self.tokens = self.answers = self.done = 0
         self._seconds_before, self._tokens_before = 0.0, 0
@@ -266,13 +297,12 @@ class _Course:
                     influence.begin(
                         Training(model, moving, rows, self.loaded.device, self.seed, steps, gradients_of, self.say)
                     )
-        parts = tuning.moves if tuning else None
-        optimizer = make_adamw(model, rate=config.learning_rate, weight_decay=config.weight_decay, parts=parts)
+        optimizer = self._optimizer(phase, tuning)
         if phase.moments == "inherit":
-            start = tuning.start.folder if tuning else None
+            start = (tuning.start.heads.folder if tuning.start.heads else tuning.start.folder) if tuning else None
             assert start is not None, "moments are inherited from a phase"
             assert (start / MOMENTS).exists(), "moments are inherited from a phase that has kept them"
-            load_moments(start, model, [optimizer])
+            load_moments(start, model, [optimizer], grows=self.headed is not None)
         with processes.first_goes_first():  # it deletes what cannot be used
             self._go_on(optimizer, influences, watch)
         look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
@@ -311,6 +341,12 @@ class _Course:
         if phase.keeps_moments:
             save_moments(self.folder / MOMENTS, model, [optimizer], processes)
 
+    def _optimizer(self, phase: Phase, tuning: Tuning | None) -> torch.optim.AdamW:
+        rate, decay = self.config.learning_rate, self.config.weight_decay
+        if self.headed is None or phase.heads is None:
+            return make_adamw(self.loaded.model, rate=rate, weight_decay=decay, parts=tuning.moves if tuning else None)
+        return make_head_optimizer(*self.headed.named_groups(), phase.heads, rate=rate, decay=decay)
+
     @contextmanager
     def _memory(self, what: str) -> Iterator[None]:
         """Says where memory ran out, if it does outside of the passes over rows."""
@@ -335,7 +371,7 @@ class _Course:
             return
         path, record = found
         load_tensors(path / "model.safetensors", moving_tensors(self.loaded.model))
-        load_moments(path, self.loaded.model, [optimizer])
+        load_moments(path, self.loaded.model, [optimizer], grows=self.headed is not None)
         load_influences(path, influences)
         self.done, self.history = record["step"], record["history"]
         self.most_tokens = min(self.most_tokens, record["most_tokens"])
@@ -362,8 +398,11 @@ class _Course:
         steps = len(self.objective)
         for row in rows:
             batch = self.objective.rows_of(int(row["step"]))
-            self.tokens += sum(len(one.ids) for one in batch)
-            self.answers += sum(one.answer_count for one in batch)
+            if self.headed is None:
+                self.tokens += sum(len(one.ids) for one in batch)
+                self.answers += sum(one.answer_count for one in batch)
+            elif self.headed.backbone is not None:
+                self.tokens += sum(one.computed for one in batch)
             row = {**row, "step": int(row["step"]) + 1, "seconds": row["seconds"] + self._seconds_before}
             if not is_finite(row):
                 adds = "term" in row or "penalty" in row

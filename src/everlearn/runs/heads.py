@@ -1,0 +1,152 @@
+"""Classification heads in a run: trained on kept states of a frozen model, and asked for a task's classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.mixture import OWN, Mixture
+from everlearn.models.state import ModelState
+from everlearn.progress import Progress
+
+if TYPE_CHECKING:
+    import numpy as np
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.artifacts import StepRunner
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.models.loading import LoadedModel
+    from everlearn.training.phase import Phase
+
+BY_HEADS = "head"
+"""Why an answer that no token was written for ends."""
+
+
+class States:
+    """States of prompts under a model, each computed once and kept.
+
+    Args:
+        step: Runs steps below the stage at hand.
+        template: How an instance becomes a prompt.
+        tokenizer: The model's.
+        open_model: Loads a model without its heads.
+        progress: Where to show what goes on.
+    """
+
+    def __init__(
+        self,
+        step: StepRunner,
+        template: PromptTemplate,
+        tokenizer: PreTrainedTokenizerBase,
+        open_model: Callable[[ModelState], LoadedModel],
+        progress: Progress,
+    ) -> None:
+        self._step, self._template, self._tokenizer = step, template, tokenizer
+        self._open, self._progress = open_model, progress
+
+    def of_training(
+        self, state: ModelState, tasks: Sequence[Task], mixture: Mixture, most: int
+    ) -> dict[str, np.ndarray]:
+        """Those of a stage's training rows by group.
+
+        Args:
+            state: The model.
+            tasks: Of the stage.
+            mixture: What is rehearsed.
+            most: Tokens at which prompts are cut.
+        """
+        import numpy as np
+
+        found = {OWN: np.concatenate([self._of(state, task.train, f"{task.name}/train", most) for task in tasks])}
+        own = {row: at for at, row in enumerate(row for task in tasks for row in task.train)}
+        for group in mixture.groups:
+            known = {} if group.template else own  # of a memory that takes the stage's own rows in, too
+            if others := [row for row in group.rows if row not in known]:
+                states = iter(self._of(state, others, f"{group.name}/rehearsed", most, group.template))
+            if group.rows:
+                rows = [found[OWN][known[row]] if row in known else next(states) for row in group.rows]
+                found[group.name] = np.stack(rows)
+        return found
+
+    def of_evaluation(self, state: ModelState, task: Task) -> np.ndarray:
+        """Those of a task's held-out rows."""
+        return self._of(state, task.evaluation, f"{task.name}/evaluation", None)
+
+    def _of(
+        self,
+        state: ModelState,
+        rows: Sequence[Instance],
+        name: str,
+        most: int | None,
+        template: PromptTemplate | None = None,
+    ) -> np.ndarray:
+        from everlearn.models.features import kept_prompt_states, read_states
+
+        worded = template or self._template
+        prompts = [worded.prompt_ids(row, self._tokenizer, most) for row in rows]
+        backbone = state.backbone
+
+        def open_model() -> LoadedModel:
+            self._progress.say(f"reading {len(prompts):,} prompts of {name}")
+            return self._open(backbone)
+
+        return read_states(
+            kept_prompt_states(self._step, f"features/{name}", backbone.fingerprint, prompts, open_model)
+        )
+
+
+def train_heads(
+    folder: Path,
+    states: Mapping[str, np.ndarray],
+    tokenizer: PreTrainedTokenizerBase,
+    context_length: int,
+    stage: Mapping[str, Any],
+    progress: Progress,
+) -> None:
+    """Trains heads on given states, or makes prototypes of them; no model is loaded.
+
+    Args:
+        folder: Receives history, summary and heads.
+        states: By group of rows.
+        tokenizer: The model's.
+        context_length: The model's.
+        stage: Arguments of `train_stage` beside those of this function.
+        progress: Where to show what goes on.
+    """
+    import torch
+
+    from everlearn.models.heads import note_weights
+    from everlearn.models.loading import LoadedModel
+    from everlearn.training.classes import make_prototypes
+    from everlearn.training.stage import train_stage
+
+    tuning, phase = stage["tuning"], cast("Phase", stage["phase"])
+    of_start = tuning.start.fingerprint
+    loaded = LoadedModel(cast(Any, None), tokenizer, of_start, of_start, context_length, torch.device("cpu"))
+    assert phase.heads is not None, "the phase trains heads"
+    if phase.heads.kind == "prototype":
+        make_prototypes(folder, phase.heads, tuning.start.heads, states[OWN], [row.output for row in stage["rows"]])
+    else:
+        train_stage(loaded, **stage, states=states, folder=folder, progress=progress)
+    note_weights(folder, tuning.start.folder)
+
+
+def answer_by_heads(state: ModelState, task: Task, stream: TaskStream, states: np.ndarray) -> list[str]:
+    """The class of each row.
+
+    A task without a head yet is asked of all heads that there are, in a task-incremental stream too.
+
+    Args:
+        state: Has the heads, which must be those of the stream's classes.
+        task: Whose rows are asked.
+        stream: Says whether the task is known.
+        states: Of the rows' prompts, (rows, width).
+    """
+    from everlearn.models.heads import best_classes, load_heads
+
+    assert state.heads is not None, "the model answers by heads"
+    tasks = [(one.name, one.classes) for one in stream]
+    heads = load_heads(state.heads.folder, width=states.shape[1], tasks=tasks)
+    return best_classes(states, heads, task.name if stream.scenario == "task_incremental" else None)
