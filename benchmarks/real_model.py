@@ -85,7 +85,7 @@ SIZES: dict[str, dict[str, Any]] = {
             "evaluation.max_new_tokens": 32,
         },
         "ssr": {},
-        "faithful": {"max_prompts": 4, "max_new_tokens": 160, "refinement_tokens": 48, "clusters": 4, "minimum": 0},
+        "faithful": {"max_prompts": 12, "max_new_tokens": 128, "refinement_tokens": 48, "clusters": 1, "minimum": 0},
         "gere": {"count": 16, "max_tokens": 128},
     },
     "published": {"tasks": None, "recipe": {}, "ssr": {}, "faithful": {}, "gere": {}},
@@ -130,15 +130,15 @@ def found(folder: Path, name: str, *, needed: bool = True) -> str | None:
 
 
 def methods_of(size: dict[str, Any]) -> list[Any]:
-    """Nothing, real rows, synthetic rows as published and as improved, and those with general texts beside them."""
+    """Nothing, real rows, synthetic rows, those with general texts beside them; last what a model may fail at."""
     improved = {"name": "ssr", "preset": "improved", **size["ssr"]}
     return [
         "sequential",
         {"name": "random_rehearsal", "ratio": 0.01},
         {"name": "random_rehearsal", "ratio": 0.1},
-        {"name": "ssr", "preset": "faithful", **size["ssr"], **size["faithful"]},
         improved,
         [improved, {"name": "gere", "weight": "dynamic", **size["gere"]}],
+        {"name": "ssr", "preset": "faithful", **size["ssr"], **size["faithful"]},
     ]
 
 
@@ -241,6 +241,8 @@ def table(result: dict[str, Any]) -> str:
                 f"| {one['repeat_each_other']} | {one['answers_without_end']} | {listed(one['texts_that_ended_by'])} "
                 f"| {listed(dropped) or '-'} |"
             )
+    if result["refused"]:
+        lines.append(f"Not all methods were run: {result['refused']}")
     bounds = [f"- {key}: `{json.dumps(value)}`" for key, value in result["changed"].items() if value]
     return (
         "\n\n".join("\n".join(part) for part in sections(lines))
@@ -290,7 +292,7 @@ def main() -> None:
     }
     changes = {**size["recipe"], **dict(item.split("=", 1) for item in args.set)}
     changed = {"tasks": size["tasks"], "recipe": changes, **{key: size[key] for key in ("ssr", "faithful", "gere")}}
-    began = time.perf_counter()
+    folder, refused, began = Path(args.runs_dir) / f"real-{name}", None, time.perf_counter()
     try:
         for key, value in changes.items():
             set_dotted(tree, key, parse(value, f"--set {key}") if isinstance(value, str) else value)
@@ -303,8 +305,10 @@ def main() -> None:
                 print(f"changed against the published settings: {key}: {json.dumps(value)}", flush=True)
         compare(recipe, methods, progress=make_progress())
     except UserError as error:
-        sys.exit(f"error: {error}")
-    folder = Path(args.runs_dir) / f"real-{name}"
+        refused = str(error)
+        print(f"error: {refused}", file=sys.stderr)
+        if not (folder / "comparison.json").exists():
+            sys.exit(2)
     comparison: Any = read_json(folder / "comparison.json")
     first: Any = read_json(folder / comparison["runs"][0]["folder"] / "manifest.json")
     result = {
@@ -319,12 +323,14 @@ def main() -> None:
         "seed": args.seed,
         "evaluation_rows": max(task["evaluation_rows"] for task in first["tasks"]),
         "changed": changed,
+        "refused": refused,
         "runs": {entry["label"]: run_of(folder / entry["folder"]) for entry in comparison["runs"]},
     }
     place = Path(__file__).parent / "results" / f"real_{name}"
     write_json(place.with_name(f"{place.name}.json"), result)
     write_text(place.with_name(f"{place.name}.md"), table(result))
     print(table(result))
+    sys.exit(2 if refused else 0)
 
 
 if __name__ == "__main__":
