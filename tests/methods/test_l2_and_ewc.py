@@ -153,6 +153,7 @@ def test_the_information_is_that_of_as_many_rows_as_asked_for_drawn_by_the_seed(
 
 
 def test_what_is_stored_of_the_published_ewc_is_found_again() -> None:
+    assert [make_method("ewc", {"fisher": kind}).versions for kind in ("empirical", "sampled")] == [1, 2]
     assert make_method("ewc", {"strength": 1.0, "half": False}).described() == {"strength": 1.0, "fisher_rows": 200}
     assert make_method("ewc", {"memory": "online", "gamma": 0.5}).described() == {
         "strength": 0.1,

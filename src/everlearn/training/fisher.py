@@ -91,10 +91,10 @@ class OfSampledTokens:
     def __call__(self, logits: Tensor, ids: Tensor) -> Tensor:
         """The scalar of the drawn tokens."""
         stream = torch.Generator().manual_seed(derive(self.seed, *ids.tolist()))
-        chances = logits.detach().double().softmax(-1).cumsum(-1)
-        drawn = torch.rand(len(logits), 1, generator=stream, dtype=torch.float64).to(logits.device)
+        chances = logits.detach().cpu().double().softmax(-1).cumsum(-1)  # Apple's GPUs have no float64
+        drawn = torch.rand(len(logits), 1, generator=stream, dtype=torch.float64)
         tokens = torch.searchsorted(chances, drawn * chances[:, -1:])[:, 0]
-        return self.scalar(logits, tokens)
+        return self.scalar(logits, tokens.to(logits.device))
 
 
 def mean_powers(scalars: Iterable[Tensor], parameters: Sequence[Tensor], power: Power) -> list[Tensor]:
