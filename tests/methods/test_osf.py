@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from enum import Enum
 from pathlib import Path
 
+import peft
 import pytest
 import torch
 from peft import OSFConfig, get_peft_model
@@ -139,6 +141,12 @@ def test_what_would_train_nothing_is_refused_before_training(tmp_path: Path) -> 
         check("llama", preserved=[0.5, 0.01])
     with pytest.raises(RecipeError, match="preserved"):
         make_method("osf", {"preserved": 1.0})
+
+
+def test_a_peft_that_has_no_osf_is_refused_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peft, "PeftType", Enum("PeftType", ["LORA"]))
+    with pytest.raises(RecipeError, match=rf"method osf: PEFT {peft.__version__} has no OSF yet: .*pip install"):
+        make_method("osf", {}).check(facts_of(number_stream(), tuning="full"))
 
 
 def test_an_anchor_at_the_base_is_refused_beside_parts_that_hide_it() -> None:

@@ -110,12 +110,13 @@ class Osf(Method):
     traits = frozenset({"changes parts", "merges parts"})
 
     def check(self, facts: Facts) -> None:
-        """Refuses LoRA, and a model of which nothing, or not all that is named, could be trained.
+        """Refuses LoRA, an older PEFT, and a model of which nothing, or not all that is named, could be trained.
 
         Raises:
             RecipeError: says what to change.
             ModelError: names a target that the model does not have.
         """
+        import peft
         from torch.nn import Linear
 
         from everlearn.models.loading import skeleton
@@ -125,6 +126,11 @@ class Osf(Method):
             raise RecipeError(
                 f"method {self.name}: it trains parts of whole weights, and model.tuning: {facts.model.tuning} leaves "
                 "those as they are: set model.tuning to full."
+            )
+        if "OSF" not in peft.PeftType.__members__:
+            raise RecipeError(
+                f"method {self.name}: PEFT {peft.__version__} has no OSF yet: install a newer one (pip install -U "
+                "peft)."
             )
         model = skeleton(facts.model)
         check_targets(model, self.options.targets, f"method.{self.name}.targets")
