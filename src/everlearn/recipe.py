@@ -317,6 +317,24 @@ class TrainingConfig(Section):
     """Trackers for the Trainer: tensorboard, wandb, mlflow, trackio."""
 
 
+Probe = Literal["linear", "cosine_linear", "prototype", "cosine_prototype"]
+
+
+class ProbingConfig(Section):
+    """Fresh heads that show what a model's features still tell apart (arXiv 2312.07887); with `stream.scenario`."""
+
+    probes: Annotated[list[Probe], BeforeValidator(_listed), AfterValidator(_distinct)] = [
+        "linear",
+        "cosine_linear",
+        "prototype",
+        "cosine_prototype",
+    ]
+    """Which heads are fitted before the first stage and after each one; an empty list: none."""
+    schedule: Literal["converged", "published"] = "converged"
+    """Of the trained ones: until the training loss is flat, or the paper's 20 epochs of Adam at 1e-3, which leaves few
+    rows near chance."""
+
+
 class EvaluationConfig(Section):
     """What is measured after every stage."""
 
@@ -332,6 +350,7 @@ class EvaluationConfig(Section):
     """Resamples of instances behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
+    probing: ProbingConfig = ProbingConfig()
 
 
 class SynthesizeConfig(Section):

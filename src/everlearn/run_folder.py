@@ -42,7 +42,7 @@ _BEGUN = frozenset({"recipe.yaml", "plan.json", "comparison.json"})
 """By which it says so."""
 _OWN = (
     *("recipe.yaml", "manifest.json", "plan.json", "comparison.json", "matrix.json", "metrics.json", "run.log"),
-    "lineage.json",
+    *("lineage.json", "probing.json"),
     *("report.html", "bad_rows.jsonl", "ledger.json", "quality.json", ".lock", "model", "tokenizer"),
 )
 _OWN_TREES = ("stages", ".own", ".partial", "segments", "states", "releases", "heldout")

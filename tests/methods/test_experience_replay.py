@@ -21,7 +21,7 @@ from everlearn.recipe import TrainingConfig
 from everlearn.training.influence import Influence, OptimizerStep
 from everlearn.training.row_order import Batches
 from everlearn.training.stage import train_stage
-from tests.methods.contexts import Bench, number_stream, stored_and_loaded, tiny_config
+from tests.methods.contexts import Bench, facts_of, number_stream, stored_and_loaded, tiny_config
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "baselines" / "reservoir.json"
 STREAM = number_stream()
@@ -97,6 +97,36 @@ def test_the_memory_of_a_stage_is_where_the_next_one_begins(tmp_path: Path, tiny
     assert len({task for task, _ in state["held"]}) > 1, "rows of several tasks are held"  # type: ignore[attr-defined]
 
 
+def test_a_herded_memory_is_chosen_after_a_stage_and_drawn_in_the_next(tmp_path: Path, tiny_model: Path) -> None:
+    options = {"selection": "herding", "capacity": 13, "memory_batch": 3}
+    bench, method = Bench(tmp_path, tiny_model), make_method("experience_replay", options)
+    stream = number_stream(labels=True)
+    classes = len(stream.tasks[0].labels)
+    for number, stage in enumerate(method.stages(stream)):
+        context = bench.context(stage)
+        groups = method.rehearsal(context).groups
+        assert len(groups) == (number > 0)
+        for group in groups:
+            assert {row.task for row in group.rows} == {task.name for task in stage.seen}
+            assert [len(step) for step in group.drawn(context.order, 0)] == [3] * len(context.order)  # type: ignore[misc]
+        method.after_stage(context)
+        held = method.state_json()["held"]
+        tasks = {task.name: task for task in (*stage.seen, *stage.tasks)}
+        count = Counter((task, tasks[task].train[place].output) for task, place in held)  # type: ignore[attr-defined]
+        assert set(count.values()) == {13 // (classes * (number + 1))}
+        assert len(count) == classes * (number + 1)
+        method = stored_and_loaded(method, make_method("experience_replay", options), tmp_path / str(number))
+
+
+def test_a_memory_that_leaves_nothing_for_a_class_is_refused() -> None:
+    facts = facts_of(number_stream(labels=True))
+    needed = sum(len(task.labels) for task in facts.stream)
+    make_method("experience_replay", {"selection": "herding", "capacity": needed}).check(facts)
+    make_method("experience_replay", {"capacity": 1}).check(facts)
+    with pytest.raises(RecipeError, match=f"{needed - 1} rows leaves none for each of {needed} classes: set capacity"):
+        make_method("experience_replay", {"selection": "herding", "capacity": needed - 1}).check(facts)
+
+
 def test_rows_that_others_have_shuffled_in_are_not_offered(tmp_path: Path, tiny_model: Path) -> None:
     method = make_method("experience_replay", {})
     stage = method.stages(STREAM)[1]
@@ -165,6 +195,7 @@ def test_memory_rows_enter_by_one_mean_or_by_one_of_their_own(tmp_path: Path, ti
         ({"memory_batch": 0}, "memory_batch"),
         ({"offer": "never"}, "offer"),
         ({"beta": -1, "mean": "separate"}, "beta"),
+        ({"selection": "herding", "offer": "every_epoch"}, "offer is about the reservoir"),
         ({"beta": 0.5}, "beta weighs a mean of the memory's own, so it needs mean: separate"),
     ],
 )

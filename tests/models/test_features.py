@@ -9,12 +9,15 @@ import pytest
 import torch
 
 from everlearn.artifacts import Artifact
+from everlearn.errors import ModelError
+from everlearn.models.embeddings import embed_texts
 from everlearn.models.features import kept_prompt_states, last_prompt_states, read_states
-from everlearn.models.loading import LoadedModel, load_model
+from everlearn.models.loading import LoadedModel, load_model, save_checkpoint
+from everlearn.models.state import MOVING, PartSettings
 from everlearn.recipe import ModelConfig
 from tests.conftest import ARCHITECTURES, make_tiny_model
 from tests.odd_models import SWITCH, make_odd
-from tests.tiny_models import make_tokenizer
+from tests.tiny_models import make_tokenizer, save_tiny_model
 
 PROMPTS = [[1, 5, 7, 9], [1, 8], [3], [1, *range(4, 20)], [2, 2, 6]]
 
@@ -57,3 +60,19 @@ def test_kept_states_are_computed_for_the_step_that_makes_them(folder: Path, tmp
     kept_prompt_states(step, "states/qa", "model", PROMPTS[1:], lambda: loaded)
     kept_prompt_states(step, "states/qa", "other", PROMPTS, lambda: loaded)
     assert len({str(inputs) for _, inputs in asked}) == 3  # prompts and model are what they depend on
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_a_soft_prompt_stands_before_each_prompt_that_is_read(architecture: str, tmp_path: Path) -> None:
+    parts = {MOVING: PartSettings("PROMPT_TUNING", {"num_virtual_tokens": 6, "prompt_tuning_init": "SAMPLE_VOCAB"})}
+    config = ModelConfig(base=str(save_tiny_model(tmp_path / "base", architecture)), dtype="float32", device="cpu")
+    save_checkpoint(load_model(config, trainable=True, seed=1, adds=parts), tmp_path)
+    loaded = load_model(config, checkpoint=tmp_path)
+    states = last_prompt_states(loaded, PROMPTS)
+    for prompt, state in zip(PROMPTS, states, strict=True):
+        with torch.no_grad():  # PEFT's own way
+            alone = loaded.model(torch.tensor([prompt]), output_hidden_states=True).hidden_states[-1][0, -1]
+        np.testing.assert_allclose(state, alone.numpy(), atol=1e-5)
+    assert np.abs(states - last_prompt_states(load_model(config), PROMPTS)).max() > 1e-3
+    with pytest.raises(ModelError, match="would not see it"):
+        embed_texts(loaded, ["red dog"])

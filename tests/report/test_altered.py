@@ -22,7 +22,7 @@ from everlearn.runs.compare import planned
 from tests.malformed.spoilt_json import spoilt
 from tests.report import run_folders
 
-VOUCHED = ("manifest.json", "matrix.json", "metrics.json")
+VOUCHED = ("manifest.json", "matrix.json", "metrics.json", "probing.json")
 STAGE = "stages/01-sentiment"
 
 
@@ -30,6 +30,11 @@ STAGE = "stages/01-sentiment"
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A small run with all its sums."""
     folder = run_folders.make_run(tmp_path_factory.mktemp("whole") / "run", tasks=("sentiment", "ruvian"), rows=4)
+    probes = {"linear": {"base": [10.0, 20.0], "values": [[90.0, 30.0], [80.0, 95.0]]}}
+    stages = ["01-sentiment", "02-ruvian"]
+    run_folders.write_json(
+        folder / "probing.json", {"tasks": ["sentiment", "ruvian"], "stages": stages, "probes": probes}
+    )
     for name in VOUCHED:
         write_vouched(folder / name, read_mapping(folder / name))
     return folder

@@ -12,9 +12,13 @@ import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import cast
+from typing import TYPE_CHECKING, cast
 
+from everlearn.data.herding import herded
 from everlearn.data.instance import Instance, Task
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -125,6 +129,28 @@ class Memory:
         """Holds what a stage of these tasks has left in it."""
         places = [*self.held, *((task.name, place) for task in tasks for place in range(len(task.train)))]
         self.held, self.offered = [places[item] for item in plan.held], plan.offered
+
+    def herd(self, seen: Sequence[Task], tasks: Sequence[Task], states: Sequence[np.ndarray], capacity: int) -> None:
+        """Holds equal parts of all classes so far, each its most telling rows first.
+
+        Args:
+            seen: Tasks of the rows held.
+            tasks: Whose rows come in.
+            states: Of their training rows, (rows, width) each.
+            capacity: Rows of the memory.
+        """
+        task_of = {task.name: task for task in (*seen, *tasks)}
+        classes: dict[tuple[str, str], list[int]] = {}  # places of their rows
+        came = [(task.name, place) for task in tasks for place in range(len(task.train))]
+        for name, place in (*self.held, *came):
+            label = task_of[name].train[place].output if task_of[name].labels else ""
+            classes.setdefault((name, label), []).append(place)
+        quota, features = capacity // len(classes), dict(zip([task.name for task in tasks], states, strict=True))
+        for (name, _), places in classes.items():
+            if name in features:
+                places[:] = [places[at] for at in herded(features[name][places], quota)]
+        self.held = [(name, place) for (name, _), places in classes.items() for place in places[:quota]]
+        self.offered += len(came)
 
     def to_json(self) -> dict[str, object]:
         """As it is kept between stages."""

@@ -18,17 +18,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
+
+from everlearn.recipe import Probe
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from everlearn.progress import Tick
 
-Probe = Literal["linear", "cosine_linear", "prototype", "cosine_prototype"]
-PROBES: tuple[Probe, ...] = ("linear", "cosine_linear", "prototype", "cosine_prototype")
+PROBES: tuple[Probe, ...] = get_args(Probe)
 Schedule = Literal["converged", "published"]
 Order = Callable[[int], np.ndarray]
 """Epoch to the order of the rows in it."""

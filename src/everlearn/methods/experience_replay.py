@@ -9,6 +9,12 @@ Source: mammoth's `er` and its reservoir (read), which offers the rows of every 
 each row once is chosen here. What is drawn depends on the order of rows and the seed alone, so a stage's steps are
 planned before it is trained; what is kept between stages are the places of the rows held and how many were offered.
 Cost: a step takes twice as long where `memory_batch` is the batch size.
+
+With `selection: herding` the memory is chosen when a stage has been trained, and is the same for all steps of the next
+one: of every class so far an equal part of `capacity`, those rows whose mean feature (state of the last prompt token
+under the model just trained) stays nearest to their class's (`everlearn.data.herding`); older classes keep the first
+of theirs. A task without labels counts as one class.
+Source: arXiv 2312.07887's released code (read; its `herding` buffer, whose budget the classes so far share).
 """
 
 from __future__ import annotations
@@ -21,7 +27,8 @@ from pydantic import Field, model_validator
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.errors import RecipeError
+from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
@@ -30,6 +37,8 @@ if TYPE_CHECKING:
 
 class ExperienceReplayOptions(MethodOptions):
     """Size of the memory, and how its rows enter."""
+
+    added = frozenset({"selection"})
 
     capacity: Annotated[int, Field(ge=1)] = 200
     """Rows of the memory, over all tasks (mammoth: 200, 500 or 5,120)."""
@@ -40,6 +49,8 @@ class ExperienceReplayOptions(MethodOptions):
     mean: Literal["joint", "separate"] = "joint"
     """`joint`: one mean over the answer tokens of new and memory rows (mammoth); `separate`: the mean over new rows
     and `beta` times that over memory rows."""
+    selection: Literal["reservoir", "herding"] = "reservoir"
+    """How the memory's rows are chosen: a sample of all that came, or of each class those that stand for it best."""
     beta: Annotated[float, Field(ge=0)] = 1.0
     """Weight of the memory's mean; only with `mean: separate`."""
 
@@ -47,6 +58,8 @@ class ExperienceReplayOptions(MethodOptions):
     def _beta_has_a_mean(self) -> Self:
         if self.mean == "joint" and self.beta != 1.0:
             raise ValueError("beta weighs a mean of the memory's own, so it needs mean: separate")
+        if self.selection == "herding" and self.offer != "first_epoch":
+            raise ValueError("offer is about the reservoir, so it goes with selection: reservoir")
         return self
 
 
@@ -62,12 +75,30 @@ class ExperienceReplay(Method):
         super().__init__(options)
         self._memory = Memory()
 
+    def check(self, facts: Facts) -> None:
+        """Refuses a memory to herd that leaves nothing for each class.
+
+        Raises:
+            RecipeError: says how many rows it needs.
+        """
+        classes = sum(max(1, len(task.labels)) for task in facts.stream)
+        if self.options.selection == "herding" and self.options.capacity < classes:
+            raise RecipeError(
+                f"method {self.name}: a memory of {self.options.capacity} rows leaves none for each of {classes} "
+                f"classes: set capacity to {classes} or more, or selection: reservoir."
+            )
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """The memory and the stage's own rows, which enter it as the stage goes on."""
         options = self.options
+        rows = self._memory.rows(context.stage.seen)
+        if options.selection == "reservoir":  # else the stage's own rows are not drawn before the next one
+            rows += context.stage.rows
+        if not rows:
+            return Mixture()
         group = Group(
             self.name,
-            (*self._memory.rows(context.stage.seen), *context.stage.rows),
+            tuple(rows),
             per_step=options.memory_batch or context.training.batch_size,
             is_within=False,
             drawn=partial(drawn_by, plan=self._planned(context)),
@@ -79,14 +110,38 @@ class ExperienceReplay(Method):
     def _planned(self, context: StageContext) -> partial[Plan]:
         """The plan of a stage by its order."""
         options = self.options
-        reservoir = Reservoir(options.capacity, is_once=options.offer == "first_epoch")
+        is_at_once = options.selection == "reservoir"
+        reservoir = Reservoir(options.capacity, is_once=options.offer == "first_epoch", is_at_once=is_at_once)
         count = options.memory_batch or context.training.batch_size
         seed = context.random_seed(self.name)
         return self._memory.planned(len(context.stage.rows), reservoir, count=count, seed=seed)
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps what the memory holds."""
+        if self.options.selection == "herding":
+            self._memory.herd(context.stage.seen, context.stage.tasks, self._states(context), self.options.capacity)
+            return
         self._memory.follow(self._planned(context)(context.order), context.stage.tasks)
+
+    def _states(self, context: StageContext) -> list[np.ndarray]:
+        """Of the training rows of the stage's tasks, (rows, width) each."""
+        from everlearn.models.features import kept_prompt_states, read_states
+
+        found, tokenizer = [], context.latest().tokenizer
+        for task in context.stage.tasks:
+            most = context.training.max_prompt_tokens
+            prompts = [context.template.prompt_ids(row, tokenizer, most) for row in task.train]
+            with context.progress.step(f"reading training rows of {task.name}", len(prompts)) as tick:
+                path = kept_prompt_states(
+                    context.step,
+                    f"features/{task.name}/train",
+                    context.state.backbone.fingerprint,
+                    prompts,
+                    context.latest,
+                    lambda tick=tick: tick,  # type: ignore[misc]
+                )
+            found.append(read_states(path))
+        return found
 
     def state_json(self) -> dict[str, object]:
         """The rows held, as places in their tasks, and how many were offered."""

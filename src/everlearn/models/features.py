@@ -21,6 +21,7 @@ from everlearn.artifacts import StepRunner
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models.adapters import inner_model
 from everlearn.models.batching import by_length, tokens_at_once
+from everlearn.models.kinds import soft_prompt
 from everlearn.models.sides import Sides
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def read_states(path: Path) -> np.ndarray:
 
 def _last_states(loaded: LoadedModel, prompts: Sequence[Sequence[int]], crew: Crew, tick: Tick | None) -> np.ndarray:
     """The same in all processes, each some of the batches."""
-    return pooled(loaded, prompts, last_of, crew, tick)
+    return pooled(loaded, prompts, last_of, crew, tick, sees_prompt=True)
 
 
 def last_of(states: Tensor, mask: Tensor) -> Tensor:
@@ -117,6 +118,7 @@ def pooled(
     tick: Tick | None = None,
     *,
     batch_tokens: int | None = None,
+    sees_prompt: bool = False,
 ) -> np.ndarray:
     """One vector a row, of its final hidden states.
 
@@ -127,6 +129,7 @@ def pooled(
         crew: Processes that share the work; each calls this.
         tick: Called with (rows done, rows in all).
         batch_tokens: Most tokens of a batch, padding included; None: by the device.
+        sees_prompt: Whether a soft prompt of the model stands before each row; else such a model is refused.
 
     Returns:
         (rows, width), float32.
@@ -134,14 +137,22 @@ def pooled(
     import torch
 
     assert all(rows), "a row has at least one token"
-    decoder, done = decoder_of(loaded), 0
+    inner = inner_model(loaded.model, sees_prompt=sees_prompt)
+    decoder, before, done = decoder_within(inner), soft_prompt(loaded.model), 0
 
-    def vectors(batch: Sequence[int]) -> np.ndarray:
+    def of_batch(batch: Sequence[int]) -> np.ndarray:
         nonlocal done
         tokens, mask = (
             part.to(loaded.device) for part in padded([rows[at] for at in batch], loaded.tokenizer.pad_token_id)
         )
-        states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        if before is None:
+            states = decoder(input_ids=tokens, attention_mask=mask, use_cache=False).last_hidden_state
+        else:
+            vectors = inner.get_input_embeddings()(tokens)
+            vectors = torch.cat([before.to(vectors.dtype).expand(len(batch), *before.shape), vectors], dim=1)
+            seen = torch.cat([mask.new_ones(len(batch), len(before)), mask], dim=1)
+            states = decoder(inputs_embeds=vectors, attention_mask=seen, use_cache=False).last_hidden_state
+            states = states[:, len(before) :]
         found: np.ndarray = pool(states, mask).float().cpu().numpy()
         done += len(batch)
         if tick:
@@ -149,11 +160,9 @@ def pooled(
         return found
 
     most_tokens = batch_tokens or tokens_at_once(loaded.device.type, BATCH_TOKENS)
-    batches = list(
-        by_length(range(len(rows)), lambda at: len(rows[at]), most_tokens, Sides(inner_model(loaded.model)).of)
-    )
+    batches = list(by_length(range(len(rows)), lambda at: len(rows[at]), most_tokens, Sides(inner).of))
     with torch.inference_mode():
-        shares = crew.share(batches, vectors)
+        shares = crew.share(batches, of_batch)
     if not batches:
         return np.zeros((0, 1), dtype=np.float32)
     whole = np.empty((len(rows), shares[0].shape[1]), dtype=np.float32)

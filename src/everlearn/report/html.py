@@ -2,8 +2,8 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, costs, and last
-how it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
+probing, rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, costs,
+and last how it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from everlearn.report.sections.forgotten import forgotten
 from everlearn.report.sections.headline import headline, metrics_line, unfinished
 from everlearn.report.sections.heatmap import any_measured, heat_maps, matrix_title
 from everlearn.report.sections.lineage import lineage
+from everlearn.report.sections.probing import probing
 from everlearn.report.sections.provenance import provenance
 from everlearn.report.sections.rehearsal import rehearsal
 from everlearn.report.sections.tiles import legend, tiles
@@ -34,6 +35,7 @@ NAVIGATION = {
     "comparison": "Comparison",
     "matrix": "Matrix",
     "curves": "Curves",
+    "probing": "Probing",
     "rehearsal": "Rehearsal",
     "acting": "While training",
     "findings": "Found",
@@ -97,6 +99,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
             heat_maps(study) if any(any_measured(method, study) for method in study.methods) else None,
         ),
         ("curves", "Learning and forgetting", curves(study)),
+        ("probing", "What the features still tell apart", probing(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("acting", "What acted while training", acting(study)),
         ("findings", "What the methods found", findings(study)),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from everlearn.report.facts.definitions import (
     MICROTASKS,
     PERPLEXITY,
+    PROBES,
     Meaning,
     metric_title,
     metric_word,
@@ -20,6 +21,7 @@ from everlearn.report.facts.definitions import (
 )
 from everlearn.report.facts.empty import doubt, empty_answers
 from everlearn.report.facts.kinds import grouped
+from everlearn.report.facts.probed import courses, names_of, verdict
 from everlearn.report.facts.reading import Estimate
 from everlearn.report.facts.study import MethodRuns, Study, read_study
 from everlearn.report.page.numbers import NONE, duration, interval, score
@@ -74,6 +76,8 @@ def matrix_table(folder: Path) -> Group:
             parts += [_plain(f"{sentence}\n") for sentence in told]
     if any(method.finished for method in study.methods):
         parts.append(_plain("In brackets: just after the task was learnt.\n"))
+    for method in study.in_front:
+        parts += _probing(method, study)
     if study.is_crowded:
         parts.append(_plain("Matrices: of each kind the method with the best average; report.html has all.\n"))
         parts += [_plain(f"Methods by kind, without their intervals ({study.level}: report.html)"), _by_kind(study)]
@@ -108,6 +112,29 @@ def _matrix(method: MethodRuns, study: Study) -> SideBySide:
         head = _plain(task).append(f"\n{visible(metric)}" if metric else "", style="dim")
         columns.append(Column(head, [_cell(*pair) for pair in zip(values, learnt, strict=True)]))
     return SideBySide(_plain("after"), names, columns)
+
+
+def _probing(method: MethodRuns, study: Study) -> list[Text | Table | SideBySide]:
+    """What probes on its features get right beside what it answers; nothing where nothing was probed."""
+    from everlearn.report.page.side_by_side import Column, SideBySide
+
+    if not (names_of(method) and method.finished):
+        return []
+    parts: list[Text | Table | SideBySide] = []
+    for seen in (True, False):
+        stages = range(1 if seen else 0, method.finished + 1)
+        heading = _plain(method.title)
+        heading.stylize("bold")
+        what = "the tasks seen so far" if seen else "all tasks"
+        heading.append(f": observed and probed after each stage, mean of {what}, in %", style="not bold")
+        columns = []
+        for name, course in courses(method, study, seen=seen).items():
+            known = dict(course)
+            head = _plain(PROBES.get(name, name).replace(" ", "\n"))
+            columns.append(Column(head, [_cell(known.get(stage), False) for stage in stages]))
+        names = [_plain(method.first.stages[stage - 1].name if stage else "base model") for stage in stages]
+        parts += [heading, SideBySide(_plain("after"), names, columns)]
+    return [*parts, _plain(f"{verdict(method)}\n")]
 
 
 def _cell(value: float | None, just_learnt: bool) -> Text:

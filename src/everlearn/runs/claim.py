@@ -67,7 +67,7 @@ def take(store: RunStore, recipe: Recipe, method: Method, stream: TaskStream, re
     if grows(recipe_of(folder).stream, recipe.stream):
         refuse_other_rows(folder, read)
         write_kept(folder, recipe, _APART)
-        for name in ("matrix.json", "metrics.json"):  # they have no column for the new task
+        for name in ("matrix.json", "metrics.json", "probing.json"):  # they have no column for the new task
             (folder / name).unlink(missing_ok=True)
 
 

@@ -33,6 +33,7 @@ from everlearn.runs.lengths import rehearsed_within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement
 from everlearn.runs.prepare import Prepared, prepare, tell_about, tell_targets, with_targets
+from everlearn.runs.probing import Probing
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 from everlearn.training.phase import TRAINING
@@ -53,11 +54,13 @@ class RunResult:
         folder: The run folder.
         matrix: As in `matrix.json`.
         metrics: As in `metrics.json`.
+        probing: As in `probing.json`; None where nothing was probed.
     """
 
     folder: Path
     matrix: dict[str, object]
     metrics: dict[str, object]
+    probing: dict[str, object] | None = None
 
 
 def execute(
@@ -137,8 +140,9 @@ class _Run:
         self._starts: dict[int, str] = {}  # of stages that do not start from the one before: the base, or which stage
         self._order: Sequence[Sequence[int]] = ()  # of the rows of the stage at hand
         self._state = ""  # hash of what the method has kept after the last stage
+        self.probing = Probing(self.recipe, self.stream, self.template, self.tokenizer, store, progress, self.models)
         self.measurement = Measurement(
-            recipe, self.stream, self.stages, self.template, store, progress, self.models, self.tokenizer
+            recipe, self.stream, self.stages, self.template, store, progress, self.models, self.tokenizer, self.probing
         )
 
     def go(self) -> RunResult:
@@ -170,7 +174,7 @@ class _Run:
         store.vouch_for_files()
         store.update_manifest(status="complete")
         store.tidy()
-        return RunResult(store.folder, matrix, metrics)
+        return RunResult(store.folder, matrix, metrics, self.probing.summary)
 
     def try_base(self) -> None:
         """Lets the method see what the base model can do for each stage, before anything is trained."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
     from everlearn.runs.models_at_hand import ModelsAtHand
+    from everlearn.runs.probing import Probing
 
 METRIC_NAMES = ("rouge_l", "rouge_l_word", "exact_match", "accuracy", "token_f1")
 
@@ -82,6 +83,7 @@ class Measurement:
         progress: Where to show what goes on.
         models: What opens a model and the generation engine over it.
         tokenizer: The model's.
+        probing: What features tell apart, beside the answers; None: that is not asked.
     """
 
     def __init__(
@@ -94,6 +96,7 @@ class Measurement:
         progress: Progress,
         models: ModelsAtHand,
         tokenizer: PreTrainedTokenizerBase,
+        probing: Probing | None = None,
     ) -> None:
         self.recipe = recipe
         self.stream = stream
@@ -103,6 +106,7 @@ class Measurement:
         self.progress = progress
         self.models = models
         self.tokenizer = tokenizer
+        self.probing = probing
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
@@ -157,6 +161,8 @@ class Measurement:
                     lambda folder: self._measure_general(folder, name, *self._open(released)),
                 )
                 self._general[index] = read_mapping(artifact.path / "scores.json")
+            if state == released and self.probing:
+                self.probing.stage(name, index, released)
         self._opened = None  # so that its memory can be freed
         self._rows[index], self._scores[index] = {}, {}
         for task in tasks:
@@ -331,6 +337,8 @@ class Measurement:
             seed=derive(self.recipe.seed, "bootstrap"),
         )
         self._add_f1(metrics)
+        if self.probing:
+            self.probing.summarise(self.stages, self._rows, metrics)
         write_vouched(self.store.folder / "matrix.json", matrix)
         write_vouched(self.store.folder / "metrics.json", metrics)
         self.store.vouch_for_rows()

@@ -111,7 +111,31 @@ CONTINUAL = (
         "mean score on the tasks seen, after the last stage",
         "Last = mean over j ≤ T of a(T, j)",
     ),
+    Meaning(
+        "probe_gap",
+        "Probe gap",
+        "Gap to the probe",
+        "how much more a fresh head on the model's features gets right after the last stage than the model itself",
+        "Gap = mean over j ≤ T of p(T, j) − a(T, j), p being the probe",
+        rises=False,
+        unit="points",
+    ),
+    Meaning(
+        "probe_slope",
+        "Probe slope",
+        "Slope of the probe",
+        "points a stage by which the features themselves gain or lose",
+        "Slope = least-squares slope over i ≥ 1 of the mean over all j of p(i, j), p being the probe",
+        is_change=True,
+        unit="points",
+    ),
 )
+PROBES = {
+    "linear": "linear probe",
+    "cosine_linear": "cosine linear",
+    "prototype": "prototype",
+    "cosine_prototype": "cosine prototype",
+}
 MICROTASKS = Meaning(
     "microtasks",
     "General ability",

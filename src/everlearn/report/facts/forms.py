@@ -228,6 +228,30 @@ class MatrixForm(Form):
         return self
 
 
+class ProbeForm(Form):
+    """What one probe gets right of each task, before any training and after each stage."""
+
+    base: list[Score]
+    values: list[list[Score]]
+
+
+class ProbingForm(Form):
+    """`probing.json`."""
+
+    tasks: Annotated[list[str], Field(min_length=1)]
+    stages: list[str]
+    probes: Annotated[dict[str, ProbeForm], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _has_its_shape(self) -> ProbingForm:
+        for name, probe in self.probes.items():
+            if len(probe.values) != len(self.stages):
+                raise ValueError(f"{name} has {len(probe.values)} rows for {len(self.stages)} stages")
+            if wrong := [row for row in (probe.base, *probe.values) if len(row) != len(self.tasks)]:
+                raise ValueError(f"{name} has a row of {len(wrong[0])} cells for {len(self.tasks)} tasks")
+        return self
+
+
 class EstimateForm(Form):
     """A continual metric with its interval: `value` in `metrics.json`, `mean` over seeds in `comparison.json`."""
 

@@ -16,7 +16,15 @@ from everlearn.errors import RunError
 from everlearn.files import read_vouched, sha256_of
 from everlearn.layout import BASE_STAGE
 from everlearn.recipe import read_stored
-from everlearn.report.facts.forms import AnswersForm, EstimateForm, ManifestForm, MatrixForm, in_form, read_form
+from everlearn.report.facts.forms import (
+    AnswersForm,
+    EstimateForm,
+    ManifestForm,
+    MatrixForm,
+    ProbingForm,
+    in_form,
+    read_form,
+)
 from everlearn.report.facts.parsing import form_of, items, mapping, number, optional, stands
 
 Cells = tuple[float | None, ...]
@@ -120,6 +128,14 @@ class General:
     microtasks: Estimate
 
 
+@dataclass(frozen=True, slots=True)
+class Probing:
+    """What probes get right, in per cent: `probes[name][stage][task]`, stage 0 being the base model."""
+
+    tasks: tuple[str, ...]
+    probes: Mapping[str, tuple[tuple[float, ...], ...]]
+
+
 @dataclass(frozen=True)
 class Run:
     """One run folder."""
@@ -142,6 +158,8 @@ class Run:
     method_title: str = ""
     traits: tuple[str, ...] = ()
     scenario: str | None = None
+    probing: Probing | None = None
+    has_heads: bool = False
 
     @property
     def finished(self) -> int:
@@ -218,6 +236,8 @@ def read_run(folder: Path) -> Run:
         manifest=manifest,
         confidence=_confidence(folder / "recipe.yaml"),
         answers=form.answers,
+        probing=_probing(folder / "probing.json"),
+        has_heads=any("heads/heads.safetensors" in step.files for step in form.steps.values()),
     )
 
 
@@ -245,6 +265,14 @@ def _matrix(path: Path, manifest: ManifestForm) -> Matrix | None:
     empty = tuple(tuple(row) for row in (form.base_empty, *form.empty))
     answers = tuple(form.answers)
     return Matrix(tuple(form.tasks), tuple(form.stages), tuple(form.base), tuple(values), intervals, answers, empty)
+
+
+def _probing(path: Path) -> Probing | None:
+    if not path.exists():
+        return None
+    form = read_form(path, ProbingForm)
+    probes = {name: tuple(map(tuple, (probe.base, *probe.values))) for name, probe in form.probes.items()}
+    return Probing(tuple(form.tasks), probes)
 
 
 def _refuse_unrecorded(folder: Path, manifest: ManifestForm) -> None:

@@ -1,0 +1,261 @@
+"""Probing of a run: what the backbone's features tell apart before the first stage and after each one.
+
+The states of the last prompt token are computed in one pass over the training and held-out rows of all tasks, a step
+for each, and found where the same backbone was read before: by the method itself, in another stage where it is frozen,
+in another run. All probes are fitted from that pass, a step each.
+What the model answers (its heads, or the words that it writes) stands beside it in two numbers: the gap between probe
+and answers after the last stage, and the slope of the probe over the stages.
+Source: arXiv 2312.07887 (gap: forgetting of the classifier; slope: forgetting of the backbone).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from everlearn.data.instance import Task, TaskStream
+from everlearn.evaluation import bootstrap
+from everlearn.files import read_mapping, write_json, write_vouched
+from everlearn.fingerprints import fingerprint_of
+from everlearn.layout import PROBING
+from everlearn.methods.base import Stage
+from everlearn.models.state import ModelState
+from everlearn.progress import Progress, Tick
+from everlearn.recipe import Probe, Recipe
+from everlearn.seeds import derive
+from everlearn.store import RunStore
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.artifacts import StepRunner
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.evaluation.probing import Rows
+    from everlearn.runs.models_at_hand import ModelsAtHand
+    from everlearn.runs.summary import Predictions
+
+PARTS = ("train", "evaluation")
+DEFINITIONS = {
+    "probe_gap": "Gap = mean over the tasks j learnt of p(T, j) - a(T, j): what a {probe} probe on the model's "
+    "features gets right after the last stage, minus what the model itself does. What its answers have forgotten and "
+    "its features have not; lower is better.",
+    "probe_slope": "Slope = points a stage by which the mean of p(i, j) over all tasks j (later ones too) changes "
+    "from stage i = 1 on (least squares). Negative means that the features themselves forget; higher is better.",
+}
+
+
+class Probing:
+    """Probes of one run, stage by stage; nothing where the stream's tasks bring no classes.
+
+    Args:
+        recipe: The run's recipe, number formats decided.
+        stream: All tasks.
+        template: How an instance becomes a prompt.
+        tokenizer: The model's.
+        store: Where the steps stand.
+        progress: Where to show what goes on.
+        models: What opens a model.
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        stream: TaskStream,
+        template: PromptTemplate,
+        tokenizer: PreTrainedTokenizerBase,
+        store: RunStore,
+        progress: Progress,
+        models: ModelsAtHand,
+    ) -> None:
+        self.recipe, self.stream, self.store, self.progress, self.models = recipe, stream, store, progress, models
+        self.probes: list[Probe] = recipe.evaluation.probing.probes if stream.scenario else []
+        self.summary: dict[str, object] | None = None
+        self._template, self._tokenizer = template, tokenizer
+        self._prompts: dict[tuple[str, str], list[list[int]]] = {}
+        self._rows_read = ""
+        self._right: dict[int, dict[Probe, dict[str, np.ndarray]]] = {}  # by stage; 100.0 where a row is right
+
+    def stage(self, name: str, index: int, released: ModelState) -> None:
+        """Probes what a stage has released.
+
+        Args:
+            name: Folder name of the stage.
+            index: 1-based; 0 for what was there before.
+            released: The model.
+        """
+        if not self.probes:
+            return
+        released = released.backbone
+        step = self.store.steps_below(name)
+        states = self._states(name, step, released)
+        for probe in self.probes:
+            path = step(f"{PROBING}/{probe}", self._inputs(probe, released), self._fit_for(probe, name, states)).path
+            found = read_mapping(path / "predictions.json")
+            self._right.setdefault(index, {})[probe] = {
+                task.name: 100.0 * (np.array(found[task.name]) == self._labels(task, "evaluation"))
+                for task in self.stream
+            }
+
+    def _states(self, name: str, step: StepRunner, released: ModelState) -> dict[tuple[str, str], Path]:
+        """Where the states of all tasks' rows stand."""
+        from everlearn.models.features import kept_prompt_states
+
+        if not self._prompts:
+            most = {"train": self.recipe.training.max_prompt_tokens, "evaluation": None}
+            self._prompts = {
+                (task.name, part): [
+                    self._template.prompt_ids(row, self._tokenizer, most[part]) for row in getattr(task, part)
+                ]
+                for task in self.stream
+                for part in PARTS
+            }
+            self._rows_read = fingerprint_of(
+                [task.name, list(task.classes), self._labels(task, part).tolist(), self._prompts[task.name, part]]
+                for task in self.stream
+                for part in PARTS
+            )
+        found, done, total = {}, 0, sum(map(len, self._prompts.values()))
+        with self.progress.step(f"reading all tasks' prompts after {name}", total) as tick:
+            for (task, part), prompts in self._prompts.items():
+                show = _from(done, total, tick)
+                found[task, part] = kept_prompt_states(
+                    step,
+                    f"features/{task}/{part}",
+                    released.fingerprint,
+                    prompts,
+                    lambda: self.models.open(released),
+                    lambda show=show: show,  # type: ignore[misc]
+                )
+                done += len(prompts)
+        return found
+
+    def _inputs(self, probe: Probe, released: ModelState) -> dict[str, object]:
+        schedule = self.recipe.evaluation.probing.schedule if "linear" in probe else None
+        return {
+            "model": released.fingerprint,
+            "rows": self._rows_read,
+            "scenario": self.stream.scenario,
+            "schedule": schedule,
+            "seed": self.recipe.seed if schedule == "published" else None,
+        }
+
+    def _fit_for(self, probe: Probe, name: str, states: Mapping[tuple[str, str], Path]) -> Any:
+        """What writes a probe's predictions into a folder."""
+        from everlearn.evaluation.probing import fitted, predicted
+        from everlearn.models.features import read_states
+
+        schedule = self.recipe.evaluation.probing.schedule
+
+        def make(folder: Path) -> None:
+            answers, heads = {}, []
+            for head, tasks in enumerate(self._heads()):
+                of = f" on {tasks[0].name}" if len(tasks) < len(self.stream) else ""
+                with self.progress.step(f"fitting the {_said(probe)} probe{of} after {name}") as tick:
+                    seed = derive(self.recipe.seed, "probing", probe, head)
+                    made = fitted(probe, self._rows(tasks, states), schedule, seed, tick)
+                heads.append({"steps": made.steps, "loss": made.loss, "is_flat": made.is_flat} if made.steps else {})
+                for task in tasks:
+                    found = predicted(probe, made, read_states(states[task.name, "evaluation"]))
+                    answers[task.name] = found.tolist()
+            write_json(folder / "predictions.json", answers)
+            write_json(folder / "heads.json", heads)
+
+        return make
+
+    def _heads(self) -> list[list[Task]]:
+        """The tasks of each head."""
+        if self.stream.scenario == "class_incremental":
+            return [list(self.stream)]
+        return [[task] for task in self.stream]
+
+    def _rows(self, tasks: Sequence[Task], states: Mapping[tuple[str, str], Path]) -> Rows:
+        from everlearn.evaluation.probing import Rows
+        from everlearn.models.features import read_states
+
+        features = np.concatenate([read_states(states[task.name, "train"]) for task in tasks])
+        labels = np.concatenate([self._labels(task, "train") for task in tasks])
+        return Rows(features, labels, sum(len(task.classes) for task in tasks))
+
+    def _labels(self, task: Task, part: str) -> np.ndarray:
+        """Columns of the rows' classes in the head of the task."""
+        of_head = self.stream.classes if self.stream.scenario == "class_incremental" else task.classes
+        column = {name: at for at, name in enumerate(of_head)}
+        return np.array([column[row.output] for row in getattr(task, part)])
+
+    def summarise(self, stages: Sequence[Stage], answered: Predictions, metrics: dict[str, object]) -> None:
+        """Writes `probing.json`, and adds gap and slope to the metrics.
+
+        Args:
+            stages: The run's.
+            answered: Stage index to task name to prediction rows.
+            metrics: As `metrics.json`; changed in place.
+        """
+        measured = [stage for stage in stages if stage.index in self._right]
+        if not self.probes or 0 not in self._right:
+            return
+
+        def row(probe: Probe, index: int) -> list[float]:
+            right = self._right[index][probe]
+            return [float(right[task.name].mean()) for task in self.stream]
+
+        self.summary = {
+            "scenario": self.stream.scenario,
+            "schedule": self.recipe.evaluation.probing.schedule,
+            "tasks": self.stream.names,
+            "stages": [stage.name for stage in measured],
+            "probes": {
+                probe: {"base": row(probe, 0), "values": [row(probe, stage.index) for stage in measured]}
+                for probe in self.probes
+            },
+        }
+        write_vouched(self.store.folder / "probing.json", self.summary)
+        self._add_metrics(measured, answered, metrics)
+
+    def _add_metrics(self, measured: Sequence[Stage], answered: Predictions, metrics: dict[str, object]) -> None:
+        """Gap and slope of the linear probe, or of the first one, with intervals over the held-out rows."""
+        if not measured:
+            return
+        evaluation = self.recipe.evaluation
+        probe: Probe = "linear" if "linear" in self.probes else self.probes[0]
+        seed = derive(self.recipe.seed, "bootstrap")
+        last, gaps, courses = measured[-1].index, [], []
+        learnt = {task.name for stage in measured for task in stage.tasks}
+        for task in self.stream:
+            courses.append(np.stack([self._right[stage.index][probe][task.name] for stage in measured]))
+            if task.name in learnt:
+                observed = np.array([row["scores"][task.metric] for row in answered[last][task.name]])
+                gaps.append((task.name, courses[-1][-1] - observed))
+
+        def estimate(rows: Sequence[tuple[str, np.ndarray]], weights: np.ndarray | None = None) -> dict[str, object]:
+            def value(means: np.ndarray) -> np.ndarray:  # (..., stages) or (...)
+                return means if weights is None else means @ weights
+
+            point = np.mean([value(values.mean(-1)) for _, values in rows])
+            drawn = [
+                value(bootstrap.resampled_means(values, evaluation.bootstrap_samples, derive(seed, name)))
+                for name, values in rows
+            ]
+            low, high = bootstrap.percentile_interval(np.mean(drawn, axis=0), evaluation.confidence)
+            return {"value": float(point), "low": low, "high": high}
+
+        found = {"probe_gap": estimate(gaps)}
+        if len(measured) > 1:
+            at = np.arange(len(measured)) - (len(measured) - 1) / 2
+            found["probe_slope"] = estimate(list(zip(self.stream.names, courses, strict=True)), at / (at @ at))
+        definitions = metrics["definitions"]
+        assert isinstance(definitions, dict), "definitions are by name"
+        for name, entry in found.items():
+            metrics[name] = entry
+            definitions[name] = DEFINITIONS[name].format(probe=_said(probe))
+
+
+def _said(probe: Probe) -> str:
+    return probe.replace("_", " ")
+
+
+def _from(done: int, total: int, tick: Tick) -> Tick:
+    """Shows a part of a pass as part of the whole."""
+    return lambda part, of=None, note="", **more: tick(done + part, total, note, **more)
