@@ -12,7 +12,7 @@ import torch
 
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
-from everlearn.evaluation import general
+from everlearn.evaluation import general, likelihood
 from everlearn.evaluation.general import microtask_accuracy, perplexity
 from everlearn.generation.protocol import Sampling
 from everlearn.models.loading import LoadedModel, load_model
@@ -99,7 +99,7 @@ def test_every_token_but_the_first_is_predicted_once(width: int, length: int) ->
 
 def test_batching_changes_nothing(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     together = perplexity(loaded, TEXTS)
-    monkeypatch.setattr(general, "tokens_at_once", lambda *_, **__: 1)
+    monkeypatch.setattr(likelihood, "tokens_at_once", lambda *_, **__: 1)
     assert perplexity(loaded, TEXTS)["value"] == pytest.approx(together["value"], rel=1e-6)
     assert perplexity(loaded, TEXTS) == perplexity(loaded, TEXTS)
 

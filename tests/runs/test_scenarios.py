@@ -7,13 +7,17 @@ from pathlib import Path
 import pytest
 
 from everlearn.cli.main import main
-from everlearn.errors import RecipeError
-from everlearn.files import read_vouched
+from everlearn.data.instance import Instance, Task
+from everlearn.errors import DataError, RecipeError
+from everlearn.evaluation.tasks import check_lengths
+from everlearn.files import read_jsonl, read_vouched
 from everlearn.recipe import Recipe, load_recipe
 from everlearn.report.facts.study import read_study
 from everlearn.report.html import page
 from everlearn.runs.loop import execute
 from everlearn.runs.prepare import prepare
+
+CLASSES = ("book ticket", "find hotel", "rent car", "tell weather")
 
 
 def small(tmp_path: Path, **keys: object) -> Recipe:
@@ -35,10 +39,7 @@ def test_manifest_and_report_say_the_scenario(tmp_path: Path) -> None:
     done = execute(small(tmp_path))
     manifest = read_vouched(done.folder / "manifest.json")
     assert manifest["scenario"] == "class_incremental"
-    assert [task["classes"] for task in manifest["tasks"]] == [
-        ["book ticket", "find hotel"],
-        ["rent car", "tell weather"],
-    ]
+    assert [tuple(task["classes"]) for task in manifest["tasks"]] == [CLASSES[:2], CLASSES[2:]]
     assert "forgetting_highest" in done.metrics
     shown = page(read_study(done.folder))
     assert "Class-incremental" in shown
@@ -56,3 +57,23 @@ def test_inspection_shows_the_classes_of_each_task(tmp_path: Path, capsys: pytes
     shown = capsys.readouterr().out
     assert "class_incremental: 25 classes in 5 tasks" in shown
     assert "5 classes, with their training rows: 'order food' 40, 'find recipe' 40" in shown
+
+
+def test_where_the_task_is_known_an_answer_is_one_of_its_classes(tmp_path: Path) -> None:
+    done = execute(small(tmp_path, stream__scenario="task_incremental"))
+    for stage in ("00-base", "01-task-1", "02-task-2"):
+        for task, classes in (("task-1", CLASSES[:2]), ("task-2", CLASSES[2:])):
+            rows = list(read_jsonl(done.folder / "stages" / stage / "predictions" / task / "predictions.jsonl"))
+            assert {row["prediction"] for row in rows} <= set(classes)
+            assert {row["finish_reason"] for row in rows} == {"chosen"}
+    shown = page(read_study(done.folder))
+    assert "Task-incremental" in shown
+    assert "the answer is the likeliest of its task's classes" in " ".join(shown.split()).replace("&#x27;", "'")
+    assert "the likeliest of the classes of a row's task" in (done.folder / "model" / "README.md").read_text()
+
+
+def test_a_prompt_that_leaves_no_room_for_the_longest_class_is_refused() -> None:
+    row = Instance("", "x", "a", "t", id="r")
+    with pytest.raises(DataError, match=r"has 6 tokens and the longest class has 3, the model's context is 8"):
+        check_lengths(Task("t", (row,), (row,)), [[0] * 6], 8, room=3)
+    check_lengths(Task("t", (row,), (row,)), [[0] * 6], 9, room=3)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,36 +10,22 @@ import numpy as np
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.prompts import bos_ids
 from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, resampled_means
+from everlearn.evaluation.likelihood import Window, window_losses
 from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Generator, Sampling
-from everlearn.models.batching import by_length, tokens_at_once
-from everlearn.models.sides import Sides
 
 if TYPE_CHECKING:
-    from torch import Tensor
     from transformers import PreTrainedTokenizerBase
 
-    from everlearn.crew import Crew
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
 
 WINDOW_TOKENS = 1024
 """Longest window; chosen here, so that models with different contexts see as much."""
-BATCH_TOKENS = 8192
-"""Tokens computed at once on a GPU."""
 SPARE_TOKENS = 4
 """Tokens beyond the longest gold answer; an answer that needs more is wrong already."""
 SEED = 0
 """Of the resampling behind intervals."""
-
-
-@dataclass(frozen=True, slots=True)
-class Window:
-    """Part of a passage: its tokens, of which those from `scored_from` on are predicted."""
-
-    passage: int
-    ids: tuple[int, ...]
-    scored_from: int
 
 
 def perplexity(
@@ -73,13 +58,9 @@ def perplexity(
     losses = np.zeros(len(passages))
     counts = np.zeros(len(passages))
     windows = [window for at, ids in enumerate(passages) for window in _windows(at, ids, width)]
-    vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
-    most = tokens_at_once(loaded.device.type, BATCH_TOKENS, vocabulary=vocabulary)
-    batches = list(by_length(windows, lambda window: len(window.ids), most, Sides(loaded.model).of))
-    for batch, found in zip(batches, loaded.shared_out(_losses_of_all, batches, tick), strict=True):
-        for window, loss in zip(batch, found, strict=True):
-            losses[window.passage] += loss
-            counts[window.passage] += len(window.ids) - window.scored_from
+    for window, loss in zip(windows, window_losses(loaded, windows, tick), strict=True):
+        losses[window.passage] += loss
+        counts[window.passage] += len(window.ids) - window.scored_from
     assert counts.sum() > 0, "general text holds at least one token to predict"
     drawn = resampled_means(np.stack([losses, counts]), samples, SEED)  # (samples, 2)
     with np.errstate(over="ignore"):
@@ -161,46 +142,3 @@ def _windows(passage: int, ids: tuple[int, ...], width: int) -> Iterator[Window]
         done = end
         if end == len(ids):
             return
-
-
-def _losses_of_all(
-    loaded: LoadedModel, batches: Sequence[Sequence[Window]], crew: Crew, tick: Tick | None
-) -> list[list[float]]:
-    """Of each batch; each process computes some of them."""
-    read, windows = 0, sum(len(batch) for batch in batches)
-
-    def losses(batch: Sequence[Window]) -> list[float]:
-        nonlocal read
-        if tick:
-            tick(min(read * crew.count, windows), windows)
-        read += len(batch)
-        return _losses(loaded, batch)
-
-    return crew.share(batches, losses)
-
-
-def _losses(loaded: LoadedModel, batch: Sequence[Window]) -> list[float]:
-    """Summed negative log-likelihood of each window's scored tokens."""
-    import torch
-
-    longest = len(batch[0].ids)
-    ids = torch.zeros(len(batch), longest, dtype=torch.long)
-    mask = torch.zeros_like(ids)
-    targets = torch.full_like(ids, -100)
-    for row, window in enumerate(batch):
-        tokens = torch.tensor(window.ids)
-        ids[row, : len(tokens)] = tokens
-        mask[row, : len(tokens)] = 1
-        targets[row, window.scored_from : len(tokens)] = tokens[window.scored_from :]
-    loaded.model.eval()
-    with torch.inference_mode():
-        output = loaded.model(input_ids=ids.to(loaded.device), attention_mask=mask.to(loaded.device), use_cache=False)
-        rows = zip(output.logits[:, -longest:], targets.to(loaded.device), strict=True)
-        return [_row_loss(logits, wanted) for logits, wanted in rows]
-
-
-def _row_loss(logits: Tensor, targets: Tensor) -> float:
-    """(length, vocabulary) and (length,): each position predicts the next one's token."""
-    from torch.nn.functional import cross_entropy
-
-    return float(cross_entropy(logits[:-1].float(), targets[1:], reduction="sum"))

@@ -129,16 +129,23 @@ def empty_answers(rows: Sequence[Mapping[str, Any]]) -> int:
     return sum(not row["prediction"] and all((row["gold"], *row["references"])) for row in rows)
 
 
-def check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int) -> None:
+def check_lengths(task: Task, prompts: Sequence[Sequence[int]], context_length: int, room: int = 1) -> None:
     """Refuses prompts that leave no room for an answer.
+
+    Args:
+        task: Whose evaluation instances are asked.
+        prompts: Of each.
+        context_length: Of the model.
+        room: Tokens of an answer: one, or those of the task's longest class.
 
     Raises:
         DataError: names task, row and lengths.
     """
     for place, (instance, prompt) in enumerate(zip(task.evaluation, prompts, strict=True), 1):
-        if len(prompt) >= context_length:
+        if len(prompt) + room > context_length:
+            answer = f" and the longest class has {room}" if room > 1 else ""
             raise DataError(
-                f"task {task.name!r}, evaluation row {instance.id or place!r}: its prompt has {len(prompt)} tokens, "
-                f"the model's context is {context_length}: shorten or remove the row, or choose a model with a longer "
-                "context."
+                f"task {task.name!r}, evaluation row {instance.id or place!r}: its prompt has {len(prompt)} tokens"
+                f"{answer}, the model's context is {context_length}: shorten or remove the row, or take a model with "
+                "a longer context."
             )

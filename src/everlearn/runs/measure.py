@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.data.instance import Task, TaskStream
+from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl, write_vouched
 from everlearn.fingerprints import fingerprint_of
@@ -56,7 +56,9 @@ def check_measurement(
     for task in stream:
         if task.metric not in METRICS:
             raise RecipeError(f"task {task.name}: {unknown('metric', task.metric, METRICS)}")
-        check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context)
+        named = (Instance("", "", name, task.name) for name in task.classes) if stream.scenario else ()
+        room = max((len(template.target_ids(row, tokenizer)) for row in named), default=1)
+        check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context, room)
     if recipe.evaluation.general_text:
         general_passages(recipe.evaluation.general_text)
 
@@ -216,6 +218,11 @@ class Measurement:
         """The matrix and the metrics as written."""
         return self._summarise()
 
+    @property
+    def _knows_task(self) -> bool:
+        """Whether an answer is one of the classes of a row's task."""
+        return self.stream.scenario == "task_incremental"
+
     def _prediction_inputs(
         self, task: Task, model: str | list[str], answerer: Answerer | None, *, by_heads: bool = False
     ) -> dict[str, object]:
@@ -223,7 +230,7 @@ class Measurement:
         evaluation = self.recipe.evaluation
         through = dict(answerer.inputs()) if answerer else {}
         return {
-            **({"scenario": self.stream.scenario} if by_heads else {}),
+            **({"scenario": self.stream.scenario} if by_heads or self._knows_task else {}),
             **({"answerer": through} if through else {}),
             "model": model,
             "rows": fingerprint_of([row.to_json() for row in task.evaluation]),
@@ -236,6 +243,7 @@ class Measurement:
 
     def _predict(self, folder: Path, task: Task, state: ModelState, step: StepRunner) -> None:
         """Answers the rows of a task, or of a part of one."""
+        from everlearn.evaluation.choice import CHOSEN, choose_classes
         from everlearn.evaluation.tasks import answered_rows, predict_task
 
         if state.heads is not None:
@@ -246,16 +254,20 @@ class Measurement:
             self._score(folder, task, rows)
             return
         loaded, generator = self._open(state)
-        rows = predict_task(
-            generator,
-            self.template,
-            loaded.tokenizer,
-            task,
-            max_new_tokens=self.recipe.evaluation.max_new_tokens,
-            progress=self.progress,
-            metrics=METRIC_NAMES,
-            context_length=loaded.context_length,
-        )
+        if self._knows_task:
+            answers = choose_classes(loaded, self.template, task, self.progress)
+            rows = answered_rows(task, [(answer, CHOSEN) for answer in answers], METRIC_NAMES)
+        else:
+            rows = predict_task(
+                generator,
+                self.template,
+                loaded.tokenizer,
+                task,
+                max_new_tokens=self.recipe.evaluation.max_new_tokens,
+                progress=self.progress,
+                metrics=METRIC_NAMES,
+                context_length=loaded.context_length,
+            )
         self._score(folder, task, rows)
 
     def _join(self, folder: Path, task: Task, chosen: Sequence[ModelState], parts: Mapping[ModelState, Path]) -> None:

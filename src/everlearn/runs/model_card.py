@@ -77,6 +77,8 @@ def model_card(
     kind = STORED[handed.kind].label if handed.kind else "fully tuned model"
     what, how = f"A {kind} of {base}", "It answers questions like those it was trained on."
     scored = f"greedy answers of at most {recipe.evaluation.max_new_tokens} tokens"
+    if stream.scenario == "task_incremental":
+        scored = "the likeliest of the classes of a row's task, each as a whole answer"
     if handed.heads:
         what = f"Classification heads over {base}" if handed.is_base else f"{what}, with classification heads"
         how = "It names the class of texts like those it was trained on."
