@@ -110,11 +110,11 @@ class ExperienceReplay(Method):
     def _planned(self, context: StageContext) -> partial[Plan]:
         """The plan of a stage by its order."""
         options = self.options
-        is_at_once = options.selection == "reservoir"
-        reservoir = Reservoir(options.capacity, is_once=options.offer == "first_epoch", is_at_once=is_at_once)
+        reservoir = Reservoir(options.capacity, is_once=options.offer == "first_epoch")
         count = options.memory_batch or context.training.batch_size
         seed = context.random_seed(self.name)
-        return self._memory.planned(len(context.stage.rows), reservoir, count=count, seed=seed)
+        offered = len(context.stage.rows) if options.selection == "reservoir" else 0
+        return self._memory.planned(offered, reservoir, count=count, seed=seed)
 
     def after_stage(self, context: StageContext) -> None:
         """Keeps what the memory holds."""
