@@ -30,6 +30,13 @@ MERGES = ("1 2", "12 3", "123 4", "Ġ i")
 TOKENS_ALONE = ("Ġzz",)  # no merge leads to it
 
 
+LETTERS = ("▁", "a", "b", "▁a", "ab", "▁ab")
+
+
+def pieces_of_sentencepiece() -> list[str]:
+    return ["<s>", "</s>", "<unk>", *[f"<0x{byte:02X}>" for byte in range(256)], *LETTERS]
+
+
 @pytest.fixture(autouse=True)
 def _own_assets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from huggingface_hub import constants
@@ -91,12 +98,19 @@ def write(
     writer.add_rope_dimension_count(8)
     writer.add_rope_freq_base(10000.0)
     writer.add_layer_norm_rms_eps(1e-6)
-    writer.add_tokenizer_model("gpt2")
-    if pre is not None:
-        writer.add_tokenizer_pre(pre)
-    writer.add_token_list(vocabulary())
-    writer.add_token_types([3 if token in MARKS else 1 for token in vocabulary()])
-    writer.add_token_merges(list(MERGES))
+    if pre == "sentencepiece":
+        writer.add_tokenizer_model("llama")
+        writer.add_token_list(pieces_of_sentencepiece())
+        writer.add_token_scores([-float(at) for at in range(len(pieces_of_sentencepiece()))])
+        writer.add_token_types([3, 3, 2, *[6] * 256, *[1] * len(LETTERS)])
+        writer.add_unk_token_id(2)
+    else:
+        writer.add_tokenizer_model("gpt2")
+        if pre is not None:
+            writer.add_tokenizer_pre(pre)
+        writer.add_token_list(vocabulary())
+        writer.add_token_types([3 if token in MARKS else 1 for token in vocabulary()])
+        writer.add_token_merges(list(MERGES))
     writer.add_bos_token_id(0)
     writer.add_eos_token_id(1)
     writer.add_chat_template(CHAT)
@@ -235,6 +249,17 @@ def test_the_file_says_whether_a_text_begins_with_a_begin_token(tmp_path: Path) 
     facts = {"tokenizer__ggml__add_bos_token": False}
     file = write(tmp_path / "without.gguf", tensors_of(llama()), pre="llama-bpe", **facts)
     assert pieces(find_base(ModelConfig(base=str(file))).folder, "123") == ["123"]
+
+
+@pytest.mark.parametrize("prefix", [True, False, None])
+def test_a_sentencepiece_vocabulary_begins_a_text_as_the_file_says(prefix: bool | None, tmp_path: Path) -> None:
+    facts = {} if prefix is None else {"tokenizer__ggml__add_space_prefix": prefix}
+    tensors = tensors_of(llama(vocab_size=len(pieces_of_sentencepiece())))
+    file = write(tmp_path / "tiny.gguf", tensors, pre="sentencepiece", **facts)
+    if prefix is False:
+        assert "begins a text otherwise than Transformers builds it" in refusal(file)
+    else:
+        assert pieces(find_base(ModelConfig(base=str(file))).folder, "ab b") == ["<s>", "▁ab", "▁", "b"]
 
 
 @pytest.mark.parametrize("pre", ["deepseek-llm", "default", None])
