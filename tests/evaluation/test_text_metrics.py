@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -65,6 +66,13 @@ def test_a_sentence_of_white_space_counts_as_one_token_as_published() -> None:
     assert counted_tokens("What is it? \nWhat?") == ("What", "is", "it", "?", "", "What", "?")
     assert counted_tokens("\nWhat? \n") == ("What", "?")  # but not before the first or after the last sentence
     assert published_tokens("What is it? \nWhat?") == ("What", "is", "it", "?", "What", "?")
+
+
+def test_text_without_han_is_cut_alike_whether_all_words_are_known_or_not() -> None:
+    draw = random.Random(0)
+    pieces = [*"ATcC+&#-._% \n?é", "AT&T", "c++", "C#", "3.5%", "état"]
+    for text in ("".join(draw.choices(pieces, k=9)) for _ in range(500)):
+        assert (*published_tokens(text), "天") == published_tokens(f"{text} 天")
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ Source: arXiv 2403.01244, published evaluation (packages jieba 0.42.1 and rouge-
 
 from __future__ import annotations
 
+import io
 import re
 import unicodedata
 import warnings
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 REMEMBERED_TEXTS = 1 << 15
 """References and short answers return at every stage; cutting costs about 3 microseconds a character."""
+_HAN = re.compile("[\u4e00-\u9fd5]")
+"""What jieba cuts by its dictionary are stretches of these, ASCII letters, digits and a few signs."""
 
 
 @lru_cache(maxsize=REMEMBERED_TEXTS)
@@ -64,16 +67,21 @@ def unicode_words(text: str) -> tuple[str, ...]:
 
 
 def _joined(text: str) -> str:
-    return " ".join(_tokenizer().cut(text))
+    return " ".join(_tokenizer(has_han=_HAN.search(text) is not None).cut(text))
 
 
 @cache
-def _tokenizer() -> jieba.Tokenizer:
+def _tokenizer(*, has_han: bool) -> jieba.Tokenizer:
+    """Knows all words; or, which takes a tenth of the time and no memory, those that text without Han may have."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         import jieba
 
     tokenizer = jieba.Tokenizer()
-    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(tokenizer.get_dict_file())
+    with tokenizer.get_dict_file() as file:
+        lines = file.read()
+    words = lines if has_han else b"".join(re.findall(rb"^[!-~]+ .*\n", lines, re.MULTILINE))
+    tokenizer.FREQ, tokenizer.total = tokenizer.gen_pfdict(io.BytesIO(words))
+    tokenizer.total = sum(map(int, re.findall(rb" (\d+)", lines)))  # what a word's frequency is compared with
     tokenizer.initialized = True
     return tokenizer
