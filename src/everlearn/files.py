@@ -30,12 +30,16 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         RunError: the disk is full or the folder cannot be written to.
     """
+    _write(path, [text])
+
+
+def _write(path: Path, pieces: Iterable[str]) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = unfinished(path)
         try:
             with temporary.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+                file.writelines(pieces)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(temporary, path)
@@ -160,8 +164,13 @@ def write_json(path: Path, value: object) -> None:
 
 
 def write_jsonl(path: Path, rows: Iterable[Mapping[str, object]]) -> None:
-    """Writes JSON Lines atomically."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    """Writes JSON Lines atomically, row by row.
+
+    Raises:
+        RunError: as `write_text`.
+    """
+    encode = json.JSONEncoder(ensure_ascii=False).encode
+    _write(path, (f"{encode(row)}\n" for row in rows))
 
 
 def read_json(path: Path) -> object:

@@ -5,6 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
+from itertools import islice
+
+_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+_AT_ONCE = 256
+"""Items of an iterator that are written in one go: a row by itself takes twice as long."""
 
 
 def fingerprint_of(*parts: object) -> str:
@@ -23,11 +28,14 @@ def fingerprint_of(*parts: object) -> str:
 def _pieces(part: object) -> Iterator[bytes]:
     """The JSON of a part."""
     if not isinstance(part, Iterator):
-        yield json.dumps(part, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        yield _JSON.encode(part).encode()
         return
     yield b"["
-    for at, item in enumerate(part):
-        if at:
-            yield b","
-        yield from _pieces(item)
+    separator = b""
+    while items := list(islice(part, _AT_ONCE)):
+        is_nested = any(isinstance(item, Iterator) for item in items)
+        for item in items if is_nested else [items]:
+            yield separator
+            yield from _pieces(item) if is_nested else (_JSON.encode(item)[1:-1].encode(),)
+            separator = b","
     yield b"]"

@@ -89,7 +89,8 @@ def _encoded(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     if (backend := _backend_of(tokenizer)) is None or backend.truncation or backend.padding:
         return list(tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True, verbose=False))
     backend.encode_special_tokens = True  # Transformers sets it for each call of its own
-    return list(backend.encode(text, add_special_tokens=False).ids)
+    ids: list[int] = backend.encode_batch_fast([text], add_special_tokens=False)[0].ids  # without offsets
+    return ids
 
 
 @lru_cache(maxsize=8)

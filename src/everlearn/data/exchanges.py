@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from everlearn.data.instance import Turn
 
 
-@dataclass(frozen=True, slots=True)
-class Exchange:
+class Exchange(NamedTuple):
     """A question and its answer; the last one of a prompt has none yet."""
 
     question: str
@@ -18,6 +17,8 @@ class Exchange:
 
 def exchanges_of(history: Sequence[Turn], query: str) -> tuple[str | None, list[Exchange]]:
     """Splits a conversation into its system text and its exchanges; the last exchange asks `query`."""
+    if not history:
+        return None, [Exchange(query)]
     system: list[str] = []
     questions: list[str] = []
     exchanges: list[Exchange] = []

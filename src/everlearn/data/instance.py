@@ -68,11 +68,12 @@ class Instance:
 
     def to_json(self) -> dict[str, object]:
         """A plain dictionary; empty optional fields are left out."""
-        row = {
-            key: getattr(self, key) for key in self.__slots__
-        }  # asdict copies every value, which takes ten times as long
-        row["history"] = tuple({"role": turn.role, "content": turn.content} for turn in self.history)
-        return {key: value for key, value in row.items() if value not in ("", (), []) or key in ("input", "output")}
+        row = {  # asdict copies every value, which takes ten times as long
+            key: value for key in self.__slots__ if (value := getattr(self, key)) or key in ("input", "output")
+        }
+        if self.history:
+            row["history"] = tuple({"role": turn.role, "content": turn.content} for turn in self.history)
+        return row
 
     @classmethod
     def from_json(cls, row: dict[str, object], *, task: str | None = None) -> Instance:

@@ -144,19 +144,20 @@ class TextTemplate:
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """See `PromptTemplate.prompt_ids`."""
-        bos = bos_ids(tokenizer)
+        bos = _bos_ids(tokenizer)
         ids: list[int] = []
         for exchange in self._framed(instance):
-            ids += bos + plain_ids(exchange.question, tokenizer)
+            ids += bos
+            ids += plain_ids(exchange.question, tokenizer)
             if exchange.answer is not None:
-                ids += [*plain_ids(exchange.answer, tokenizer), tokenizer.eos_token_id]
+                ids += [*plain_ids(exchange.answer, tokenizer), _eos_id(tokenizer)]
         return ids[:max_tokens]
 
     def target_ids(
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """See `PromptTemplate.target_ids`."""
-        return [*plain_ids(instance.output, tokenizer), tokenizer.eos_token_id][:max_tokens]
+        return [*plain_ids(instance.output, tokenizer), _eos_id(tokenizer)][:max_tokens]
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """EOS alone."""
@@ -223,10 +224,16 @@ def bos_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
     Llama, Gemma, Mistral and OPT do; GPT-2, Yi, Phi-3 and BLOOM name a BOS and do not. The published templates
     (arXiv 2403.01244, spec section 5) always begin with it, and were used with Llama alone.
     """
-    return [tokenizer.bos_token_id] if _adds_bos(tokenizer) else []
+    return list(_bos_ids(tokenizer))
 
 
 @lru_cache(maxsize=8)
-def _adds_bos(tokenizer: PreTrainedTokenizerBase) -> bool:
+def _bos_ids(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
     """Asked for every row, found out once."""
-    return tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+    adds_bos = tokenizer.bos_token_id is not None and tokenizer.encode("a")[:1] == [tokenizer.bos_token_id]
+    return (tokenizer.bos_token_id,) if adds_bos else ()
+
+
+@lru_cache(maxsize=8)
+def _eos_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    return int(tokenizer.eos_token_id)

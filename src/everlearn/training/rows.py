@@ -7,7 +7,7 @@ prompts to 1,024 ids with BOS, answers with EOS to 512, so an over-long answer l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from everlearn.data.mixture import OWN
@@ -66,6 +66,14 @@ class EncodedRow:
         return len(self.ids) - max(self.prompt_length, 1)
 
 
+class _Known(dict[int, int]):
+    """One number object a token of the vocabulary, not one a token of the rows."""
+
+    def __missing__(self, token: int) -> int:
+        self[token] = token
+        return token
+
+
 def encode_rows(
     rows: Sequence[Instance],
     template: PromptTemplate,
@@ -81,11 +89,8 @@ def encode_rows(
     """
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
-    encoded = [_encode(row, at, template, tokenizer, config, context_length) for at, row in enumerate(rows, 1)]
-    known: dict[int, int] = {}  # one number object a token of the vocabulary, not one a token of the rows
-    return [
-        replace(row, number=at, ids=tuple(map(known.setdefault, row.ids, row.ids))) for at, row in enumerate(encoded)
-    ]
+    known = _Known()
+    return [_encode(row, at, template, tokenizer, config, context_length, known) for at, row in enumerate(rows)]
 
 
 def overlong(
@@ -123,13 +128,13 @@ def check_rows(
     """
     if config.max_prompt_tokens + config.max_target_tokens <= context_length:
         return
-    for number, row in enumerate(rows, 1):
-        if _bytes(template.text(row) + row.output) + _controls(row) > context_length:
-            _encode(row, number, template, tokenizer, config, context_length)
+    for at, row in enumerate(rows):
+        if _bytes(template.text(row)) + _bytes(row.output) + _controls(row) > context_length:
+            _encode(row, at, template, tokenizer, config, context_length, _Known())
 
 
 def _bytes(text: str) -> int:
-    return len(text.encode("utf-8", "replace"))
+    return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _controls(row: Instance) -> int:
@@ -138,26 +143,30 @@ def _controls(row: Instance) -> int:
 
 def _encode(
     row: Instance,
-    number: int,
+    at: int,
     template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
     config: TrainingConfig,
     context_length: int,
+    known: _Known,
 ) -> EncodedRow:
-    if row.form == "text":
-        one = EncodedRow(row.tokens, 0, is_text=True)
-    else:
+    """The row at a place of its group."""
+    prompt: list[int] = []
+    ids: Sequence[int] = row.tokens
+    is_text = row.form == "text"
+    if not is_text:
         prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
-        answer = template.target_ids(row, tokenizer, config.max_target_tokens)
-        one = EncodedRow((*prompt, *answer), len(prompt))
-    where = f"task {row.task!r}, training row {row.id or number}"
+        ids = prompt + template.target_ids(row, tokenizer, config.max_target_tokens)
+    same = [known[token] for token in ids]  # a tuple of a list is made in its size, and leaves no gaps behind it
+    one = EncodedRow(tuple(same), len(prompt), number=at, is_text=is_text)
+    if one.answer_count >= 1 and len(one.ids) <= context_length:
+        return one
+    where = f"task {row.task!r}, training row {row.id or at + 1}"
     if one.answer_count < 1 and one.is_text:
         raise DataError(f"{where}: a text of one token has no token to predict: remove the row.")
     if one.answer_count < 1:
         raise DataError(f"{where}: its answer has no tokens: remove the row or give it an output.")
-    if len(one.ids) > context_length:
-        raise DataError(
-            f"{where}: prompt and answer have {len(one.ids)} tokens, the model's context is {context_length}: "
-            "lower training.max_prompt_tokens or training.max_target_tokens, or remove the row."
-        )
-    return one
+    raise DataError(
+        f"{where}: prompt and answer have {len(one.ids)} tokens, the model's context is {context_length}: "
+        "lower training.max_prompt_tokens or training.max_target_tokens, or remove the row."
+    )
