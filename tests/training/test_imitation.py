@@ -188,7 +188,8 @@ def test_what_is_no_sum_over_rows_is_computed_in_one_part_or_refused(tmp_path: P
         answers = object.__new__(Answers)
         answers._loss = SimpleNamespace(micro_batches=by_tokens)
         answers._readers, answers._processes = [influence], SimpleNamespace(count=processes)
-        return answers.parts(Batch(rows, rows, 0, None, ()), most)
+        answers._ahead = SimpleNamespace(at_most=lambda tokens: None)
+        return answers.parts(Batch(0, rows, rows, 0, None, ()), most)
 
     assert len(parts(1, 72)) == (1 if needs_whole else 3)
     if needs_whole:

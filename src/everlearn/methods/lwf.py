@@ -11,8 +11,8 @@ the answer (its code, like others, compares one token late). A gold answer and t
 construction, so this is the weaker, the less the tasks resemble each other.
 
 The last stage's model is a frozen copy of the weights in training, an adapter or all of them, and one more forward
-pass a step; or its hidden states at the answers are computed once and kept by row (`keep_outputs`), of which the head
-makes the same logits again.
+pass over the rows (of several steps at once where they are few); or its hidden states at the answers are computed once
+and kept by row (`keep_outputs`), of which the head makes the same logits again.
 """
 
 from __future__ import annotations

@@ -105,11 +105,15 @@ class AnswerLoss:
         self.is_packed = False
         self._side = Sides(self.inner).of
 
+    def packs(self, row: EncodedRow) -> bool:
+        """Whether a row is computed on the packed path."""
+        # a packed row lacks its last token, so only where rows are shortest is its side surely that of the whole row
+        return self.is_packed and self._side(len(row.ids)) == 0
+
     def micro_batches(self, rows: Sequence[EncodedRow], most_tokens: int) -> list[Packing | list[EncodedRow]]:
         """Splits a batch into parts that are computed one after the other, each with rows of one side of the model."""
-        # a packed row lacks its last token, so only where rows are shortest is its side surely that of the whole row
-        packed = [row for row in rows if self.is_packed and self._side(len(row.ids)) == 0]
-        padded = rows if not packed else [row for row in rows if self._side(len(row.ids)) != 0]
+        packed = [row for row in rows if self.packs(row)]
+        padded = rows if not packed else [row for row in rows if not self.packs(row)]
         parts: list[Packing | list[EncodedRow]] = []
         if packed:
             parts += [pack(groups) for groups in split_batch(packed, most_tokens)]

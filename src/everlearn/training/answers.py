@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -19,7 +20,9 @@ from torch.nn import Module
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.errors import RecipeError, UserError
+from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence, Seen
+from everlearn.training.look_ahead import LookAhead
 from everlearn.training.packing import Packing
 from everlearn.training.processes import Processes
 from everlearn.training.row_factors import row_factors, shares_of
@@ -72,6 +75,7 @@ class Batch:
     """One step.
 
     Attributes:
+        step: Of the phase.
         rows: This process's share.
         whole: All rows of the step.
         answers: Answer tokens of the whole step.
@@ -79,6 +83,7 @@ class Batch:
         units: What the term of each influence is divided by.
     """
 
+    step: int
     rows: list[EncodedRow]
     whole: list[EncodedRow]
     answers: int
@@ -138,6 +143,9 @@ class Answers:
         assert self._end <= len(self.order), "a phase ends within its stage"
         self._drawn = [(rows, self._steps_of(group, seed)) for group, rows in zip(apart, groups, strict=True)]
         self._shares = shares_of(mixture)
+        self._ahead: LookAhead | None = None
+        if isinstance(loss, AnswerLoss) and loss.lockstep is None:
+            self._ahead = LookAhead(loss, lambda step: self._own(self.rows_of(step)), len(self))
 
     def _steps_of(self, group: Group, seed: int) -> Sequence[Sequence[int]]:
         """Row numbers of a group that has an order of its own, by step of the stage."""
@@ -157,13 +165,18 @@ class Answers:
         return rows + [group[place] for group, drawn in self._drawn for place in drawn[at]]
 
     def read(self, step: int) -> Batch:
-        """This process's share of a step: every n-th row, the longest first, so that shares have like lengths."""
-        whole = own = self.rows_of(step)
-        if self._processes.count > 1:
-            longest = sorted(whole, key=lambda row: -len(row.ids))
-            own = longest[self._processes.rank :: self._processes.count]
+        """This process's share of a step."""
+        whole = self.rows_of(step)
         units = tuple(influence.units(whole) for influence in self._readers)
-        return Batch(own, whole, sum(row.answer_count for row in whole), row_factors(whole, self._shares), units)
+        answers = sum(row.answer_count for row in whole)
+        return Batch(step, self._own(whole), whole, answers, row_factors(whole, self._shares), units)
+
+    def _own(self, whole: list[EncodedRow]) -> list[EncodedRow]:
+        """Every n-th row, the longest first, so that shares have like lengths."""
+        if self._processes.count == 1:
+            return whole
+        longest = sorted(whole, key=lambda row: -len(row.ids))
+        return longest[self._processes.rank :: self._processes.count]
 
     def parts(self, batch: Batch, most_tokens: int) -> Sequence[Part]:
         """The batch in parts that are computed one after the other.
@@ -171,6 +184,8 @@ class Answers:
         Raises:
             UserError: an influence needs the whole step in one part, and there are several processes or parts.
         """
+        if self._ahead is not None:
+            self._ahead.at_most(most_tokens)
         if not any(influence.needs_whole for influence in self._readers):
             return self._loss.micro_batches(batch.rows, most_tokens)
         longest = max((len(row.ids) for row in batch.rows), default=0)
@@ -195,6 +210,8 @@ class Answers:
         with self._loss.number_format():
             keeps_layers = any(influence.reads_layers for influence in self._readers)
             total, seen = self._loss.seen(part, weights, keeps_layers=keeps_layers)
+            if seen is not None and self._ahead is not None and isinstance(part, Packing):
+                seen = replace(seen, ahead=partial(self._ahead.states, batch.step, part.rows))
             total = total / (batch.answers if weights is None else 1)
             terms = torch.zeros_like(total)
             for influence, units in zip(self._readers, batch.units, strict=True):

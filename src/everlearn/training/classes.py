@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -324,4 +325,4 @@ class ClassRows(Answers):
             id(row): own.get(id(row), 1 / batch.answers) * batch.answers / tasks.count(task)
             for row, task in zip(batch.whole, tasks, strict=True)
         }
-        return Batch(batch.rows, batch.whole, batch.answers, factors, batch.units)
+        return replace(batch, factors=factors)

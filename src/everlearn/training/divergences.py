@@ -10,7 +10,6 @@ nearly equal numbers. (The convention of `beta` is that of TRL's `generalized_js
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
@@ -48,20 +47,10 @@ def divergence(
     Returns:
         One value a token, (tokens,).
     """
-    import torch
-    from torch.nn.functional import kl_div, log_softmax
+    from everlearn.training.losses import DivergenceByToken
 
-    log_p, log_q = log_softmax(scores / temperature, -1), log_softmax(other / temperature, -1)
-
-    def kl(first: Tensor, second: Tensor) -> Tensor:
-        return kl_div(second, first, reduction="none", log_target=True).sum(-1)
-
-    if direction == "forward":
-        return kl(log_q, log_p)
-    if direction == "reverse":
-        return kl(log_p, log_q)
-    log_m = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
-    return beta * kl(log_q, log_m) + (1 - beta) * kl(log_p, log_m)
+    found: Tensor = DivergenceByToken.apply(scores, other, direction, temperature, beta)
+    return found
 
 
 class Anchored(Influence):
@@ -124,15 +113,18 @@ class Anchored(Influence):
         """The sum over the tokens of the group; nothing is computed again where there are none."""
         from everlearn.training.losses import answer_divergence
 
-        places = seen.places(lambda row: row.group == self._group)
+        def wanted(row: EncodedRow) -> bool:
+            return row.group == self._group
+
+        places = seen.places(wanted)
         if not len(places) or not self._strength:
             return None
         if self._teacher is None:
-            other, other_head = seen.again(self._view)
-            other = other[places]
+            other, other_head = seen.steadily(self._view, wanted)
         else:
             other, other_head = self._kept(self._teacher, seen)
-        found = answer_divergence(seen.states[places], seen.head, other, other_head, self._divergence)
+        states = seen.states.index_select(0, places)
+        found = answer_divergence(states, seen.head, other, other_head, self._divergence)
         return self._strength * found
 
     def _take(self, teacher: Teacher, training: Training) -> None:

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
     View = Callable[[], AbstractContextManager[object]]
     """Another view of the model, entered for one forward pass: the adapter switched off, other weights."""
+    Wanted = Callable[[EncodedRow], bool]
+    Ahead = Callable[[View, Wanted], tuple[Tensor, Head | None]]
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,8 @@ class Seen:
         tokens_of: Where the tokens of each row stand among those, a beginning that it may share with other rows and
             its own; the last token of an answer, which predicts nothing, is none of them.
         layers_again: `layers` once more under another view.
+        ahead: Where rows of coming steps may be looked at along with these: a view that is the same in all steps, and
+            which rows are wanted, to the states that predict their answers and the head; see `steadily`.
     """
 
     rows: tuple[EncodedRow, ...]
@@ -96,8 +100,16 @@ class Seen:
     layers: tuple[Tensor, ...] = ()
     tokens_of: tuple[tuple[range, range], ...] = ()
     layers_again: Callable[[View], tuple[Tensor, ...]] = lambda view: ()
+    ahead: Ahead | None = None
 
-    def tokens(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
+    def steadily(self, view: View, wanted: Wanted) -> tuple[Tensor, Head | None]:
+        """As `again`, of the wanted rows alone, under a view that is the same in every step of the phase."""
+        if self.ahead is not None:
+            return self.ahead(view, wanted)
+        states, head = self.again(view)
+        return states[self.places(wanted)], head
+
+    def tokens(self, wanted: Wanted) -> Tensor:
         """Places among all tokens of those of the wanted rows; of a shared beginning once for each row."""
         import torch
 
@@ -105,7 +117,7 @@ class Seen:
         places = [place for shared, own in pairs for place in (*shared, *own)]
         return torch.tensor(places, dtype=torch.long, device=self.row_of.device)
 
-    def places(self, wanted: Callable[[EncodedRow], bool]) -> Tensor:
+    def places(self, wanted: Wanted) -> Tensor:
         """The answer tokens whose row is wanted, as places in `targets`."""
         import torch
 

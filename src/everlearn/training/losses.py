@@ -10,6 +10,7 @@ The divergence from another view of the model is computed in the same way, from 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import Module
+from torch.nn.functional import log_softmax, softmax
 
 BLOCK_ELEMENTS = {"cpu": 1 << 22}
 """Logits held at once, by kind of device. On a CPU 16 MiB in float32: stays near the processor's caches; measured no
@@ -73,16 +75,14 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                 states = hidden[start : start + step].to(dtype)  # (block, width)
                 wanted = targets[start : start + step, None]
                 scores = _scores(states, matrix, bias)  # (block, vocabulary)
-                chosen = scores.gather(1, wanted)
-                normalizer = scores.logsumexp(1, keepdim=True)
-                terms = normalizer - chosen
+                terms = -log_softmax(scores, 1).gather(1, wanted)
                 each[start : start + step] = terms[:, 0]
                 factor = None if factors is None else factors[start : start + step, None]
                 total += (terms if factor is None else factor * terms).sum()
                 if not gradients.are_wanted:
                     continue
-                slope = scores.sub_(normalizer).exp_()  # softmax, in place
-                slope.scatter_add_(1, wanted, torch.full_like(chosen, -1.0))
+                slope = softmax(scores, 1)  # measured: faster than the exponential of what stands above
+                slope.scatter_add_(1, wanted, torch.full_like(terms, -1.0))
                 if factor is not None:
                     slope *= factor
                 gradients.add(start, states, slope, matrix)
@@ -122,6 +122,44 @@ def answer_divergence(
 
     total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block)
     return total
+
+
+class DivergenceByToken(torch.autograd.Function):
+    """`everlearn.training.divergences.divergence` with its slope in closed form, which takes fewer passes over logits.
+
+    With p, q and m as there, temperature t, of the logits in training: (p - q) / t forward; else p (g - sum p g) / t,
+    g = log p - log q in reverse and (1 - beta) (log p - log m) between.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, other: Tensor, direction: str, temperature: float, beta: float) -> Tensor:
+        """One value a token."""
+        ctx.temperature = temperature
+        scores, other = (one if temperature == 1 else one / temperature for one in (scores, other))
+        log_p, log_q = log_softmax(scores, -1), log_softmax(other, -1)
+        p, q = (
+            softmax(one, -1) for one in (scores, other)
+        )  # measured: faster than the exponentials of the logarithms
+        if direction == "forward":
+            ctx.save_for_backward(p.sub_(q))
+            return log_q.sub_(log_p).mul_(q).sum(-1)
+        if direction == "reverse":
+            gap = log_p.sub_(log_q)
+            each = own = (p * gap).sum(-1)
+        else:
+            log_m = torch.logaddexp(log_p + math.log1p(-beta), log_q + math.log(beta))
+            gap = log_p.sub_(log_m).mul_(1 - beta)
+            own = (p * gap).sum(-1)
+            each = own + beta * log_q.sub_(log_m).mul_(q).sum(-1)
+        ctx.save_for_backward(gap.sub_(own[..., None]).mul_(p))
+        return each
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+        """For the logits in training alone."""
+        (slope,) = ctx.saved_tensors
+        return slope * (grad / ctx.temperature)[..., None], None, None, None, None
 
 
 def answer_match(hidden: Tensor, head: Module | None, kept: Sequence[Tensor], match: Match) -> Tensor:
