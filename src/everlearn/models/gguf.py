@@ -156,7 +156,7 @@ def _write(files: Sequence[Path], label: str, folder: Path) -> None:
             f"NAME-00001-of-{parts:05}.gguf and so on."
         )
     made_from = "give the folder of the model that the file was made from"
-    with tempfile.TemporaryDirectory() as beside, _quiet():
+    with tempfile.TemporaryDirectory(dir=folder) as beside, _quiet():  # parts put together may be large
         given = Path(beside) / f"model{_ENDING}"
         if parts > 1:
             _join(readers, given)
