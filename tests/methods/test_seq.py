@@ -178,7 +178,7 @@ def test_a_killed_run_ends_as_one_that_was_not(tmp_path: Path, tiny_model: Path,
     whole = execute(recipe_of(tmp_path / "whole", tiny_model, preset=preset)).folder
     recipe = recipe_of(tmp_path / "killed", tiny_model, preset=preset)
     recipe = recipe.model_copy(update={"training": recipe.training.model_copy(update={"checkpoint_every": 2})})
-    with killed_at(15) as progress:
+    with killed_at(8) as progress:
         execute(recipe, progress=progress)
     assert not (training_of(tmp_path / "killed" / "runs" / "tiny", 3)).exists()
     run = execute(recipe).folder

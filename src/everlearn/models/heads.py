@@ -114,6 +114,11 @@ class Heads(nn.Module):
         """In which they compute."""
         return next(self.parameters()).dtype
 
+    @property
+    def each(self) -> list[Head]:
+        """The head of each task."""
+        return [head for head in self.of_task if isinstance(head, Head)]
+
     def columns(self, task: str) -> slice | None:
         """Where the classes of a task stand among the logits; None: it has no head."""
         first = 0
@@ -125,7 +130,10 @@ class Heads(nn.Module):
 
     def forward(self, states: Tensor) -> Tensor:
         """Logits of all heads beside each other, (..., classes of all tasks)."""
-        return torch.cat([head(states) for head in self.of_task], dim=-1)
+        weight = torch.cat([head.weight for head in self.each])
+        if self.kind != "linear":
+            return cosine_logits(states, weight)
+        return linear(states, weight, torch.cat([head.bias for head in self.each if head.bias is not None]))
 
 
 def class_cross_entropy(
@@ -185,8 +193,7 @@ def set_prototypes(heads: Heads, task: str, states: Tensor, labels: Tensor) -> N
     """
     columns = heads.columns(task)
     assert columns is not None, "the task has a head"
-    head = heads.of_task[[name for name, _ in heads.tasks].index(task)]
-    assert isinstance(head, Head), "there are heads alone"
+    head = heads.each[[name for name, _ in heads.tasks].index(task)]
     for place, label in enumerate(range(columns.start, columns.stop)):
         head.weight[place] = states[labels == label].mean(0)
 

@@ -48,7 +48,6 @@ if TYPE_CHECKING:
     from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
     from everlearn.models.state import Part
-    from everlearn.recipe import TrainingConfig
 
 
 class Headed(nn.Module):
@@ -185,11 +184,18 @@ def make_prototypes(
 def encode_classes(
     rows: Sequence[Instance],
     plan: HeadTraining,
-    template: PromptTemplate,
+    template: PromptTemplate | None,
     tokenizer: PreTrainedTokenizerBase,
-    config: TrainingConfig,
+    most: int,
 ) -> list[EncodedRow]:
     """Rows as prompts, each with the place of its class among all logits behind it.
+
+    Args:
+        rows: Of a group.
+        plan: The heads.
+        template: Makes the prompts; None: their states are given, and one token stands for each.
+        tokenizer: The model's.
+        most: Tokens at which prompts are cut.
 
     Raises:
         DataError: there are no rows, or one's answer is no class that has a head; names task and row.
@@ -204,7 +210,7 @@ def encode_classes(
                 f"task {row.task!r}, training row {row.id or number}: its answer {row.output!r} is none of the "
                 f"{len(places)} classes that have a head by now: mend the row, or leave it out."
             )
-        prompt = template.prompt_ids(row, tokenizer, config.max_prompt_tokens)
+        prompt = [0] if template is None else template.prompt_ids(row, tokenizer, most)
         encoded.append(EncodedRow((*prompt, places[row.output]), len(prompt), number=number - 1))
     return encoded
 

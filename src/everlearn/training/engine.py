@@ -87,6 +87,7 @@ class Pace:
         checkpoint_every: Steps between checkpoints; None: none.
         done: Steps finished already.
         remedy: What to do when memory does not suffice for one row.
+        reads_ahead: Whether a thread reads the next batch meanwhile; not where reading takes less than handing over.
     """
 
     steps: int
@@ -99,6 +100,7 @@ class Pace:
     checkpoint_every: int | None = None
     done: int = 0
     remedy: str = ""
+    reads_ahead: bool = True
 
 
 class Engine:
@@ -294,6 +296,11 @@ class Engine:
             most, batch = self.most_tokens, self.objective.read(step)
             return batch, most, self.objective.parts(batch, most)
 
+        if not self.pace.reads_ahead:
+            for step in range(self.pace.done, self.pace.steps):
+                batch, _, parts = read(step)
+                yield step, batch, parts
+            return
         with ThreadPoolExecutor(1) as reader:
             ahead = reader.submit(read, self.pace.done) if self.pace.done < self.pace.steps else None
             for step in range(self.pace.done, self.pace.steps):

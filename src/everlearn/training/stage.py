@@ -146,7 +146,9 @@ def train_stage(
         new = [row for row in instances if id(row) not in known]
         if new or not instances:
             if phase.heads:
-                made = encode_classes(new, phase.heads, worded, loaded.tokenizer, config)
+                made = encode_classes(
+                    new, phase.heads, None if states else worded, loaded.tokenizer, config.max_prompt_tokens
+                )
             else:
                 made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
             known.update((id(row), one) for row, one in zip(new, made, strict=True))
@@ -265,8 +267,8 @@ class _Course:
         self.loaded, self.objective, self.config, self.key = loaded, objective, config, key
         self.seed, self.folder, self.tick, self.track, self.say = seed, folder, tick, track, say
         self.headed = loaded.model if isinstance(loaded.model, Headed) else None
-        gives_states = self.headed is not None and self.headed.backbone is None
-        self.most_tokens = self._most_tokens_before = _UNBOUNDED if gives_states else tokens_at_once(loaded, config)
+        self.has_states = self.headed is not None and self.headed.backbone is None
+        self.most_tokens = self._most_tokens_before = _UNBOUNDED if self.has_states else tokens_at_once(loaded, config)
         self.history: list[Row] = []
         self.tokens = self.answers = self.done = 0
         self._seconds_before, self._tokens_before = 0.0, 0
@@ -305,7 +307,7 @@ class _Course:
             load_moments(start, model, [optimizer], grows=self.headed is not None)
         with processes.first_goes_first():  # it deletes what cannot be used
             self._go_on(optimizer, influences, watch)
-        look_every = _LOOK_EVERY.get(self.loaded.device.type, 10)
+        look_every = 10 if self.has_states else _LOOK_EVERY.get(self.loaded.device.type, 10)
         pace = Pace(
             steps=steps,
             peak=config.learning_rate,
@@ -319,6 +321,7 @@ class _Course:
             checkpoint_every=config.checkpoint_every,
             done=self.done,
             remedy=_REMEDY,
+            reads_ahead=not self.has_states,
         )
         engine = Engine(model, self.objective, [optimizer], pace, processes, influences=influences, watch=watch)
 
@@ -401,7 +404,7 @@ class _Course:
             if self.headed is None:
                 self.tokens += sum(len(one.ids) for one in batch)
                 self.answers += sum(one.answer_count for one in batch)
-            elif self.headed.backbone is not None:
+            elif not self.has_states:
                 self.tokens += sum(one.computed for one in batch)
             row = {**row, "step": int(row["step"]) + 1, "seconds": row["seconds"] + self._seconds_before}
             if not is_finite(row):
