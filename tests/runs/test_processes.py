@@ -117,6 +117,19 @@ def test_two_processes_that_share_the_weights_give_the_losses_and_predictions_of
     assert_same(alone, two / "runs" / "tiny")
 
 
+@pytest.mark.parametrize("switches", [{"preset": "seq_lin"}, {"warmup_target": "classes"}], ids=["moving", "frozen"])
+def test_two_processes_train_heads_as_one(tmp_path: Path, tiny_model: Path, switches: dict[str, object]) -> None:
+    recipes = []
+    for place in ("one", "two"):
+        recipe = recipe_of_two(tmp_path / place, tiny_model, {"name": "seq", "head_learning_rate": 0.05, **switches})
+        stream = recipe.stream.model_copy(update={"scenario": "class_incremental"})
+        recipes.append(recipe.model_copy(update={"stream": stream}))
+    alone = execute(recipes[0]).folder
+    done = launch(recipes[1], tmp_path / "two")
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert_same(alone, tmp_path / "two" / "runs" / "tiny")
+
+
 def test_weights_are_not_shared_by_one_process_nor_with_a_method_that_needs_them_whole(
     tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
