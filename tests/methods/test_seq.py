@@ -256,6 +256,7 @@ def test_presets_are_the_rows_of_the_published_tables() -> None:
         ({"fix_backbone": False, "head": "prototype"}, "set fix_backbone: true"),
         ({"detached_features": True, "warmup_target": "classes"}, "a warm-up on classes moves nothing"),
         ({"fix_backbone": False, "frozen_dropout": True}, "set fix_backbone: true"),
+        ({"head": "linear", "cosine_scale": 16}, "cosine_scale is a factor of cosines"),
         ({"head": "prototype", "frozen_dropout": True}, "set frozen_dropout: false"),
     ],
 )

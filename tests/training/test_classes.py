@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from everlearn.models.heads import Head, Heads, class_cross_entropy, cosine_logits, seen_labels
+from everlearn.errors import ModelError
+from everlearn.models.heads import (
+    Head,
+    Heads,
+    class_cross_entropy,
+    cosine_logits,
+    load_heads,
+    save_heads,
+    seen_labels,
+)
 from everlearn.training.checkpoint import load_moments, save_moments
 from everlearn.training.classes import Headed, make_head_optimizer, make_heads
 from everlearn.training.phase import HeadTraining
@@ -195,3 +205,43 @@ def test_a_head_without_rows_has_no_gradient_where_tasks_are_known() -> None:
     class_cross_entropy(torch.randn(3, 4), heads, torch.tensor([2, 3, 2]), within_task=True)[0].backward()
     assert heads.of_task[0].weight.grad is None
     assert heads.of_task[1].weight.grad is not None
+
+
+def test_a_scale_multiplies_cosines_and_is_kept(tmp_path: Path) -> None:
+    tasks, states = [("a", ["x", "y"]), ("b", ["z"])], torch.randn(3, 4)
+    scaled = Heads("cosine", 4, tasks, seed=1, scale=16.0)
+    torch.testing.assert_close(scaled(states), 16 * Heads("cosine", 4, tasks, seed=1)(states))
+    torch.testing.assert_close(scaled(states)[:, :2], scaled.each[0](states))
+    save_heads(scaled, tmp_path)
+    torch.testing.assert_close(load_heads(tmp_path, tasks=tasks)(states), scaled(states))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"width": 5}, "heads.safetensors does not hold what heads.json says"),
+        ({"kind": "linear"}, "heads.safetensors does not hold what heads.json says"),
+        ({"kind": "cubic"}, "heads.json: kind"),
+        ({"scales": 1}, "unknown key 'scales'"),
+        ({"tasks": [{"name": "c", "classes": ["x", "y"]}]}, "are of the task 'c' where this stream has a"),
+    ],
+)
+def test_heads_that_are_not_what_they_say_are_refused(tmp_path: Path, change: dict[str, Any], said: str) -> None:
+    tasks = [("a", ["x", "y"]), ("b", ["z"])]
+    save_heads(Heads("cosine", 4, tasks), tmp_path)
+    path = tmp_path / "heads" / "heads.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ModelError, match=re.escape(said)):
+        load_heads(tmp_path, tasks=tasks)
+
+
+def test_heads_of_another_width_or_of_fewer_classes_are_refused(tmp_path: Path) -> None:
+    tasks = [("a", ["x", "y"])]
+    save_heads(Heads("cosine", 4, tasks), tmp_path)
+    with pytest.raises(ModelError, match="read states of width 4, and this model's have 8"):
+        load_heads(tmp_path, width=8)
+    with pytest.raises(ModelError, match=r"another class list of the task 'a' \(they have 2 classes, there are 1\)"):
+        load_heads(tmp_path, tasks=[("a", ["x"])])
+    (tmp_path / "heads" / "heads.safetensors").write_bytes(b"no")
+    with pytest.raises(ModelError, match=r"heads\.safetensors is no readable safetensors file"):
+        load_heads(tmp_path)

@@ -97,6 +97,8 @@ class SEQOptions(MethodOptions):
     """S2: whether heads of earlier tasks are frozen."""
     head: HeadKind = "cosine"
     """S3: `linear`, `cosine`, or `prototype` (cosine to the means of the classes' states, nothing is trained)."""
+    cosine_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
+    """Factor of the logits of cosine and prototype heads (published: none, so their loss cannot come near 0)."""
     preallocated: bool = False
     """S4: whether heads of tasks to come are in the softmax from the start. Nothing changes where tasks are known."""
     detached_features: bool = False
@@ -127,6 +129,8 @@ class SEQOptions(MethodOptions):
                 raise ValueError("head: prototype moves no weights of the backbone: set fix_backbone: true")
             if self.frozen_dropout:
                 raise ValueError("frozen_dropout acts on a frozen backbone: set fix_backbone: true")
+        if self.head == "linear" and self.cosine_scale != 1.0:
+            raise ValueError("cosine_scale is a factor of cosines: set head: cosine, or leave it out")
         if self.detached_features and self.warms_up and self.warmup_target == "classes":
             raise ValueError(
                 "with detached_features a warm-up on classes moves nothing: set warmup_target: causal_lm, or "
@@ -238,6 +242,7 @@ class SEQ(Method):
             weight_decay=options.head_weight_decay,
             seed=context.seed,
             dropout=options.frozen_dropout,
+            scale=options.cosine_scale,
         )
 
     def _tell(self, context: StageContext) -> None:

@@ -1,7 +1,7 @@
 """Classification heads over the states of a causal model, one a task, as a part of a model state.
 
     linear      W h + b, as torch initialises it
-    cosine      (W_c / |W_c|) . (h / |h|), no bias, no scale; W ~ U(-1/sqrt(d), 1/sqrt(d))
+    cosine      (W_c / |W_c|) . (h / |h|), no bias, scale 1 unless asked; W ~ U(-1/sqrt(d), 1/sqrt(d))
     prototype   the same with W_c the mean of the states of class c
 
 h is the state at the last token of a prompt (`features.py`). Cosine logits lie in [-1, 1]: with K classes the
@@ -56,11 +56,12 @@ class Head(nn.Module):
         width: Of the states.
         classes: How many.
         seed: Of the first values.
+        scale: Factor of cosines.
     """
 
-    def __init__(self, kind: HeadKind, width: int, classes: int, *, seed: int) -> None:
+    def __init__(self, kind: HeadKind, width: int, classes: int, *, seed: int, scale: float = 1.0) -> None:
         super().__init__()
-        self.kind = kind
+        self.kind, self.scale = kind, scale
         bound = 1 / math.sqrt(width)
         drawn = torch.Generator().manual_seed(seed)
         self.weight = nn.Parameter(torch.empty(classes, width).uniform_(-bound, bound, generator=drawn))
@@ -71,7 +72,7 @@ class Head(nn.Module):
         """Logits (..., classes) of states (..., width)."""
         if self.kind == "linear":
             return linear(states, self.weight, self.bias)
-        return cosine_logits(states, self.weight)
+        return self.scale * cosine_logits(states, self.weight)
 
 
 def cosine_logits(states: Tensor, weight: Tensor, *, over_sequence: bool = False) -> Tensor:
@@ -93,11 +94,12 @@ class Heads(nn.Module):
         width: Of the states.
         tasks: Names and classes.
         seed: Of the first values, which depend on it and on the place of the task alone.
+        scale: Factor of cosines (published: none).
     """
 
-    def __init__(self, kind: HeadKind, width: int, tasks: Classes, *, seed: int = 0) -> None:
+    def __init__(self, kind: HeadKind, width: int, tasks: Classes, *, seed: int = 0, scale: float = 1.0) -> None:
         super().__init__()
-        self.kind, self.width = kind, width
+        self.kind, self.width, self.scale = kind, width, scale
         self.tasks = tuple((name, tuple(classes)) for name, classes in tasks)
         self.of_task = nn.ModuleList(
             Head(kind, width, len(classes), seed=derive(seed, "head", at))
@@ -132,7 +134,7 @@ class Heads(nn.Module):
         """Logits of all heads beside each other, (..., classes of all tasks)."""
         weight = torch.cat([head.weight for head in self.each])
         if self.kind != "linear":
-            return cosine_logits(states, weight)
+            return self.scale * cosine_logits(states, weight)
         return linear(states, weight, torch.cat([head.bias for head in self.each if head.bias is not None]))
 
 
@@ -222,6 +224,7 @@ class _Settings(Section):
     over: str = ""
     kind: HeadKind
     width: Annotated[int, Field(ge=1, le=1 << 20)]
+    scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     tasks: Annotated[list[_Task], Field(min_length=1)]
 
 
@@ -240,7 +243,7 @@ def save_heads(heads: Heads, folder: Path) -> None:
     }
     save_file(tensors, inner / TENSORS, metadata={"format": "pt"})
     tasks = [{"name": name, "classes": list(classes)} for name, classes in heads.tasks]
-    write_json(inner / SETTINGS, {"kind": heads.kind, "width": heads.width, "tasks": tasks})
+    write_json(inner / SETTINGS, {"kind": heads.kind, "width": heads.width, "scale": heads.scale, "tasks": tasks})
 
 
 def note_weights(folder: Path, beneath: Path | None) -> None:
@@ -307,7 +310,7 @@ def load_heads(folder: Path, *, width: int | None = None, tasks: Classes | None 
         refuse_other_classes(stored, tasks, what, remedy)
     if width is not None and width != settings.width:
         raise ModelError(f"{what} read states of width {settings.width}, and this model's have {width}: {remedy}.")
-    heads, tensors = Heads(settings.kind, settings.width, stored), load_file(inner / TENSORS)
+    heads, tensors = Heads(settings.kind, settings.width, stored, scale=settings.scale), load_file(inner / TENSORS)
     wanted = {name: tuple(weight.shape) for name, weight in heads.of_task.named_parameters()}
     if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted or not all(
         torch.isfinite(tensor).all() for tensor in tensors.values()

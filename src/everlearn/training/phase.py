@@ -34,6 +34,7 @@ class HeadTraining:
         weight_decay: Of heads.
         seed: Of heads that are new.
         dropout: Whether it acts on the states of a frozen backbone, which are then computed in every step.
+        scale: Factor of cosines.
     """
 
     kind: HeadKind
@@ -46,6 +47,7 @@ class HeadTraining:
     weight_decay: float = 0.01
     seed: int = 0
     dropout: bool = False
+    scale: float = 1.0
 
     @property
     def keeps_states(self) -> bool:
