@@ -102,7 +102,7 @@ class Heads(nn.Module):
         self.kind, self.width, self.scale = kind, width, scale
         self.tasks = tuple((name, tuple(classes)) for name, classes in tasks)
         self.of_task = nn.ModuleList(
-            Head(kind, width, len(classes), seed=derive(seed, "head", at))
+            Head(kind, width, len(classes), seed=derive(seed, "head", at), scale=scale)
             for at, (_, classes) in enumerate(self.tasks)
         )
 
