@@ -198,10 +198,27 @@ def test_moments_go_on_from_task_to_task_unless_told_otherwise(tmp_path: Path, t
     assert not torch.equal(kept["0.weight"], fresh["0.weight"])
 
 
-def test_rehearsed_rows_train_old_heads(tmp_path: Path, tiny_model: Path) -> None:
-    recipe = recipe_of(tmp_path, tiny_model)
+def test_dropout_on_a_frozen_backbone_has_every_step_pass_through_it(tmp_path: Path, tiny_model: Path) -> None:
+    found = []
+    for passes in (True, False):
+        recipe = recipe_of(tmp_path / str(passes), tiny_model, frozen_dropout=passes)
+        model = recipe.model.model_copy(update={"dtype": "float32"})
+        training = recipe.training.model_copy(update={"precision": "float32"})
+        run = execute(recipe.model_copy(update={"model": model, "training": training})).folder
+        found.append(heads_after(run, 2))
+        assert (read_json(training_of(run, 2) / "summary.json")["tokens"] > 0) == passes  # type: ignore[index, call-overload]
+        assert not (training_of(run, 2) / "adapter").exists()
+    for name, through in found[0].items():  # the tiny model has no dropout, so nothing else differs
+        torch.testing.assert_close(through, found[1][name], atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rehearsal", "scenario"), [("random_rehearsal", "task_incremental"), ("experience_replay", "class_incremental")]
+)
+def test_rehearsed_rows_train_old_heads(tmp_path: Path, tiny_model: Path, rehearsal: str, scenario: str) -> None:
+    recipe = recipe_of(tmp_path, tiny_model, scenario)
     method = MethodConfig.model_validate(
-        ["random_rehearsal", {"name": "seq", "preset": "w_fixbc_lin", "fix_old_heads": False, **RATE}]
+        [rehearsal, {"name": "seq", "preset": "w_fixbc_lin", "fix_old_heads": False, **RATE}]
     )
     run = execute(recipe.model_copy(update={"method": method})).folder
     assert list(read_jsonl(training_of(run, 2).parent / "rehearsal.jsonl"))
@@ -293,3 +310,14 @@ def test_the_warm_up_is_the_beginning_of_one_training(tmp_path: Path, tiny_model
     assert training.moments == ("inherit" if target == "classes" else "fresh")
     assert training.heads is not None
     assert not training.heads.moves_backbone
+
+
+@pytest.mark.parametrize("is_detached", [True, False])
+def test_heads_move_the_backbone_unless_their_states_are_detached(
+    tmp_path: Path, tiny_model: Path, is_detached: bool
+) -> None:
+    method = make_method("seq", {"preset": "seq_cos", "detached_features": is_detached})
+    stage = method.stages(with_classes(number_stream()))[0]
+    (phase,) = method.phases(Bench(tmp_path, tiny_model).context(stage))
+    assert phase.heads is not None
+    assert (phase.heads.moves_backbone, phase.heads.keeps_states) == (not is_detached, is_detached)
