@@ -5,10 +5,12 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data.account import TaskAccount
 from everlearn.data.stream import load_stream
-from everlearn.errors import UserError
+from everlearn.errors import RecipeError, UserError
 from everlearn.files import write_json, write_jsonl
-from everlearn.recipe import StreamConfig, load_recipe, make_recipe
+from everlearn.recipe import StreamConfig, TaskConfig, load_recipe, make_recipe
+from everlearn.runs.growth import grows, longer
 from tests.data.test_classes import rows_of
 
 REAL = Path("/work/shared/data/incremental")
@@ -175,3 +177,21 @@ def test_the_published_data_sets_are_cut_as_they_are(name, each, tasks, rows, fi
     assert (len(stream), len(stream.classes)) == (tasks, tasks * each)
     assert (sum(len(task.train) for task in stream), sum(len(task.evaluation) for task in stream)) == rows
     assert stream.classes[0] == first
+
+
+def test_rows_that_a_run_has_kept_are_used_where_the_data_is_gone(cut):
+    kept = {task.name: (task, TaskAccount(task.name)) for task in cut()}
+    gone = {"from": "nowhere.jsonl", "classes_per_task": 2, "scenario": "class_incremental"}
+    stream = load_stream(StreamConfig.model_validate(gone), seed=1, kept=kept.get)
+    assert stream.classes == ("zebra", "ape", "cat", "dog", "eel")
+    assert stream.notes[0].startswith("stream.from cannot be read (stream.from train: no file or folder nowhere.jsonl")
+    with pytest.raises(UserError, match=r"stream\.from train: no file or folder"):
+        load_stream(StreamConfig.model_validate(gone), seed=1, kept={}.get)
+
+
+def test_no_task_is_added_to_those_that_are_cut_from_one_data_set():
+    recipe, listed = load_recipe("incremental"), load_recipe("embedded")
+    assert not grows(recipe.stream, recipe.stream)
+    assert not grows(recipe.stream, listed.stream)
+    with pytest.raises(RecipeError, match=r"runs/a has tasks that are cut from one data set \(stream\.from\)"):
+        longer(recipe, TaskConfig(name="more", train="more.jsonl"), Path("runs/a"))

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.api import run
 from everlearn.cli.main import main
 from everlearn.data.instance import Instance, Task
+from everlearn.data.stream import load_stream
 from everlearn.errors import DataError, RecipeError
 from everlearn.evaluation.tasks import check_lengths
 from everlearn.files import read_jsonl, read_vouched
@@ -29,6 +31,9 @@ def small(tmp_path: Path, **keys: object) -> Recipe:
         "stream.evaluation_limit": 4,
         "training.epochs": 1,
         "evaluation.general": False,
+        "evaluation.unseen_tasks": True,
+        "evaluation.probing": {"probes": []},
+        "method": "sequential",
         "runs_dir": str(tmp_path),
         **{key.replace("__", "."): value for key, value in keys.items()},
     }
@@ -46,10 +51,12 @@ def test_manifest_and_report_say_the_scenario(tmp_path: Path) -> None:
     assert "4 classes in 2 tasks; the task of a row is unknown when it is answered" in shown
 
 
-@pytest.mark.parametrize("method", ["progressive_prompts", {"name": "lcia", "routing": "task"}])
-def test_a_method_that_must_be_told_the_task_is_refused_where_it_is_unknown(tmp_path: Path, method: object) -> None:
+@pytest.mark.parametrize("method", [{"method": "progressive_prompts"}, {"method": "lcia", "method__routing": "task"}])
+def test_a_method_that_must_be_told_the_task_is_refused_where_it_is_unknown(
+    tmp_path: Path, method: dict[str, object]
+) -> None:
     with pytest.raises(RecipeError, match=r"must be told which task a row belongs to, and in stream\.scenario"):
-        prepare(small(tmp_path, method=method, model__tuning="lora"))
+        prepare(small(tmp_path, **method, model__tuning="lora"))
 
 
 def test_inspection_shows_the_classes_of_each_task(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,3 +84,13 @@ def test_a_prompt_that_leaves_no_room_for_the_longest_class_is_refused() -> None
     with pytest.raises(DataError, match=r"has 6 tokens and the longest class has 3, the model's context is 8"):
         check_lengths(Task("t", (row,), (row,)), [[0] * 6], 8, room=3)
     check_lengths(Task("t", (row,), (row,)), [[0] * 6], 9, room=3)
+
+
+def test_a_stream_made_in_python_keeps_its_scenario_and_the_order_of_its_classes(tmp_path: Path) -> None:
+    recipe = small(tmp_path, stream__class_order="seed")
+    stream = load_stream(recipe.stream, seed=recipe.seed)
+    done = run(recipe, stream=stream, name="mine")
+    manifest = read_vouched(done.folder / "manifest.json")
+    assert manifest["scenario"] == "class_incremental"
+    assert [tuple(task["classes"]) for task in manifest["tasks"]] == [task.classes for task in stream]
+    assert stream.classes != tuple(sorted(stream.classes))
