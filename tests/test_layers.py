@@ -17,7 +17,7 @@ FLOORS = {
     **dict.fromkeys("recipe recipe_file recipe_method recipe_paths kept_recipe".split(), 0),
     **dict.fromkeys("artifacts run_folder store crew devices layout environment fingerprints".split(), 0),
     **dict.fromkeys(
-        "checking errors files made_once findings ordinary_files progress seeds shares usage visible".split(), 0
+        "checking errors files made_once findings ordinary_files progress room seeds shares usage visible".split(), 0
     ),
     "data": 1,
     "models": 2,

@@ -13,14 +13,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from everlearn.api import add, compare, evaluate, inspect, load_stream, run, synthesize, update
+    from everlearn.api import add, compare, evaluate, inspect, load_stream, plan, run, synthesize, update
     from everlearn.data.instance import Instance, Task, TaskStream
     from everlearn.recipe import Recipe, load_recipe
 
 __version__ = "0.1.0"
 
 _HOMES = {
-    **dict.fromkeys("add compare evaluate inspect load_stream run synthesize update".split(), "everlearn.api"),
+    **dict.fromkeys("add compare evaluate inspect load_stream plan run synthesize update".split(), "everlearn.api"),
     "Instance": "everlearn.data.instance",
     "Task": "everlearn.data.instance",
     "TaskStream": "everlearn.data.instance",
@@ -39,6 +39,7 @@ __all__ = [
     "inspect",
     "load_recipe",
     "load_stream",
+    "plan",
     "run",
     "synthesize",
     "update",

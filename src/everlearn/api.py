@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from everlearn.progress import Progress
     from everlearn.runs.inspection import Inspection
     from everlearn.runs.loop import RunResult
+    from everlearn.runs.outlook import Outlook
     from everlearn.synthesis.pipeline import Synthesis
     from everlearn.updates.config import UpdateRecipe
 
@@ -115,6 +116,33 @@ def compare(
     return run_all(
         base, [checked(MethodConfig, method, where=f"methods, {method!r}") for method in methods], progress=progress
     )
+
+
+def plan(
+    recipe: Recipe | str | Path = EMBEDDED,
+    methods: Sequence[str | dict[str, Any] | list[str | dict[str, Any]]] | None = None,
+    *,
+    seeds: Sequence[int] | None = None,
+    progress: Progress | None = None,
+    **sections: Any,
+) -> Outlook:
+    """What a run is going to take, or, where methods are given, a comparison: see `everlearn.runs.outlook.Outlook`.
+
+    Args:
+        recipe: A recipe, a YAML file, or `embedded`.
+        methods: Of a comparison, as `compare` takes them.
+        seeds: The same.
+        progress: Where to show what goes on; nothing for silence.
+        sections: Recipe keys to set.
+
+    Raises:
+        UserError: what the run would be refused for.
+    """
+    from everlearn.runs.outlook import look_ahead
+
+    chosen = [checked(MethodConfig, method, where=f"methods, {method!r}") for method in methods or ()]
+    is_comparison = methods is not None
+    return look_ahead(_recipe(recipe, sections), chosen, seeds, is_comparison=is_comparison, progress=progress)
 
 
 def inspect(recipe: Recipe | str | Path = EMBEDDED, *, rows: int = 2) -> Inspection:

@@ -218,7 +218,7 @@ def test_the_published_prompts_are_all_pairs_and_the_rules_are_those_of_the_cate
     writer = method.options.writer(STREAM["first"], resolve(method.options, 10), is_refined=True)  # type: ignore[attr-defined, arg-type]
     assert writer.plan == (30, 1)
     loaded = type("Loaded", (), {"tokenizer": facts_of(STREAM).tokenizer, "context_length": 4096})()
-    prompts = writer.prompts(loaded, 0)
+    prompts = writer.prompts(loaded.tokenizer, loaded.context_length, 0)
     assert [prompt.subset for prompt in prompts] == [(i, j) for i in range(6) for j in range(6) if i != j]
     assert all(prompt.text.startswith("Replace `____` in the context") for prompt in prompts)
     words = " ".join(["word"] * 30)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import yaml
 
-from everlearn import progress
+from everlearn import progress, room
 from everlearn.cli.main import main
 from everlearn.errors import ModelError, RunError, UserError
 from everlearn.updates.config import load_update_recipe
@@ -167,3 +168,24 @@ def test_the_folder_of_a_task_run_is_refused_with_the_command_that_takes_it(tmp_
     (tmp_path / "manifest.json").write_text('{"status": "complete"}', encoding="utf-8")
     with pytest.raises(RunError, match="holds a run of tasks: go on with it by 'everlearn resume'"):
         UpdateFolder(tmp_path)
+
+
+def test_releases_that_cannot_fit_on_the_disk_are_refused_with_the_plan_and_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = tiny_tree(tmp_path)
+    assert main(["update", str(_written(tmp_path, tree)), "--plan", "--quiet"]) == 0
+    assert "Disk: at least" in capsys.readouterr().out
+    monkeypatch.setattr(room.shutil, "disk_usage", lambda place: SimpleNamespace(free=1000))
+    for flags in ([], ["--plan"]):
+        assert main(["update", str(tmp_path / "recipe.yaml"), "--quiet", *flags]) == 2
+        said = capsys.readouterr().err.strip()
+        assert said.count("\n") == 0
+        assert "1,000 are free" in said
+        assert str(tmp_path / "runs" / "tiny") in said
+    assert not (tmp_path / "runs" / "tiny").exists()
+
+
+def _written(folder: Path, tree: dict[str, Any]) -> Path:
+    (folder / "recipe.yaml").write_text(yaml.safe_dump(tree))
+    return folder / "recipe.yaml"

@@ -80,6 +80,15 @@ def add_display(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--quiet", action="store_true", help="show nothing but errors and the result")
 
 
+def add_plan(parser: argparse.ArgumentParser) -> None:
+    """`--plan`."""
+    parser.add_argument(
+        "--plan",
+        action="store_true",
+        help="print steps, tokens, memory, disk and, by a trial of a minute, the time; train nothing, write nothing",
+    )
+
+
 def read_recipe(args: argparse.Namespace) -> Recipe:
     """The recipe with the command line's overrides.
 

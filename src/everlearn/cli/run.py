@@ -10,10 +10,11 @@ from everlearn.visible import tell
 
 def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
-    from everlearn.cli.options import add_display, add_recipe
+    from everlearn.cli.options import add_display, add_plan, add_recipe
 
     parser = commands.add_parser("run", help="train a model task after task and measure what it keeps")
     add_recipe(parser)
+    add_plan(parser)
     add_display(parser)
 
 
@@ -23,6 +24,12 @@ def run(args: argparse.Namespace) -> int:
     from everlearn.recipe import Recipe
 
     recipe: Recipe = read_recipe(args)
+    if args.plan:
+        from everlearn.cli.plan_tables import plan_tables
+        from everlearn.runs.outlook import look_ahead
+
+        tell(plan_tables(look_ahead(recipe, progress=make_display(args))))
+        return 0
     folder = Path(recipe.runs_dir) / recipe.name
     return run_folder(recipe, folder, make_display(args, folder))
 

@@ -67,12 +67,15 @@ def run(args: argparse.Namespace) -> int:
 def _run(args: argparse.Namespace) -> str:
     from everlearn.cli.options import make_display
     from everlearn.cli.update_tables import plan_tables
+    from everlearn.room import refuse_without_room
     from everlearn.updates.growth import longer
-    from everlearn.updates.prepare import prepare
+    from everlearn.updates.prepare import least_bytes, prepare
 
     recipe, folder = _recipe(args)
     if args.plan:
-        return plan_tables(recipe, prepare(recipe, progress=make_display(args)))
+        prepared = prepare(recipe, progress=make_display(args))
+        refuse_without_room(folder, folder, least_bytes(prepared))
+        return plan_tables(recipe, prepared)
     display = make_display(args, folder)
     if args.compare:
         return compared(recipe, display)

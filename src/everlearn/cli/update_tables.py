@@ -6,10 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from everlearn.cli.tables import disk_line, table
 from everlearn.data.text_account import remarks
 from everlearn.report.versions.html import NAMES, verdict, write_report
 from everlearn.report.versions.last_release import last_releases
 from everlearn.updates.outcome import costs_of, text_of
+from everlearn.updates.prepare import least_bytes
 
 if TYPE_CHECKING:
     from everlearn.updates.config import UpdateRecipe
@@ -21,7 +23,7 @@ def plan_tables(recipe: UpdateRecipe, prepared: Prepared) -> str:
     lines = [
         f"{NAMES[recipe.paradigm]}, {prepared.parameters:,} parameters, {prepared.tokens_per_step:,} tokens a step"
     ]
-    lines += ["", _table(("version", "text", "tokens", "held out", "steps"), _version_rows(prepared))]
+    lines += ["", table(("version", "text", "tokens", "held out", "steps"), _version_rows(prepared))]
     rows = [
         (
             segment.id,
@@ -34,8 +36,10 @@ def plan_tables(recipe: UpdateRecipe, prepared: Prepared) -> str:
         )
         for segment in prepared.plan.segments()
     ]
-    lines += ["", _table(("segment", "kind", "from", "data (steps)", "steps", "rate", "releases"), rows)]
+    lines += ["", table(("segment", "kind", "from", "data (steps)", "steps", "rate", "releases"), rows)]
     lines += ["", _cost_table(costs_of(prepared))]
+    folder = Path(recipe.runs_dir) / recipe.name
+    lines += ["", disk_line(folder, least_bytes(prepared), "the weights of all releases")]
     told = [*remarks(text_of(recipe, prepared)), *prepared.plan.remarks()]
     return "\n".join([*lines, *(f"Note: {remark}" for remark in told)])
 
@@ -52,7 +56,7 @@ def run_tables(folder: Path, result: Mapping[str, Any]) -> str:
     return "\n".join(
         [
             "Perplexity of each release (rows) on each version's held-out text (columns), lower is better:",
-            _table(("release", *quality["versions"]), rows),
+            table(("release", *quality["versions"]), rows),
             "",
             _cost_table(ledger["costs"]),
             f"Executed: {done['steps']:,} steps, {done['tokens']:,} tokens, {100 * done['ratio_to_ptfs']:.1f} % of "
@@ -79,7 +83,7 @@ def comparison_tables(folder: Path, found: Mapping[str, Any]) -> str:
     ]
     heads = ("last release", "all versions", "own version", "difference", "steps", "of ptfs", "time")
     report = write_report(folder)
-    return f"{_table(heads, rows)}\n(perplexity, lower is better)\n{verdict(found)}\nReport: {report}"
+    return f"{table(heads, rows)}\n(perplexity, lower is better)\n{verdict(found)}\nReport: {report}"
 
 
 def _version_rows(prepared: Prepared) -> list[tuple[str, ...]]:
@@ -100,17 +104,4 @@ def _cost_table(costs: Sequence[dict[str, Any]]) -> str:
         )
         for cost in costs
     ]
-    return _table(("planned cost", "steps", "tokens", "FLOPs", "of from scratch"), rows)
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Columns aligned: the first to the left, the others to the right."""
-    widths = [max(len(str(row[at])) for row in [heads, *rows]) for at in range(len(heads))]
-    lines = []
-    for row in [heads, *rows]:
-        cells = [
-            str(row[0]).ljust(widths[0]),
-            *(str(cell).rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
+    return table(("planned cost", "steps", "tokens", "FLOPs", "of from scratch"), rows)

@@ -64,6 +64,15 @@ def drawn_rows(task: Task, count: int, seed: int, *purpose: str) -> list[Instanc
     return [task.train[at] for at in sorted(places)]
 
 
+LOOKED_AT = 1000
+"""Rows of a kind whose lengths stand for those of all, where nothing but a forecast depends on them."""
+
+
+def even_rows(rows: Sequence[Instance], count: int) -> list[Instance]:
+    """So many rows at even distances, again from the start where there are fewer."""
+    return [rows[at * len(rows) // count if count <= len(rows) else at % len(rows)] for at in range(count)]
+
+
 def first_rows(rows: Sequence[Instance], count: int, labels: Sequence[str] = ()) -> tuple[Instance, ...]:
     """At most `count` rows from the front, of each class block in equal parts."""
     blocks = class_blocks(rows, labels)

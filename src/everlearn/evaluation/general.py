@@ -13,6 +13,7 @@ from everlearn.evaluation.bootstrap import mean_interval, percentile_interval, r
 from everlearn.evaluation.likelihood import Window, window_losses
 from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Generator, Sampling
+from everlearn.generation.writing import Writing
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -96,9 +97,9 @@ def microtask_accuracy(
         rows and interval.
     """
     assert items, "there is at least one micro-task"
-    prompts = _prompts(tokenizer, items)
-    sampling = Sampling(max_new_tokens=_answer_room(tokenizer, items), stop=("\n\n",))
-    completions = generator.generate(prompts, sampling, Counted(tick, len(prompts)).call() if tick else None)
+    asked = microtask_answers(tokenizer, items)
+    shown = Counted(tick, asked.count).call() if tick else None
+    completions = generator.generate(asked.prompts, asked.sampling, shown)
     scores: dict[str, list[float]] = {}
     for item, (completion,) in zip(items, completions, strict=True):
         right = completion.text.strip() == item["answer"].strip()
@@ -110,6 +111,19 @@ def microtask_accuracy(
 
     families = {family: share(values) for family, values in sorted(scores.items())}
     return {**share([score for values in scores.values() for score in values]), "families": families}
+
+
+def microtask_answers(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> Writing:
+    """What is written for the micro-tasks."""
+    sampling = Sampling(max_new_tokens=_answer_room(tokenizer, items), stop=("\n\n",))
+    return Writing("micro-tasks", _prompts(tokenizer, items), len(items), sampling, by_base=True)
+
+
+def tokens_read(texts: Sequence[str], tokenizer: PreTrainedTokenizerBase, context: int) -> int:
+    """Tokens that `perplexity` reads, those of overlaps twice."""
+    width = min(WINDOW_TOKENS, context)
+    passages = _passages(texts, tokenizer)
+    return sum(len(window.ids) for ids in passages for window in _windows(0, ids, width))
 
 
 def longest_microtask(tokenizer: PreTrainedTokenizerBase, items: Sequence[Mapping[str, str]]) -> int:

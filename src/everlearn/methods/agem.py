@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from everlearn.data.mixture import Mixture, memories
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
@@ -41,6 +41,10 @@ class AGEM(Method):
     options: AGEMOptions
     title = "A-GEM"
     traits = frozenset({"projects gradients"})
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """The very rows."""
+        return Forecast(self.rehearsal(context))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """Rows of each earlier task, which no step trains on."""

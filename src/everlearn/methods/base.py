@@ -11,7 +11,7 @@ Nothing here knows any method by name. A method is one file of this folder with 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar, Literal
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
     from everlearn.data.prompts import PromptTemplate
     from everlearn.generation.protocol import Generator
+    from everlearn.generation.writing import Writing
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Progress
     from everlearn.recipe import ModelConfig, TrainingConfig
@@ -115,6 +116,23 @@ class Facts:
 
 
 @dataclass(frozen=True)
+class Forecast:
+    """What is known of a method's part in a stage before anything runs.
+
+    Attributes:
+        mixture: As `rehearsal` is going to give it; rows that are not there yet are replaced by others like them.
+        writings: What models write for it, before or after the stage's training.
+        read_tokens: Tokens that models read for it beside that and beside training.
+        unknown: What else it does that takes time, in a few words behind the method's name.
+    """
+
+    mixture: Mixture = field(default_factory=Mixture)
+    writings: Sequence[Writing] = ()
+    read_tokens: int = 0
+    unknown: Sequence[str] = ()
+
+
+@dataclass(frozen=True)
 class StageContext:
     """What a hook may use: the stage, the models, the tools of the lower floors, and storage.
 
@@ -172,6 +190,15 @@ class StageContext:
         from everlearn.seeds import derive
 
         return derive(self.seed, f"stage-{self.stage.index}", purpose)
+
+
+_UNFORESEEN = {
+    "try_base": "what it lets the base model do first",
+    "rehearsal": "what it rehearses",
+    "after_stage": "what it does after a stage",
+    "released": "its merge",
+}
+"""Hooks that take time of their own, which nobody can tell for a method without a forecast."""
 
 
 class Method:
@@ -243,6 +270,15 @@ class Method:
         Called for every stage before the first training, when the base is the latest model; what is made here is made
         in steps that are used later.
         """
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """What the stage is going to cost beside plain training, for the plan of a run; changes nothing.
+
+        Args:
+            context: Of the stage, without any model or step: nothing has run, and this method has no state yet.
+            facts: All that is known.
+        """
+        return Forecast(unknown=[f"{self.name}: {told}" for hook, told in _UNFORESEEN.items() if self.overrides(hook)])
 
     # Before a stage.
 

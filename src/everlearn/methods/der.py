@@ -27,7 +27,7 @@ from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
 from everlearn.errors import RunError
 from everlearn.fingerprints import fingerprint_of
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
@@ -76,6 +76,14 @@ class DER(Method):
         super().__init__(options)
         self._memory = Memory()
         self._kept: dict[str, object] = {}  # inputs of the step that keeps the memory's logits, and its stage
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """As many rows of earlier tasks in every step, once or twice."""
+        rows, options = [row for task in context.stage.seen for row in task.train], self.options
+        most = min(options.memory_batch or context.training.batch_size, options.capacity, len(rows))
+        names = [self.name] if options.draws == "one" or not options.beta else [self.name, f"{self.name}/answers"]
+        groups = [Group(name, rows, per_step=most, is_within=False) for name in names if rows]
+        return Forecast(Mixture(tuple(groups)), unknown=[f"{self.name}: the logits that it keeps"])
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """Rows that the memory held when the stage began, in every step."""

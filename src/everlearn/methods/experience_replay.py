@@ -28,7 +28,7 @@ from pydantic import Field, model_validator
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
 from everlearn.errors import RecipeError
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
@@ -87,6 +87,13 @@ class ExperienceReplay(Method):
                 f"method {self.name}: a memory of {self.options.capacity} rows leaves none for each of {classes} "
                 f"classes: set capacity to {classes} or more, or selection: reservoir."
             )
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """As many rows in every step, of all that came."""
+        stage, count = context.stage, self.options.memory_batch or context.training.batch_size
+        rows = [row for task in (*stage.seen, *stage.tasks) for row in task.train]
+        most = min(count, self.options.capacity)
+        return Forecast(Mixture((Group(self.name, rows, per_step=most, is_within=False),)))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """The memory and the stage's own rows, which enter it as the stage goes on."""

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from everlearn.data.mixture import Mixture, memories
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 if TYPE_CHECKING:
@@ -51,6 +51,10 @@ class GEM(Method):
     Options = GEMOptions
     options: GEMOptions
     traits = frozenset({"projects gradients"})
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """The very rows."""
+        return Forecast(self.rehearsal(context))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """Rows of each earlier task, which no step trains on."""

@@ -31,7 +31,8 @@ from everlearn.data.instance import Instance
 from everlearn.data.mixture import Group, Mixture
 from everlearn.errors import DataError, RecipeError
 from everlearn.fingerprints import fingerprint_of
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
+from everlearn.generation.protocol import Sampling
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext, Trait
 from everlearn.methods.registry import register
 from everlearn.recipe_paths import Source
 
@@ -182,11 +183,32 @@ class GeRe(Method):
             if self.options.imitation != "none" and self.options.anchor == "base":
                 self._states(context)
 
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """Texts of full length where the base is to write them; its states of them are read once, or in each stage."""
+        from everlearn.data.general_set import row_of
+        from everlearn.data.prompts import bos_ids
+        from everlearn.generation.writing import Writing
+
+        options, is_first = self.options, context.stage.index == 1
+        window = min(options.max_tokens or WINDOW, facts.context_length)
+        rows = self._given.rows if self._given else (row_of((0,) * window, "", 0),) * options.count
+        is_read = options.imitation != "none" and (is_first or options.anchor == "previous")
+        writings, unknown = [], []
+        if not self._given and is_first:
+            prompt = bos_ids(facts.tokenizer) or [int(facts.tokenizer.eos_token_id)]
+            sampling = Sampling(max_new_tokens=window, max_length=window, temperature=1.0)
+            writings = [Writing("general texts", [prompt], len(rows), sampling, by_base=True)]
+            unknown = [f"{self.name}: how long its texts will be (counted as long as they may be)"]
+        read = sum(len(row.tokens) for row in rows) if is_read else 0
+        return Forecast(self._mixed(rows, context), writings, read, unknown)
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """The texts, inserted or shuffled in; with them the rows of the task are averaged in another way."""
+        return self._mixed(self._texts(context), context)
+
+    def _mixed(self, rows: Sequence[Instance], context: StageContext) -> Mixture:
         mean = "rows" if self.options.balance == "rows" else "groups"
         count = self._per_batch(context.training.batch_size)
-        rows = self._texts(context)
         drawn = partial(_inserted, rows=len(rows), per_step=count) if count else None
         group = Group(self.name, rows, per_step=count or None, drawn=drawn, mean=mean)  # type: ignore[arg-type]
         return Mixture((group,), own=(1.0, mean))  # type: ignore[arg-type]

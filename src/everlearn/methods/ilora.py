@@ -33,7 +33,7 @@ from pydantic import Field
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
 from everlearn.errors import RecipeError
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.models.state import MOVING, ModelState, Tuning
 from everlearn.training.influence import Influence
@@ -97,6 +97,13 @@ class ILora(Method):
                 f"method {self.name}: its fast and slow weights are adapters, and model.tuning: {facts.model.tuning} "
                 "has none: set model.tuning to lora."
             )
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """From the second task on as many rows of earlier tasks as new ones in every step."""
+        rows = [row for task in context.stage.seen for row in task.train]
+        most = min(context.training.batch_size, self.options.capacity, len(rows))
+        groups = (Group(self.name, rows, per_step=most, is_within=False),) if rows else ()
+        return Forecast(Mixture(groups))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """From the second task on as many memory rows as new ones in every step, each with half the loss."""

@@ -15,12 +15,14 @@ from typing import Annotated
 from pydantic import Field
 
 from everlearn.artifacts import StepRunner
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Task
 from everlearn.data.mixture import Mixture, shuffled
+from everlearn.data.samples import LOOKED_AT, even_rows
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, write_jsonl
 from everlearn.fingerprints import fingerprint_of
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.shares import share_of
 
@@ -64,6 +66,14 @@ class KMeansRehearsal(Method):
                     f"{len(task.train)} rows of task {task.name} are to be taken: lower clusters or raise ratio."
                 )
 
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """So many rows of each earlier task, and the embedding of those of the last one."""
+        seen, options = context.stage.seen, self.options
+        rows = [row for task in seen for row in even_rows(task.train, rows_to_take(task, options.ratio))]
+        if options.embedding != "model":
+            return Forecast(shuffled(self.name, rows), unknown=[f"{self.name}: its sentence model"] if seen else [])
+        return Forecast(shuffled(self.name, rows), read_tokens=sum(_tokens_of(task, facts) for task in seen[-1:]))
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """Selected rows of each earlier task, in order of arrival."""
         rows = [
@@ -101,6 +111,13 @@ class KMeansRehearsal(Method):
         }
         artifact = step("rehearsal/kmeans", inputs, make)
         return [Instance.from_json(row) for row in read_jsonl(artifact.path / "selected.jsonl")]
+
+
+def _tokens_of(task: Task, facts: Facts) -> int:
+    """Tokens of the inputs of a task's training rows, about."""
+    some = even_rows(task.train, min(len(task.train), LOOKED_AT))
+    found = sum(len(plain_ids(row.input or row.instruction, facts.tokenizer)) for row in some)
+    return round(found * len(task.train) / len(some))
 
 
 def rows_to_take(task: Task, ratio: float) -> int:

@@ -28,11 +28,12 @@ from pydantic import Field, model_validator
 
 from everlearn.data.instance import SYNTHETIC, Instance
 from everlearn.data.mixture import OWN, Group, Mixture, shuffled
+from everlearn.data.samples import even_rows
 from everlearn.errors import RecipeError
 from everlearn.files import read_json, read_jsonl
 from everlearn.findings import Findings, Table
 from everlearn.generation.protocol import Sampling
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, Stage, StageContext, Trait
 from everlearn.methods.registry import register
 from everlearn.models.loading import context_length, load_tokenizer
 from everlearn.synthesis.token_form import ANSWER, ASKING, TokenForm, TokenTemplate, asking_token
@@ -169,11 +170,33 @@ class LAMOL(Method):
                         "own, which would stand between question and answer: set mark to a line that no row has."
                     )
 
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """Real rows in the place of those to be written, all of which are taken to be used."""
+        from everlearn.generation.writing import Writing
+
+        stage, form, tokenizer, writings = context.stage, self._form(context), facts.tokenizer, []
+        each = self._each(stage)
+        rows = [row for task in stage.seen for row in even_rows(task.train, each)]
+        for tasks in self._asked_together(stage) if each else ():
+            prompt, sampling = self._asking(tasks, form, tokenizer)
+            lengths = [len(form.target_ids(row, tokenizer)) - 1 for row in rows if row.task in tasks]
+            mean = sum(lengths) / len(lengths)
+            writings.append(Writing(f"rows of {' or '.join(tasks)}", [prompt], len(lengths), sampling, mean))
+        return Forecast(self._mixed(rows, context, form, tokenizer), writings)
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """What the last model has written of the earlier tasks, and every row once more as it is to be written."""
-        stage, form = context.stage, self._form(context)
-        tokenizer = self._tokenizer(context)
-        written = self._written(context, form, tokenizer)
+        form, tokenizer = self._form(context), self._tokenizer(context)
+        return self._mixed(self._written(context, form, tokenizer), context, form, tokenizer)
+
+    def _mixed(
+        self,
+        written: Sequence[Instance],
+        context: StageContext,
+        form: WrittenForm | TokenForm,
+        tokenizer: PreTrainedTokenizerBase,
+    ) -> Mixture:
+        stage = context.stage
         rows = [(OWN, at, row) for at, row in enumerate(stage.rows)]
         rows += [(self.name, at, row) for at, row in enumerate(written)]
         fitting = [place for place in rows if form.fits(place[2], tokenizer)]
@@ -231,20 +254,37 @@ class LAMOL(Method):
     ) -> list[Instance]:
         """The rows of the earlier tasks, in order of arrival."""
         self._counts, rows = {}, []
-        options, stage = self.options, context.stage
-        names = [task.name for task in stage.seen]
-        if not names:
-            return []
-        each = rows_a_task(len(stage.rows), len(names), options.gamma, options.rounded)
-        if not each:
+        stage, each = context.stage, self._each(context.stage)
+        if stage.seen and not each:
             context.progress.say(
-                f"stage {stage.name}: lamol has nothing written, since gamma {options.gamma:g} of {len(stage.rows)} "
-                f"rows is less than one for each of {len(names)} tasks: raise method.gamma"
+                f"stage {stage.name}: lamol has nothing written, since gamma {self.options.gamma:g} of "
+                f"{len(stage.rows)} rows is less than one for each of {len(stage.seen)} tasks: raise method.gamma"
             )
-            return []
-        for of in [[name] for name in names] if options.asks_for == "task" else [names]:
+        for of in self._asked_together(stage) if each else ():
             rows += self._written_of(of, each * len(of), context, form, tokenizer)
         return rows
+
+    def _each(self, stage: Stage) -> int:
+        """Rows to write of each earlier task."""
+        options, tasks = self.options, len(stage.seen)
+        return rows_a_task(len(stage.rows), tasks, options.gamma, options.rounded) if tasks else 0
+
+    def _asked_together(self, stage: Stage) -> list[list[str]]:
+        """The earlier tasks, those together that are asked for alike."""
+        names = [task.name for task in stage.seen]
+        return [[name] for name in names] if self.options.asks_for == "task" else [names]
+
+    def _asking(
+        self, tasks: Sequence[str], form: WrittenForm | TokenForm, tokenizer: PreTrainedTokenizerBase
+    ) -> tuple[list[int], Sampling]:
+        """What asks for a row of these tasks, and how it is sampled."""
+        options, prompt = self.options, form.prompt_ids(Instance("", "", "", tasks[0]), tokenizer)
+        return prompt, Sampling(
+            max_new_tokens=options.max_new_tokens or form.limit - len(prompt),
+            temperature=options.temperature,
+            top_k=options.top_k,
+            end_ids=form.end_ids(tokenizer),
+        )
 
     def _written_of(
         self,
@@ -255,16 +295,10 @@ class LAMOL(Method):
         tokenizer: PreTrainedTokenizerBase,
     ) -> list[Instance]:
         """Rows of one task, or of any."""
-        options, what = self.options, tasks[0] if len(tasks) == 1 else "any task"
-        prompt = form.prompt_ids(Instance("", "", "", tasks[0]), tokenizer)
-        sampling = Sampling(
-            max_new_tokens=options.max_new_tokens or form.limit - len(prompt),
-            temperature=options.temperature,
-            top_k=options.top_k,
-            end_ids=form.end_ids(tokenizer),
-        )
+        what = tasks[0] if len(tasks) == 1 else "any task"
+        prompt, sampling = self._asking(tasks, form, tokenizer)
         seed = context.random_seed(f"{self.name} {what}")
-        asked = Asked(what, prompt, count, sampling, options.max_attempts, seed)
+        asked = Asked(what, prompt, count, sampling, self.options.max_attempts, seed)
         read = partial(_read, tasks=tasks, form=form, tokenizer=tokenizer, config=context.training)
 
         def make(folder: Path) -> None:

@@ -15,7 +15,7 @@ from pydantic import Field
 from everlearn.data.instance import Instance, Task
 from everlearn.data.mixture import Mixture, shuffled
 from everlearn.data.samples import drawn_rows, published_sample
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.shares import share_of
 
@@ -37,6 +37,10 @@ class RandomRehearsal(Method):
     Options = RandomRehearsalOptions
     options: RandomRehearsalOptions
     traits = frozenset({"rehearses"})
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """The very rows."""
+        return Forecast(self.rehearsal(context))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """A sample of each earlier task, in order of arrival."""

@@ -24,9 +24,11 @@ from pydantic import Field
 
 from everlearn.data.instance import Instance, Task
 from everlearn.data.mixture import Mixture
+from everlearn.data.samples import LOOKED_AT, even_rows
 from everlearn.files import read_json, read_jsonl
 from everlearn.findings import Findings, Table
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.generation.writing import answering
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 
@@ -53,6 +55,20 @@ class SelfDistillation(Method):
     def __init__(self, options: SelfDistillationOptions) -> None:
         super().__init__(options)
         self._counts: dict[str, dict[str, Any]] = {}
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """Answers that are as long as those given."""
+        template, tokenizer, training = context.template, facts.tokenizer, facts.training
+        writings = []
+        for task in context.stage.tasks:
+            if task.labels:
+                continue
+            longest = max(len(template.target_ids(row, tokenizer)) for row in even_rows(task.train, LOOKED_AT))
+            most = self.options.max_new_tokens or min(2 * longest, training.max_target_tokens)
+            cut = training.max_prompt_tokens
+            one = answering(task.name, task.train, template, tokenizer, most_tokens=most, most_prompt=cut)
+            writings.append(one)
+        return Forecast(writings=writings)
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """The stage's own rows with the answers that are trained on."""

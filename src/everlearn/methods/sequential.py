@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Literal
 
 from everlearn.data.mixture import Mixture
-from everlearn.methods.base import Method, MethodOptions, StageContext
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 
 
@@ -35,6 +35,10 @@ class Sequential(Method):
     def overrides(self, hook: str) -> bool:
         """None, where the mean is the published one."""
         return self.options.mean != "tokens" and super().overrides(hook)
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """Nothing but plain training."""
+        return Forecast(self.rehearsal(context))
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """Nothing but the mean of the stage's own rows."""

@@ -26,8 +26,10 @@ and how many labels the mixture has changed.
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -37,16 +39,18 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, write_json
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
-from everlearn.methods.base import Facts, StageContext
+from everlearn.methods.base import Facts, Forecast, StageContext
 from everlearn.methods.registry import register
-from everlearn.methods.synthesizing import Synthesizing, SynthesizingOptions
+from everlearn.methods.synthesizing import Synthesizing, SynthesizingOptions, mean_tokens
+from everlearn.shares import share_of
 from everlearn.synthesis.mask_options import MaskOptions
 
 if TYPE_CHECKING:
     import numpy as np
 
     from everlearn.artifacts import Artifact
-    from everlearn.data.instance import Instance
+    from everlearn.data.instance import Instance, Task
+    from everlearn.generation.writing import Writing
     from everlearn.synthesis.job import Job
     from everlearn.synthesis.pipeline import Synthesis
     from everlearn.training.influence import Influence
@@ -119,6 +123,26 @@ class SERS(Synthesizing):
                 f"{', '.join(facts.stream.names)}."
             )
         super().check(facts)
+
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """With what the distance reads."""
+        found, stage, options = super().forecast(context, facts), context.stage, self.options
+        rehearsed = found.mixture.rehearsed
+        if not (rehearsed and options.strength_most):
+            return found
+        count = min(options.distance_rows, len(stage.rows), len(rehearsed))
+        length = mean_tokens(stage.rows, facts.tokenizer) + mean_tokens(rehearsed, facts.tokenizer)
+        return replace(found, read_tokens=found.read_tokens + round(count * length))
+
+    def written(self, task: Task, context: StageContext, facts: Facts) -> list[Writing]:
+        """The base answers as well where it is the reference, and both together what is hard."""
+        raw, answers = super().written(task, context, facts)
+        options, is_faithful = self.options, self._is_faithful
+        hard = math.floor(share_of(options.hard_ratio, answers.count))
+        found = [raw, answers]
+        if options.hard_ratio and (options.reference or ("blank" if is_faithful else "base")) == "base":
+            found.append(replace(answers, tokens=None, by_base=True))
+        return [*found, replace(answers, what=f"{answers.what} by both", count=hard)] if hard else found
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """From the second stage on the pull, as strong as the task is far from what is rehearsed."""

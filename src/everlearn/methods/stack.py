@@ -16,7 +16,7 @@ from everlearn.checking import first_double
 from everlearn.data.mixture import Mixture
 from everlearn.errors import RecipeError
 from everlearn.findings import Findings, joined
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext, Trait
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext, Trait
 from everlearn.methods.registry import make_method
 from everlearn.recipe_method import JOIN
 
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from everlearn.training.influence import Influence
 
 ADDS = (
-    "tokens", "check", "try_base", "rehearsal", "influences", "after_stage", "findings", "state_tensors", "state_json",
-    "load_state",
+    "tokens", "check", "forecast", "try_base", "rehearsal", "influences", "after_stage", "findings",
+    "state_tensors", "state_json", "load_state",
 )  # fmt: skip
 """Hooks that all methods of a stack are asked at."""
 EXCLUSIVE = {
@@ -177,16 +177,19 @@ class Stack(Method):
         for part in self.parts:
             part.try_base(context)
 
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """That of all together."""
+        found = [part.forecast(context, facts) for part in self.parts]
+        return Forecast(
+            _joined([one.mixture for one in found]),
+            [writing for one in found for writing in one.writings],
+            sum(one.read_tokens for one in found),
+            [told for one in found for told in one.unknown],
+        )
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """The groups of each, in order."""
-        mixtures = [part.rehearsal(context) for part in self.parts]
-        groups = [group for mixture in mixtures for group in mixture.groups]
-        own = [mixture.own for mixture in mixtures if mixture.own is not None]
-        rewritten = [mixture.rewritten for mixture in mixtures if mixture.rewritten is not None]
-        assert first_double(group.name for group in groups) is None, "a method's groups have names of its own"
-        assert len(own) < 2, "a method that weighs the stage's own rows has the trait that says so"
-        assert len(rewritten) < 2, "a method that rewrites the stage's own rows has the trait that says so"
-        return Mixture(tuple(groups), own[0] if own else None, rewritten[0] if rewritten else None)
+        return _joined([part.rehearsal(context) for part in self.parts])
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """Those of each, in order."""
@@ -221,3 +224,14 @@ class Stack(Method):
             kept = values[part.name]
             assert isinstance(kept, Mapping), "a method's JSON state is a mapping"
             part.load_state(own, kept)
+
+
+def _joined(mixtures: Sequence[Mixture]) -> Mixture:
+    """The groups of all, in order."""
+    groups = [group for mixture in mixtures for group in mixture.groups]
+    own = [mixture.own for mixture in mixtures if mixture.own is not None]
+    rewritten = [mixture.rewritten for mixture in mixtures if mixture.rewritten is not None]
+    assert first_double(group.name for group in groups) is None, "a method's groups have names of its own"
+    assert len(own) < 2, "a method that weighs the stage's own rows has the trait that says so"
+    assert len(rewritten) < 2, "a method that rewrites the stage's own rows has the trait that says so"
+    return Mixture(tuple(groups), own[0] if own else None, rewritten[0] if rewritten else None)

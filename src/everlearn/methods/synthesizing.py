@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import Mixture, shuffled
+from everlearn.data.samples import LOOKED_AT, even_rows
 from everlearn.errors import RecipeError
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
-from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for
+from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
+from everlearn.synthesis.options import SynthesisOptions, resolve, rows_asked_for, selection_of
 
 if TYPE_CHECKING:
     import numpy as np
+    from transformers import PreTrainedTokenizerBase
 
+    from everlearn.data.instance import Task
+    from everlearn.generation.writing import Writing
     from everlearn.synthesis.pipeline import Synthesis, Tools
 
 
@@ -65,6 +70,44 @@ class Synthesizing(Method):
             for task in context.stage.tasks:
                 try_base(task, self.options, _tools(context))
 
+    def forecast(self, context: StageContext, facts: Facts) -> Forecast:
+        """Real rows in the place of those to come; what is written of the stage's tasks, and read to choose of it."""
+        stage, options = context.stage, self.options
+        rows = [
+            row for task in stage.seen for row in even_rows(task.train, rows_asked_for(options.ratio, len(task.train)))
+        ]
+        writings = [one for task in stage.tasks if not stage.is_last for one in self.written(task, context, facts)]
+        candidates = writings[0].completions if writings else 0
+        is_read = options.embedding == "model" and selection_of(options) in ("kmeans", "drawn", "supervised")
+        length = mean_tokens(stage.rows, facts.tokenizer) if is_read and candidates else 0.0
+        return Forecast(shuffled(self.name, rows), writings, round(candidates * length))
+
+    def written(self, task: Task, context: StageContext, facts: Facts) -> list[Writing]:
+        """What the base writes of a task, and what the latest model then answers."""
+        from everlearn.generation.writing import Writing, answering
+
+        options, tokenizer, training = self.options, facts.tokenizer, facts.training
+        settings = resolve(options, rows_asked_for(options.ratio, len(task.train)))
+        is_refined = options.is_refined(has_latest=True)
+        writer = options.writer(task, settings, is_refined=is_refined)
+        prompts = writer.prompts(tokenizer, facts.context_length, context.seed)
+        ids = [writer.prompt_ids(prompt, tokenizer) for prompt in prompts]
+        raw = Writing(f"synthesis of {task.name}", ids, len(ids), writer.sampling(tokenizer), by_base=True)
+        if not is_refined:
+            return [raw]
+        longest = max(len(plain_ids(row.output, tokenizer)) for row in task.demonstrations)
+        most = options.refinement_tokens or (2 * (1 + longest) if settings.is_improved else options.max_length)
+        answers = answering(
+            task.name,
+            task.train,
+            context.template,
+            tokenizer,
+            most_tokens=most,
+            most_prompt=training.max_prompt_tokens,
+            count=min(settings.wanted, raw.completions),
+        )
+        return [raw, answers]
+
     def rehearsal(self, context: StageContext) -> Mixture:
         """The sets of all earlier tasks, in order of arrival."""
         return shuffled(self.name, self.rehearsed(context))
@@ -110,6 +153,12 @@ def _tools(context: StageContext) -> Tools:
         latest=context.latest,
         latest_fingerprint=context.latest_fingerprint,
     )
+
+
+def mean_tokens(rows: Sequence[Instance], tokenizer: PreTrainedTokenizerBase) -> float:
+    """Of the queries of rows, about."""
+    some = even_rows(rows, min(len(rows), LOOKED_AT))
+    return sum(len(plain_ids(row.query, tokenizer)) for row in some) / len(some)
 
 
 def _rows(value: object) -> list[dict[str, object]]:

@@ -13,6 +13,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -53,6 +54,7 @@ Work = Callable[["LoadedModel", Order, Crew, Any], Result]
 
 __all__ = [
     "LoadedModel",
+    "Sizes",
     "base_fingerprint",
     "base_of",
     "check_model",
@@ -61,6 +63,7 @@ __all__ = [
     "load_model",
     "load_tokenizer",
     "save_checkpoint",
+    "sizes_of",
     "without_bars",
 ]
 
@@ -197,6 +200,44 @@ def _check_room(
         f"{name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
         f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."
     )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a model takes.
+
+    Attributes:
+        moving: Weights that tuning moves.
+        kept_bytes: Of what a stage's training leaves on the disk: the adapter, or all weights.
+    """
+
+    moving: int
+    kept_bytes: int
+
+
+def sizes_of(config: ModelConfig) -> Sizes:
+    """Sizes of a model that `check_model` has found to be one, without reading weights.
+
+    Args:
+        config: With the layers that get adapters by their names.
+    """
+    return _sizes_of(config.model_dump_json())
+
+
+@cache
+def _sizes_of(text: str) -> Sizes:
+    """Of a configuration as text, once for all runs with it."""
+    import torch
+
+    config = ModelConfig.model_validate_json(text)
+    model: PreTrainedModel | PeftModel = skeleton(config)
+    if config.tuning == "full":
+        weights = model.num_parameters()
+        return Sizes(weights, weights * _dtype(config, choose_device(config.device)).itemsize)
+    with torch.device("meta"):
+        model = adapters.attach_adapter(model, config.lora, seed=0)
+    moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    return Sizes(moving, moving * torch.float32.itemsize)  # adapters are trained and kept in float32
 
 
 def skeleton(config: ModelConfig) -> PreTrainedModel:

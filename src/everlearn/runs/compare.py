@@ -15,17 +15,21 @@ from typing import Any
 from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_vouched, write_vouched
+from everlearn.methods.base import Method
 from everlearn.methods.stack import assemble
+from everlearn.models.loading import sizes_of
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import LONGEST_NAME, NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe, set_dotted
 from everlearn.recipe_file import parse
 from everlearn.recipe_method import JOIN, names_in
 from everlearn.recipe_paths import found_path, kept_path, located, portable
+from everlearn.room import refuse_without_room
 from everlearn.run_folder import COMPARISON, kind_of, refuse_other, unmade_if_refused
 from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
 from everlearn.runs.loop import RunResult, execute, try_base
-from everlearn.runs.prepare import prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
+from everlearn.runs.plan import least_bytes
+from everlearn.runs.prepare import Prepared, prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -107,18 +111,12 @@ def compare(
         UserError: as `execute`; everything is checked for all methods before the first training.
     """
     progress = progress or LineProgress()
-    if not (methods or recipe.compare or seeds or recipe.seeds):
-        raise RecipeError(
-            "there is nothing to compare: name methods, such as --methods sequential,ssr, or list them under the "
-            "recipe's key 'compare'."
-        )
-    methods = list(methods or recipe.compare or [recipe.method])
-    seeds = list(seeds or recipe.seeds or [recipe.seed])
+    methods, seeds = chosen(recipe, methods, seeds)
     assembled = [assemble(method) for method in methods]  # refuses names and options of which folders would be called
     labels = labels_of(methods)
     folder = Path(recipe.runs_dir) / recipe.name
     refuse_other(folder, COMPARISON)
-    for name, one in _runs_of(recipe, methods, seeds).items():
+    for name, one in runs_of(recipe, methods, seeds).items():
         refuse_foreign(folder / name, one)
     with unmade_if_refused(folder):
         if not (folder / "plan.json").exists():  # else what stands there stays until this one is known to be sound
@@ -127,7 +125,9 @@ def compare(
         for other in assembled[1:]:
             refuse_unfit_sharding(recipe, other)
             other.check(sound.facts)
-        for name, one in _runs_of(recipe, methods, seeds).items():
+        cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
+        refuse_without_room(folder, cache, least_of(sound, assembled, len(seeds)))
+        for name, one in runs_of(recipe, methods, seeds).items():
             if (folder / name / "manifest.json").exists():
                 known = read_vouched(folder / name / "manifest.json")
                 refuse_other_stages(folder / name, known, assemble(one.method), sound.stream)
@@ -135,7 +135,7 @@ def compare(
     tell_about(sound.stream, progress)
     recipe = with_targets(recipe, sound)
     write_vouched(folder / "plan.json", _plan(recipe, methods, seeds, folder))
-    runs = [(labels[at % len(labels)], one) for at, one in enumerate(_runs_of(recipe, methods, seeds).values())]
+    runs = [(labels[at % len(labels)], one) for at, one in enumerate(runs_of(recipe, methods, seeds).values())]
     results: dict[str, list[RunResult]] = {label: [] for label in labels}
     entries: list[dict[str, object]] = []
     for label, one in runs[: len(labels)]:  # the first seed's; others are tried in their turn
@@ -159,7 +159,30 @@ def compare(
     return results
 
 
-def _runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[int]) -> dict[str, Recipe]:
+def chosen(
+    recipe: Recipe, methods: Sequence[MethodConfig] | None, seeds: Sequence[int] | None
+) -> tuple[list[MethodConfig], list[int]]:
+    """Methods and seeds of a comparison, those of the recipe where none are given.
+
+    Raises:
+        RecipeError: there are none.
+    """
+    if not (methods or recipe.compare or seeds or recipe.seeds):
+        raise RecipeError(
+            "there is nothing to compare: name methods, such as --methods sequential,ssr, or list them under the "
+            "recipe's key 'compare'."
+        )
+    return list(methods or recipe.compare or [recipe.method]), list(seeds or recipe.seeds or [recipe.seed])
+
+
+def least_of(sound: Prepared, methods: Sequence[Method], seeds: int) -> int:
+    """Bytes that runs of these methods take at least: all may share the first stage of a seed."""
+    stages = [method.stages(sound.stream) for method in methods]
+    kept = [*stages[0], *(stage for of_method in stages[1:] for stage in of_method[1:])]
+    return least_bytes(sizes_of(sound.recipe.model), kept * seeds, sound.recipe.training)
+
+
+def runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[int]) -> dict[str, Recipe]:
     """Folder name to recipe of each run, all methods of a seed together.
 
     Raises:

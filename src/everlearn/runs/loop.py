@@ -22,9 +22,11 @@ from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
+from everlearn.models.loading import sizes_of
 from everlearn.models.state import HEADS, Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_STEP, Recipe, cache_folder
+from everlearn.room import refuse_without_room
 from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
 from everlearn.runs.description import describe_run, describe_stages
@@ -32,6 +34,7 @@ from everlearn.runs.heads import States, train_heads
 from everlearn.runs.lengths import rehearsed_within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement
+from everlearn.runs.plan import least_bytes, plan_run
 from everlearn.runs.prepare import Prepared, prepare, tell_about, tell_targets, with_targets
 from everlearn.runs.probing import Probing
 from everlearn.seeds import derive
@@ -83,7 +86,11 @@ def execute(
     with unmade_if_refused(folder):
         claim(folder, recipe)
         prepared = prepare(recipe, folder, trains=True)
-        store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
+        cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
+        stages = prepared.method.stages(prepared.stream)
+        needed = least_bytes(sizes_of(prepared.recipe.model), stages, recipe.training)
+        refuse_without_room(folder, cache, needed)
+        store = RunStore(folder, cache)
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
@@ -179,6 +186,8 @@ class _Run:
     def try_base(self) -> None:
         """Lets the method see what the base model can do for each stage, before anything is trained."""
         about = describe_run(self.prepared, self.label, self.stages, self._starts)
+        if "plan" not in self.store.manifest or self.store.manifest.get("stages") != about["stages"]:
+            about["plan"] = plan_run(self.prepared, self.label).to_json()
         self.store.update_manifest(kind=RUN, **about, status="running", files={})
         for stage in self.stages:
             self.method.try_base(self._context(stage, self.base))

@@ -102,26 +102,21 @@ def order_of(rows: int, mixture: Mixture, *, batch_size: int, epochs: float, see
     return Batches(rows, batch_size=batch_size - within, epochs=epochs, seed=seed)
 
 
-class Answers:
-    """Batches of rows and their loss.
+class Walk:
+    """The rows of every step of a phase.
 
     Args:
-        loss: Computes parts of batches.
         shuffled: The stage's own rows and those that are shuffled among them.
         groups: Rows of each group that has an order of its own, in the mixture's order of such groups.
         mixture: Says how groups meet.
         batch_size: Rows of a step (groups on top of it not counted).
         epochs: Passes over the shuffled rows.
         seed: Of the order.
-        processes: This process among all.
-        influences: Whose terms are added.
-        watch: Gets the time that their terms take.
         steps: From which step of the order to which (not included); None: all.
     """
 
     def __init__(
         self,
-        loss: RowLoss,
         shuffled: Sequence[EncodedRow],
         groups: Sequence[Sequence[EncodedRow]],
         mixture: Mixture,
@@ -129,23 +124,14 @@ class Answers:
         batch_size: int,
         epochs: float,
         seed: int,
-        processes: Processes,
-        influences: Sequence[Influence] = (),
-        watch: Stopwatch | None = None,
         steps: tuple[int, int] | None = None,
     ) -> None:
-        self._loss, self._shuffled, self._processes = loss, shuffled, processes
-        self._watch = watch or Stopwatch(processes.device)
-        self._readers = [influence for influence in influences if influence.reads]
+        self._shuffled = shuffled
         apart = [group for group in mixture.groups if not group.is_shuffled]
         self.order = order_of(len(shuffled), mixture, batch_size=batch_size, epochs=epochs, seed=seed)
         self.first, self._end = steps or (0, len(self.order))
         assert self._end <= len(self.order), "a phase ends within its stage"
         self._drawn = [(rows, self._steps_of(group, seed)) for group, rows in zip(apart, groups, strict=True)]
-        self._shares = shares_of(mixture)
-        self._ahead: LookAhead | None = None
-        if isinstance(loss, AnswerLoss) and loss.lockstep is None:
-            self._ahead = LookAhead(loss, lambda step: self._own(self.rows_of(step)), len(self))
 
     def _steps_of(self, group: Group, seed: int) -> Sequence[Sequence[int]]:
         """Row numbers of a group that has an order of its own, by step of the stage."""
@@ -163,6 +149,42 @@ class Answers:
         at = self.first + step
         rows = [self._shuffled[place] for place in self.order[at]]
         return rows + [group[place] for group, drawn in self._drawn for place in drawn[at]]
+
+
+class Answers(Walk):
+    """Batches of rows and their loss.
+
+    Args:
+        loss: Computes parts of batches.
+        shuffled: As those that follow, of the walk.
+        processes: This process among all.
+        influences: Whose terms are added.
+        watch: Gets the time that their terms take.
+    """
+
+    def __init__(
+        self,
+        loss: RowLoss,
+        shuffled: Sequence[EncodedRow],
+        groups: Sequence[Sequence[EncodedRow]],
+        mixture: Mixture,
+        *,
+        batch_size: int,
+        epochs: float,
+        seed: int,
+        processes: Processes,
+        influences: Sequence[Influence] = (),
+        watch: Stopwatch | None = None,
+        steps: tuple[int, int] | None = None,
+    ) -> None:
+        super().__init__(shuffled, groups, mixture, batch_size=batch_size, epochs=epochs, seed=seed, steps=steps)
+        self._loss, self._processes = loss, processes
+        self._watch = watch or Stopwatch(processes.device)
+        self._readers = [influence for influence in influences if influence.reads]
+        self._shares = shares_of(mixture)
+        self._ahead: LookAhead | None = None
+        if isinstance(loss, AnswerLoss) and loss.lockstep is None:
+            self._ahead = LookAhead(loss, lambda step: self._own(self.rows_of(step)), len(self))
 
     def read(self, step: int) -> Batch:
         """This process's share of a step."""

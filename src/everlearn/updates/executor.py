@@ -21,6 +21,7 @@ from everlearn.errors import RunError
 from everlearn.files import append_text, held, read_jsonl, unfinished, write_error, write_jsonl, write_vouched
 from everlearn.models.loading import save_tokenizer, without_bars
 from everlearn.progress import LineProgress, Progress
+from everlearn.room import refuse_without_room
 from everlearn.run_folder import UPDATE, refuse_other, unmade_if_refused
 from everlearn.training.checkpoint import is_state, read_record, recover_folder, remove_state, replace_folder
 from everlearn.training.engine import Row
@@ -28,7 +29,7 @@ from everlearn.training.processes import here
 from everlearn.updates.folder import UpdateFolder, claim, now
 from everlearn.updates.outcome import describe_plan, describe_run, measure, text_of, write_ledger
 from everlearn.updates.plan import Segment
-from everlearn.updates.prepare import Prepared, prepare
+from everlearn.updates.prepare import Prepared, least_bytes, prepare
 from everlearn.updates.quality import keep_heldout
 from everlearn.updates.work import Job, Trained, Training, forget, train
 
@@ -61,6 +62,7 @@ def execute(
         if not store.manifest:  # else what stands there stays until this recipe is known to be sound
             claim(path, recipe)
         prepared = prepare(recipe, store, shown)
+        refuse_without_room(path, path, least_bytes(prepared))
         claim(path, recipe)
     with held(path):
         store = UpdateFolder(path)  # as it stands now that no other process works in it

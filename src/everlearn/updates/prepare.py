@@ -122,6 +122,11 @@ def prepare(recipe: UpdateRecipe, folder: UpdateFolder | None = None, progress: 
     )
 
 
+def least_bytes(prepared: Prepared) -> int:
+    """Bytes that a run takes at least: its releases, in float32; states between segments come on top."""
+    return 4 * prepared.parameters * len(prepared.versions)
+
+
 def _check_microtasks(tokenizer: PreTrainedTokenizerBase, settings: PretrainedConfig) -> None:
     from everlearn.data.embedded.corpus import held_out_microtasks
     from everlearn.evaluation.general import longest_microtask

@@ -74,3 +74,30 @@ def test_counts_that_everlearn_cannot_have_written_are_refused(tmp_path: Path) -
     run_folders.write_json(folder / "manifest.json", manifest)
     with pytest.raises(RunError, match=r"manifest.json is corrupt .*generated_tokens"):
         read_study(folder)
+
+
+def test_what_was_planned_stands_beside_what_was_spent(tmp_path: Path) -> None:
+    folder = run_folders.make_run(tmp_path / "run", tasks=TASKS, rows=4)
+    assert "Planned and spent" not in page(read_study(folder))  # a run of an earlier release
+    manifest = json.loads((folder / "manifest.json").read_text())
+    stages = ["00-base", *(stage["name"] for stage in manifest["stages"])]
+    manifest["plan"] = {
+        "parts": [
+            {
+                "stage": name,
+                "kind": "training",
+                "steps": 10 * at,
+                "trained_tokens": 1000 * at,
+                "most_written_tokens": 70,
+            }
+            for at, name in enumerate(stages)
+        ]
+    }
+    run_folders.write_json(folder / "manifest.json", manifest)
+    spent = json.loads((folder / "stages" / stages[1] / "training" / "summary.json").read_text())
+    table = rows(folder)[-5:]
+    assert table[0][1:3] == ["Steps planned", "spent"]
+    assert table[1][:5] == ["00-base", "–", "–", "–", "–"]
+    told = [f"{number:,}".replace(",", "\u202f") for number in (10, spent["steps"], 1000, spent["tokens"], 70, 1000)]
+    assert table[2] == ["01-sentiment", *told]
+    assert table[4][:2] == ["03-routing", "30"]

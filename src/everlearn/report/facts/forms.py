@@ -87,6 +87,8 @@ class SummaryForm(Form):
     """`summary.json` of a training."""
 
     influence_seconds: dict[str, Amount] = {}
+    steps: Count = 0
+    tokens: Count = 0
 
 
 class MethodForm(Form):
@@ -103,6 +105,21 @@ class AnswersForm(Form):
 
     models: Count
     knows_task: bool
+
+
+class PlanPartForm(Form):
+    """What a stage was to do of one kind, as a run has planned it."""
+
+    stage: Place
+    steps: Count = 0
+    trained_tokens: Count = 0
+    most_written_tokens: Count = 0
+
+
+class RunPlanForm(Form):
+    """The plan that a run begins with."""
+
+    parts: list[PlanPartForm] = []
 
 
 class ManifestForm(Form):
@@ -122,6 +139,7 @@ class ManifestForm(Form):
     model: dict[str, Any] = {}
     answers: AnswersForm | None = None
     scenario: Literal["class_incremental", "task_incremental"] | None = None
+    plan: RunPlanForm = RunPlanForm()
 
     @model_validator(mode="after")
     def _belongs_together(self) -> ManifestForm:

@@ -21,6 +21,7 @@ from everlearn.report.facts.forms import (
     EstimateForm,
     ManifestForm,
     MatrixForm,
+    PlanPartForm,
     ProbingForm,
     in_form,
     read_form,
@@ -160,6 +161,7 @@ class Run:
     scenario: str | None = None
     probing: Probing | None = None
     has_heads: bool = False
+    planned: tuple[PlanPartForm, ...] = ()
 
     @property
     def finished(self) -> int:
@@ -238,6 +240,7 @@ def read_run(folder: Path) -> Run:
         answers=form.answers,
         probing=_probing(folder / "probing.json"),
         has_heads=any("heads/heads.safetensors" in step.files for step in form.steps.values()),
+        planned=tuple(form.plan.parts),
     )
 
 

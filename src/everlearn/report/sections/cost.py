@@ -26,6 +26,11 @@ _EXPLANATION = (
     "Disk is what trainings and these steps keep. Peak memory is of the whole process, or of the GPU. Measuring is "
     "left out. Means over seeds."
 )
+_PLANNED = (
+    "Planned when the run began, with real rows of a task in the place of those that models had yet to write, and "
+    "nothing for what a method rehearses where that could not be told. Generated are answers, micro-tasks and what "
+    "the method has written; how much a model writes was not known, only how much it may."
+)
 
 
 def cost(study: Study) -> Html | None:
@@ -43,7 +48,49 @@ def cost(study: Study) -> Html | None:
     first = "Method" if study.is_comparison else "Stage"
     heads = (first, "Training", "of it acting", "Steps of its own", "Generated tokens", "Disk", "Peak memory")
     body = [_row(head, [_Cost(run, steps) for run, steps in runs]) for head, runs in rows]
-    return el("div", el("p", _EXPLANATION, class_="soft"), scrolling_table("Cost", heads, body, css="numbers"))
+    table = scrolling_table("Cost", heads, body, css="numbers")
+    return el("div", el("p", _EXPLANATION, class_="soft"), table, _planned(study))
+
+
+def _planned(study: Study) -> Html | None:
+    """What was planned before anything ran, and what was spent on it, side by side; None where there was no plan."""
+    if study.is_comparison:
+        rows = [(method.title, [(run, None) for run in method.runs]) for method in study.methods]
+    else:
+        run = study.methods[0].first
+        names = dict.fromkeys(part.stage for part in run.planned)
+        rows = [(name, [(run, name)]) for name in names]  # type: ignore[list-item]
+    if not all(run.planned for _, runs in rows for run, _ in runs) or not rows:
+        return None
+    body = []
+    for head, runs in rows:
+        pairs = [_pairs(run, stage) for run, stage in runs]
+        means = [round(mean([float(one[at]) for one in pairs]) or 0) for at in range(6)]
+        cells = (el("td", count(value) if value else NONE, class_="num") for value in means)
+        body.append(el("tr", el("th", name_of(head), scope="row"), *cells))
+    first = "Method" if study.is_comparison else "Stage"
+    heads = (first, "Steps planned", "spent", "Trained tokens planned", "spent", "Generated at most", "spent")
+    return el(
+        "div",
+        el("h3", "Planned and spent"),
+        el("p", _PLANNED, class_="soft"),
+        scrolling_table("Planned and spent", heads, body, css="numbers"),
+    )
+
+
+def _pairs(run: Run, stage: str | None) -> list[int]:
+    """Steps, trained and generated tokens of a run, or a stage of it: planned and spent."""
+    planned = [part for part in run.planned if stage in (None, part.stage)]
+    steps = [step for step in run.steps if stage in (None, step.stage)]
+    spent = [_summary(run, step) for step in steps if step.is_training]
+    return [
+        sum(part.steps for part in planned),
+        sum(one.steps for one in spent),
+        sum(part.trained_tokens for part in planned),
+        sum(one.tokens for one in spent),
+        sum(part.most_written_tokens for part in planned),
+        sum(step.generated_tokens for step in steps),
+    ]
 
 
 class _Cost:
@@ -61,7 +108,7 @@ class _Cost:
         self.tokens = self.size_bytes = 0
         for step in steps:
             if step.is_training:
-                for name, seconds in _acting(run, step).items():
+                for name, seconds in _summary(run, step).influence_seconds.items():
                     self.acting[name] = self.acting.get(name, 0.0) + seconds
             elif step.kind not in _OF_EVERY_RUN:
                 kind = KINDS.get(step.kind, step.kind)
@@ -72,9 +119,9 @@ class _Cost:
         self.peak = max((step.peak_memory_bytes for step in steps if step.kind not in _OF_EVERY_RUN), default=0)
 
 
-def _acting(run: Run, step: Step) -> Mapping[str, float]:
+def _summary(run: Run, step: Step) -> SummaryForm:
     path = run.folder / step.place / "summary.json"
-    return in_form(path, read_json(path), SummaryForm).influence_seconds if stands(path) else {}
+    return in_form(path, read_json(path), SummaryForm) if stands(path) else SummaryForm()
 
 
 def _row(head: Child, costs: Sequence[_Cost]) -> Html:

@@ -70,7 +70,7 @@ class FromDemonstrations(Writer):
             "is_improved": self.settings.is_improved,
         }
 
-    def prompts(self, model: LoadedModel, seed: int) -> list[SynthesisPrompt]:
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> list[SynthesisPrompt]:
         """Those of the plan that the model can take."""
         return prompts_for(
             self.task.name,
@@ -78,8 +78,8 @@ class FromDemonstrations(Writer):
             self.layout,
             self.options,
             self.settings,
-            model.tokenizer,
-            model.context_length,
+            tokenizer,
+            context,
             seed=seed,
         )
 
@@ -87,9 +87,9 @@ class FromDemonstrations(Writer):
         """By the shortest demonstrations."""
         check_room(self.task.name, self.pool, self.layout, self.options, self.settings, tokenizer, context)
 
-    def sampling(self, model: LoadedModel) -> Sampling:
+    def sampling(self, tokenizer: PreTrainedTokenizerBase) -> Sampling:
         """One instance a sample, as published with what follows it."""
-        return sampling_for(self.pool, self.layout, self.options, self.settings, model.tokenizer)
+        return sampling_for(self.pool, self.layout, self.options, self.settings, tokenizer)
 
     def describe_parsing(self) -> Mapping[str, object]:
         """Layout and marks."""

@@ -98,11 +98,11 @@ class FromMasks(Writer):
             "is_improved": self.settings.is_improved,
         }
 
-    def prompts(self, model: LoadedModel, seed: int) -> list[SynthesisPrompt]:
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> list[SynthesisPrompt]:
         """Those that the model can take with room for what is to be filled."""
-        most = self._room(model.tokenizer, model.context_length)
-        found = self._all_prompts(seed, lambda text: len(plain_ids(text, model.tokenizer)) < most)
-        return self._fitting(found, model.tokenizer, model.context_length)
+        most = self._room(tokenizer, context)
+        found = self._all_prompts(seed, lambda text: len(plain_ids(text, tokenizer)) < most)
+        return self._fitting(found, tokenizer, context)
 
     def check_room(self, tokenizer: PreTrainedTokenizerBase, context: int) -> None:
         """By the shortest exemplars, whole, since a blank is a few tokens for one word or more."""
@@ -173,12 +173,12 @@ class FromMasks(Writer):
             masked = mask(text, self.script, draw, task=self._category)
         return masked
 
-    def sampling(self, model: LoadedModel) -> Sampling:
+    def sampling(self, tokenizer: PreTrainedTokenizerBase) -> Sampling:
         """As published to the end of the context; improved: twice the longest exemplar, one text."""
         options = self.options
         cap, stop = options.max_length, options.stop
         if self.settings.is_improved:
-            cap = 2 * self._longest(model.tokenizer)
+            cap = 2 * self._longest(tokenizer)
             several = any("\n" in _text(row) for row in self.pool)
             stop = (["\nInput:", "\nNow, process"] if several else ["\n"]) if stop is None else stop
         return Sampling(

@@ -50,11 +50,12 @@ class Writer(ABC):
         """All that the continuations depend on beyond model, task, plan and seed, as JSON."""
 
     @abstractmethod
-    def prompts(self, model: LoadedModel, seed: int) -> list[SynthesisPrompt]:
+    def prompts(self, tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> list[SynthesisPrompt]:
         """The prompts, those with equal first numbers together.
 
         Args:
-            model: That writes.
+            tokenizer: Of the model that writes.
+            context: Tokens that it takes in.
             seed: Of the run.
 
         Raises:
@@ -74,7 +75,7 @@ class Writer(ABC):
         return [*bos_ids(tokenizer), *plain_ids(prompt.text, tokenizer)]
 
     @abstractmethod
-    def sampling(self, model: LoadedModel) -> Sampling:
+    def sampling(self, tokenizer: PreTrainedTokenizerBase) -> Sampling:
         """How continuations are drawn; the seed is set for each chunk."""
 
     @abstractmethod

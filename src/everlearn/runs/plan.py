@@ -1,0 +1,304 @@
+"""What a run is going to do, before it does: optimizer steps, tokens that are trained, read and written, the disk.
+
+Nothing is computed with a model here, so that every run begins with its plan; what only a trial tells (seconds,
+memory, how much a model writes) is added by `runs/probe.py`. Rows that models have yet to write are stood in for by
+real ones of their task, which is what the method's `forecast` gives. Of more than a thousand rows of a kind some are
+looked at: then figures are near the truth and not it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from everlearn.data.instance import Instance
+from everlearn.data.mixture import OWN as OF_THE_STAGE
+from everlearn.data.samples import LOOKED_AT, even_rows
+from everlearn.generation.writing import Writing, answering
+from everlearn.layout import BASE_STAGE
+from everlearn.methods.base import Forecast, Stage, StageContext
+from everlearn.methods.stack import parts_of
+from everlearn.models.state import ModelState
+from everlearn.progress import LineProgress
+from everlearn.recipe import EMBEDDED
+from everlearn.runs.measure import measured_text
+from everlearn.seeds import derive
+
+if TYPE_CHECKING:
+    from everlearn.data.instance import Task
+    from everlearn.data.mixture import Mixture
+    from everlearn.data.prompts import PromptTemplate
+    from everlearn.models.loading import Sizes
+    from everlearn.recipe import TrainingConfig
+    from everlearn.runs.prepare import Prepared
+    from everlearn.training.rows import EncodedRow
+
+TRAINING, ANSWERS, GENERAL, OWN = "training", "answers", "general ability", "the method's own steps"
+HEADS = "heads, not foreseen"
+TRIED = 12
+"""Steps of a stage whose rows a trial gets."""
+_STATE_BYTES = 12
+"""Of a moving weight in a checkpoint within a stage: itself and two moments in float32."""
+_MOST_STEPS = 20_000
+"""Steps whose rows are counted one by one; more are as these."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a stage does of one kind.
+
+    Attributes:
+        stage: Folder name.
+        kind: Training, or that of heads on classes, of which nothing else is known; answers to the tasks, general
+            ability, or what the method does beside.
+        steps: Optimizer steps.
+        trained_tokens: Of the rows of all steps.
+        read_tokens: That are read without training.
+        writings: What is written.
+        batches: Rows of some of the steps, or others like them, for a trial.
+        most_written: Tokens that are written at most.
+        written: Tokens that are expected to be written; None: not known.
+        seconds: That it takes; None: not known.
+    """
+
+    stage: str
+    kind: str
+    steps: int = 0
+    trained_tokens: int = 0
+    read_tokens: int = 0
+    writings: Sequence[Writing] = field(default=(), repr=False)
+    batches: Sequence[Sequence[Instance]] = field(default=(), repr=False)
+    most_written: int = 0
+    written: int | None = 0
+    seconds: float | None = None
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {
+            "stage": self.stage,
+            "kind": self.kind,
+            "steps": self.steps,
+            "trained_tokens": self.trained_tokens,
+            "read_tokens": self.read_tokens,
+            "most_written_tokens": self.most_written,
+            "written_tokens": self.written,
+            "seconds": self.seconds,
+        }
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All of it.
+
+    Attributes:
+        label: Of the run.
+        parts: In the order of the run.
+        unknown: What else takes time, and how much nobody knows.
+        begins_plainly: Whether the first stage is plain training, which runs of other methods share.
+    """
+
+    label: str
+    parts: Sequence[Part]
+    unknown: Sequence[str] = ()
+    begins_plainly: bool = False
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data."""
+        return {"parts": [part.to_json() for part in self.parts], "unknown": list(self.unknown)}
+
+
+def plan_run(prepared: Prepared, label: str) -> Plan:
+    """The plan of a run.
+
+    Args:
+        prepared: What is known and checked before any training; its method is asked and not changed.
+        label: What the run is called.
+
+    Raises:
+        UserError: the method cannot train a stage as asked.
+    """
+    return _Planner(prepared).plan(label)
+
+
+class _Planner:
+    """Walks the stages as the run will."""
+
+    def __init__(self, prepared: Prepared) -> None:
+        self.recipe, self.method, self.facts = prepared.recipe, prepared.method, prepared.facts
+        self.stream, self.template, self.prepared = prepared.stream, prepared.template, prepared
+        self.context, self.tokenizer = prepared.facts.context_length, prepared.facts.tokenizer
+        self._lengths: dict[str, dict[int, tuple[int, int]]] = {}
+        self._answers: dict[tuple[str, bool], Writing] = {}
+        self._general = self._of_general()
+
+    def plan(self, label: str) -> Plan:
+        """All stages."""
+        stages = self.method.stages(self.stream)
+        parts = self._measured(BASE_STAGE, (), self.stream.tasks)
+        unknown: list[str] = []
+        for stage in stages:
+            forecast, part = self._trained(stage)
+            parts.append(part)
+            has_heads = part.kind == HEADS
+            if forecast.writings or forecast.read_tokens:
+                own = Part(stage.name, OWN, read_tokens=forecast.read_tokens, writings=forecast.writings)
+                parts.append(own)
+            seen = (*stage.seen, *stage.tasks)
+            asked = self.stream.tasks if self.recipe.evaluation.unseen_tasks else seen
+            parts += self._measured(stage.name, seen, () if has_heads else asked)
+            unknown += [*forecast.unknown, *([f"{self.method.name}: its heads"] if has_heads else [])]
+        unknown += [
+            f"{one.name}: its terms in training" for one in parts_of(self.method) if one.overrides("influences")
+        ]
+        mixture = self.method.forecast(self._context(stages[0]), self.facts).mixture
+        acts = any(
+            one.overrides(hook) for one in parts_of(self.method) for hook in ("influences", "phases", "released")
+        )
+        is_plain = not (acts or mixture.rows or mixture.rewritten or mixture.own)
+        return Plan(label, [self._counted(part) for part in parts], list(dict.fromkeys(unknown)), is_plain)
+
+    def _counted(self, part: Part) -> Part:
+        expected = [writing.expected_tokens(self.context) for writing in part.writings]
+        known = None if None in expected else sum(one or 0 for one in expected)
+        most = sum(writing.most_tokens(self.context) for writing in part.writings)
+        return replace(part, most_written=most, written=known)
+
+    def _measured(self, name: str, learnt: Sequence[Task], asked: Sequence[Task]) -> list[Part]:
+        """What a stage measures: tasks that were learnt are answered at the length of their answers."""
+        found = [Part(name, ANSWERS, writings=[self._answered(task, is_known=task in learnt) for task in asked])]
+        return [*found, *([replace(self._general, stage=name)] if self.recipe.evaluation.general else [])]
+
+    def _answered(self, task: Task, *, is_known: bool) -> Writing:
+        if (task.name, is_known) not in self._answers:
+            self._answers[task.name, is_known] = answering(
+                task.name,
+                task.evaluation,
+                self.template,
+                self.tokenizer,
+                most_tokens=self.recipe.evaluation.max_new_tokens,
+                is_known=is_known,
+            )
+        return self._answers[task.name, is_known]
+
+    def _of_general(self) -> Part:
+        from everlearn.evaluation.general import microtask_answers, tokens_read
+
+        writings = []
+        if self.recipe.model.base == EMBEDDED:
+            from everlearn.data.embedded.corpus import held_out_microtasks
+
+            writings = [microtask_answers(self.tokenizer, held_out_microtasks())]
+        read = tokens_read(measured_text(self.recipe), self.tokenizer, self.context)
+        return Part("", GENERAL, read_tokens=read, writings=writings)
+
+    def _trained(self, stage: Stage) -> tuple[Forecast, Part]:
+        """What a stage trains."""
+        from everlearn.training.answers import Walk, order_of
+
+        context = self._context(stage)
+        forecast = self.method.forecast(context, self.facts)
+        mixture, own = forecast.mixture, stage.rows
+        if mixture.rewritten is not None:
+            own = tuple(mixture.rewritten)
+        shuffled, apart = self._encoded(own, mixture)
+        config = self.recipe.training
+        how: dict[str, Any] = {"batch_size": config.batch_size, "epochs": config.epochs}
+        how["seed"] = derive(self.recipe.seed, f"stage-{stage.index}", TRAINING)
+        phases = self.method.phases(replace(context, order=order_of(len(shuffled), mixture, **how)))
+        rows_of = {OF_THE_STAGE: own, **{group.name: group.rows for group in mixture.groups}}
+        steps = tokens = 0
+        batches: list[list[Instance]] = []
+        if any(phase.heads for phase in phases):
+            return forecast, Part(stage.name, HEADS)
+        for phase in phases:
+            changed = {key: phase.changes[key] for key in ("batch_size", "epochs") if key in phase.changes}
+            walk = Walk(shuffled, apart, mixture, **{**how, **changed}, steps=phase.steps)
+            tried = [walk.rows_of(at * len(walk) // TRIED) for at in range(TRIED)]
+            batches = batches or [[rows_of[row.group][row.number] for row in batch] for batch in tried]
+            some = range(min(len(walk), _MOST_STEPS))
+            counted = sum(len(row.ids) for step in some for row in walk.rows_of(step))
+            steps, tokens = steps + len(walk), tokens + round(counted * len(walk) / len(some))
+        return forecast, Part(stage.name, TRAINING, steps, tokens, batches=batches)
+
+    def _encoded(self, own: Sequence[Instance], mixture: Mixture) -> tuple[list[EncodedRow], list[list[EncodedRow]]]:
+        """Rows of the right lengths, as the trainer has them: those that are shuffled, and each other group's."""
+        shuffled, apart = self._of_length(own, OF_THE_STAGE, self.template), []
+        for group in mixture.groups:
+            rows = self._of_length(group.rows, group.name, group.template or self.template)
+            if group.is_shuffled:
+                shuffled += rows
+            else:
+                apart.append(rows)
+        return shuffled, apart
+
+    def _of_length(self, rows: Sequence[Instance], group: str, template: PromptTemplate) -> list[EncodedRow]:
+        from everlearn.training.rows import EncodedRow, encode_rows
+
+        known = self._lengths.setdefault(template.name, {})
+        kinds: dict[str, list[Instance]] = {}
+        for row in rows:
+            kinds.setdefault(row.task, []).append(row)
+        means = {}
+        for kind, of_kind in kinds.items():
+            looked_at = even_rows(of_kind, min(len(of_kind), LOOKED_AT))
+            if new := [row for row in looked_at if id(row) not in known]:
+                encoded = encode_rows(new, template, self.tokenizer, self.recipe.training, self.context)
+                known.update(
+                    (id(row), (len(one.ids), one.prompt_length)) for row, one in zip(new, encoded, strict=True)
+                )
+            found = [known[id(row)] for row in looked_at]
+            means[kind] = tuple(round(sum(numbers) / len(found)) for numbers in zip(*found, strict=True))
+        lengths = [known.get(id(row), means[row.task]) for row in rows]
+        return [EncodedRow((0,) * length, prompt, group, at) for at, (length, prompt) in enumerate(lengths)]
+
+    def _context(self, stage: Stage) -> StageContext:
+        """The context of a stage of which nothing has been made."""
+
+        def nothing(*_: object, **__: object) -> NoReturn:
+            raise AssertionError("a forecast needs no model and no step")
+
+        recipe = self.recipe
+        return StageContext(
+            stage=stage,
+            stream=self.stream,
+            seed=recipe.seed,
+            template=self.template,
+            model=recipe.model,
+            training=recipe.training,
+            step=nothing,
+            steps_of=nothing,
+            progress=LineProgress(),
+            latest=nothing,
+            state=ModelState(f"{stage.index - 1}"),
+            base=nothing,
+            base_fingerprint=self.prepared.base_fingerprint,
+            generator_for=nothing,
+            phase_of=lambda index, name: ModelState(f"{index} {name}"),
+        )
+
+
+def least_bytes(sizes: Sizes, stages: Sequence[Stage], training: TrainingConfig) -> int:
+    """Bytes that a run takes at least: the weights of its stages, and a checkpoint where there are any.
+
+    Rows, scores and what methods keep beside come on top.
+    """
+    return len(stages) * sizes.kept_bytes + (_STATE_BYTES * sizes.moving if training.checkpoint_every else 0)
+
+
+def totals(parts: Sequence[Part]) -> Part:
+    """The sums; what is expected to be written, or the time, is known where it is known of all."""
+
+    def known(values: Sequence[Any]) -> Any:
+        return None if None in values else sum(values)
+
+    return Part(
+        "",
+        "",
+        sum(part.steps for part in parts),
+        sum(part.trained_tokens for part in parts),
+        sum(part.read_tokens for part in parts),
+        most_written=sum(part.most_written for part in parts),
+        written=known([part.written for part in parts]),
+        seconds=known([part.seconds for part in parts]),
+    )
