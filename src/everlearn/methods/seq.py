@@ -100,7 +100,8 @@ class SEQOptions(MethodOptions):
     cosine_scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     """Factor of the logits of cosine and prototype heads (published: none, so their loss cannot come near 0)."""
     preallocated: bool = False
-    """S4: whether heads of tasks to come are in the softmax from the start. Nothing changes where tasks are known."""
+    """S4: whether heads of tasks to come are in the softmax from the start. Nothing changes where tasks are known. A
+    task that is added to a finished run has the heads of all stages trained anew."""
     detached_features: bool = False
     """Whether the loss of heads never reaches the backbone, as in the published code for causal models."""
     frozen_dropout: bool = False

@@ -216,14 +216,14 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
             f"    ids = torch.tensor([{bos_ids(tokenizer)} + ids])",
         ]
     if handed.heads:
-        of_all = "for at in range(len(heads))"
-        of_task = 'for at, head in enumerate(heads) if head["name"] == task'
+        of_all = "range(len(heads))"
+        of_task = '[at for at, head in enumerate(heads) if head["name"] == task]'
         return "\n".join(
             [
                 *lines,
                 "    with torch.inference_mode():",
                 "        state = model(ids, output_hidden_states=True).hidden_states[-1][0, -1].float()",
-                f"    asked = [at {of_task if handed.knows_task else of_all}]",
+                f"    asked = {of_task if handed.knows_task else of_all}",
                 f"    logits = torch.cat([{formula} for at in asked])",
                 '    return [name for at in asked for name in heads[at]["classes"]][int(logits.argmax())]',
             ]
@@ -256,7 +256,7 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
         + (", which the tokenizer's chat template renders." if handed.has_template else " (the text above)."),
         *remarks_on_answers,
         f"It was measured in {handed.dtype}: another number format can change answers, and so can rounding where two "
-        "words are as likely as each other.",
+        f"{'classes' if handed.heads else 'words'} are as likely as each other.",
     ]
     if handed.answerer:
         what, asks = "adapters" if is_adapter else "models", handed.answerer.asks
