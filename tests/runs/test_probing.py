@@ -21,6 +21,7 @@ from everlearn.runs.probing import Probing
 from tests.killed import killed_at
 from tests.runs.test_vouched import unvouched
 
+STAGES = ("01-t1", "02-t2", "03-t3")
 CLASSES = (("red", "blue"), ("cat", "dog", "cow"), ("north", "south"))
 
 
@@ -85,12 +86,14 @@ def test_a_frozen_backbone_is_read_and_probed_once(tmp_path: Path, tiny_model: P
     replay = {"name": "experience_replay", "selection": "herding", "capacity": 14}
     result = execute(recipe_of(tmp_path, tiny_model, method=[{"name": "seq", "head": "linear"}, replay]))
     steps = read_vouched(result.folder / "manifest.json")["steps"]
-    for stage in ("02-t2", "03-t3"):
-        later = {place: step for place, step in steps.items() if place.startswith(f"stages/{stage}/")}
-        shared = {place for place in later if "/probing/" in place or "/features/t" in place}
-        assert len(shared) == len(PROBES) + 2 * len(CLASSES)
-        for place in shared:
-            assert later[place]["fingerprint"] == steps[place.replace(stage, "01-t1")]["fingerprint"]
+    of_stage = {name: {place for place in steps if place.startswith(f"stages/{name}/")} for name in STAGES}
+    assert len([place for place in of_stage["01-t1"] if "/probing/" in place]) == len(PROBES)
+    assert len([place for place in of_stage["01-t1"] if "/features/t" in place]) == 2 * len(CLASSES)
+    for name in STAGES[1:]:
+        assert not [place for place in of_stage[name] if "/probing/" in place]
+        assert all(steps[place]["reused"] for place in of_stage[name] if "/features/t" in place)
+    for found in result.probing["probes"].values():  # type: ignore[index, attr-defined]
+        assert found["values"][0] == found["values"][1] == found["values"][2]
     assert result.metrics["probe_slope"]["value"] == 0.0  # type: ignore[index]
     (method,) = read_study(result.folder).methods
     assert "its heads" in verdict(method)

@@ -1,8 +1,8 @@
 """Probing of a run: what the backbone's features tell apart before the first stage and after each one.
 
 The states of the last prompt token are computed in one pass over the training and held-out rows of all tasks, a step
-for each, and found where the same backbone was read before: by the method itself, in another stage where it is frozen,
-in another run. All probes are fitted from that pass, a step each.
+for each, and found where the same backbone was read before, by the method itself or in another run. All probes are
+fitted from that pass, a step each; a stage that has left the backbone as it was has the probes of that one.
 What the model answers (its heads, or the words that it writes) stands beside it in two numbers: the gap between probe
 and answers after the last stage, and the slope of the probe over the stages.
 Source: arXiv 2312.07887 (gap: forgetting of the classifier; slope: forgetting of the backbone).
@@ -76,6 +76,7 @@ class Probing:
         self._template, self._tokenizer = template, tokenizer
         self._prompts: dict[tuple[str, str], list[list[int]]] = {}
         self._rows_read = ""
+        self._stage_of: dict[str, int] = {}  # in which a backbone was first met, by its fingerprint
         self._right: dict[int, dict[Probe, dict[str, np.ndarray]]] = {}  # by stage; 100.0 where a row is right
 
     def stage(self, name: str, index: int, released: ModelState) -> None:
@@ -89,6 +90,9 @@ class Probing:
         if not self.probes:
             return
         released = released.backbone
+        if (known := self._stage_of.setdefault(released.fingerprint, index)) != index:
+            self._right[index] = self._right[known]  # nothing but heads was trained
+            return
         step = self.store.steps_below(name)
         states = self._states(name, step, released)
         for probe in self.probes:
