@@ -8,7 +8,10 @@ largest entry of its parameter.
 
 How much is gained depends on what one row costs beside its arithmetic. A model of two small layers, or any model on a
 GPU, waits for calls most of the time when rows come one by one. On a processor a row of fifty tokens of a model of two
-million weights already fills it, so what is left is the arithmetic itself, which batches do not save.
+million weights already fills it, so what is left is the arithmetic itself, of which batches save the logits outside of
+answers alone: with LoRA 82 % of what rows take one by one remain on the embedded base (83 % with full tuning) and 51 %
+with 13 million weights, as PyTorch counts operations. Five times as fast is out of reach there for as long as each row
+has a forward pass of its own; rows that begin alike could share that of their beginning.
 """
 
 from __future__ import annotations

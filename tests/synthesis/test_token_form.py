@@ -82,7 +82,7 @@ def test_the_mark_counts_in_the_rows_of_its_group_alone() -> None:
     influence = MarkedRows("whole", 7, 5, 0.5)
     assert influence.units(rows) == 6
     row_of, targets = torch.tensor([0, 0, 1, 1, 1]), torch.tensor([7, 2, 7, 7, 3])
-    seen = Seen(rows, row_of, targets, states, head, torch.zeros(2), None, rows, lambda view: (states, None))
+    seen = Seen(rows, row_of, targets, states, head, torch.zeros(2), None, lambda view: (states, None))
     each = cross_entropy(head(states[:2]), targets[:2], reduction="none")
     assert influence.term(seen).item() == pytest.approx(0.5 * (5 * each[0] + each[1]).item(), rel=1e-5)
 

@@ -247,3 +247,21 @@ def test_ordinary_batches_pass_through_while_packing_is_on(tmp_path) -> None:
     expected = model(**batch).loss
     with packed_attention_on(model):
         torch.testing.assert_close(model(**batch).loss, expected)
+
+
+@pytest.mark.parametrize("tuning", ["lora", "full"])
+def test_logits_that_are_seen_are_those_of_the_states_and_change_no_loss(tmp_path, tuning: str) -> None:
+    model = loaded_model(tmp_path, "llama", tuning)
+    answer_loss, weights = AnswerLoss(model, pad_id=3), [0.5 + at for at in range(len(ROWS))]
+    runs = []
+    with answer_loss.packed_where_equal(ROWS):
+        (part,) = answer_loss.micro_batches(ROWS, 1 << 20)
+        for keeps in (False, True):
+            total, seen = answer_loss.seen(part, weights, keeps_logits=keeps)
+            assert (seen.logits is None) != keeps
+            if seen.logits is not None:
+                torch.testing.assert_close(seen.logits, seen.head(seen.states).detach())
+                assert torch.equal(seen.logits_at(torch.tensor([2, 0])), seen.logits[[2, 0]])
+            total.backward()
+            runs.append((total.detach(), seen.losses, gradients(model)))
+    torch.testing.assert_close(*runs, rtol=1e-5, atol=1e-4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -155,6 +156,25 @@ def test_a_whole_step_with_its_gradients(case: dict, balance: str, tmp_path: Pat
     close(total.detach(), expected["total"], 1e-5)
     close(table.grad, expected["grad_table"], 1e-5)
     close(head.weight.grad, expected["grad_head"], 1e-5)
+
+
+def test_a_divergence_takes_the_logits_that_are_there(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    table, head = torch.randn(9, 4, requires_grad=True), Linear(4, 9)
+    texts = [[1, 5, 7], [2, 8], [3, 1, 4, 6]]
+    write_row_outputs(tmp_path, lambda _: ({STATES: torch.randn(len(ids), 4)} for ids in texts))
+    rows = [EncodedRow(tuple(ids), 0, "gere", at, is_text=True) for at, ids in enumerate(texts)]
+    rows.insert(1, EncodedRow((3, 6, 2), 1))
+    influence = Imitation("gere", Teacher.at(tmp_path, "toy"), Imitating("kl", "dynamic"))
+    assert influence.reads_logits
+    influence._device, influence._head, influence._kept_head = table.device, head, None
+    runs = []
+    for shares in (False, True):
+        _, seen = passed(rows, table, head, [1.0] * len(rows))
+        seen = replace(seen, logits=head(seen.states).detach() if shares else None)
+        term = influence.term(seen)
+        runs.append((term.detach(), *torch.autograd.grad(term, [table, head.weight, head.bias])))
+    torch.testing.assert_close(*runs)
 
 
 def passed(rows: Sequence[EncodedRow], table: Tensor, head: Linear, factors: Sequence[float]) -> tuple[Tensor, Seen]:

@@ -86,3 +86,35 @@ def test_a_divergence_from_another_view_is_that_of_all_logits_at_once(monkeypatc
         torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
     logits, others = head(hidden), fixed(other).detach()
     torch.testing.assert_close(losses.answer_divergence(logits, None, others, None, squared), expected)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("trained_head", [False, True])
+@pytest.mark.parametrize("weights", [None, torch.linspace(0.5, 2, 23)])
+def test_terms_that_share_logits_have_value_and_gradients_of_those_that_do_not(bias, trained_head, weights) -> None:
+    torch.manual_seed(0)
+    hidden, other = torch.randn(23, 16, requires_grad=True), torch.randn(23, 16)
+    head = torch.nn.Linear(16, 50, bias=bias).requires_grad_(trained_head)
+    targets, fixed = torch.randint(0, 50, (23,)), losses.head_of(torch.nn.Linear(16, 50, bias=bias))
+    kept = (torch.randn(23, 50),)
+    found, _, logits = losses.cross_entropy_and_logits(hidden, head, targets, weights)
+    expected, _ = losses.answer_cross_entropy(hidden, head, targets, weights)
+    torch.testing.assert_close(logits, head(hidden).detach())
+    found = found + losses.answer_divergence(hidden, head, other, fixed, squared, logits)
+    found = found + losses.answer_match(hidden, head, kept, squared, logits)
+    expected = expected + losses.answer_divergence(hidden, head, other, fixed, squared)
+    expected = expected + losses.answer_match(hidden, head, kept, squared)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-4)
+    inputs = [hidden, *(head.parameters() if trained_head else [])]
+    slopes = zip(torch.autograd.grad(3 * found, inputs), torch.autograd.grad(3 * expected, inputs), strict=True)
+    for mine, theirs in slopes:
+        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_of_more_than_a_block_are_not_held(monkeypatch) -> None:
+    monkeypatch.setitem(losses.BLOCK_ELEMENTS, "cpu", 50 * 7)
+    head, held = torch.nn.Linear(16, 50), {}
+    for count in (0, 7, 8):
+        targets = torch.zeros(count, dtype=torch.long)
+        held[count] = losses.cross_entropy_and_logits(torch.randn(count, 16), head, targets)[2] is not None
+    assert held == {0: False, 7: True, 8: False}

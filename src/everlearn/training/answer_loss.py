@@ -27,7 +27,7 @@ from everlearn.models.kinds import soft_prompt
 from everlearn.models.sides import Sides
 from everlearn.training.attention import packed_attention_on
 from everlearn.training.influence import Seen
-from everlearn.training.losses import Head, answer_cross_entropy, head_of
+from everlearn.training.losses import Head, cross_entropy_and_logits, head_of
 from everlearn.training.packing import Packing, pack
 from everlearn.training.prefixes import split_batch
 from everlearn.training.rows import EncodedRow
@@ -132,6 +132,7 @@ class AnswerLoss:
         weights: Sequence[float] | None,
         *,
         keeps_layers: bool = False,
+        keeps_logits: bool = False,
     ) -> tuple[Tensor, Seen]:
         """The loss of a part of a batch, and what its forward pass has left for influences.
 
@@ -139,6 +140,7 @@ class AnswerLoss:
             part: Of a batch.
             weights: Factor of each row's cross-entropy, in the order of the part's rows; None: 1.
             keeps_layers: Whether the states between the layers are looked at.
+            keeps_logits: Whether the logits of the answer tokens are.
 
         Returns:
             The weighted sum over the answer tokens, and what there is to see.
@@ -148,7 +150,7 @@ class AnswerLoss:
         row_of = torch.arange(len(rows)).repeat_interleave(counts).to(self.device)
         passed = self.passed(part, keeps_text=True, keeps_layers=keeps_layers)
         factors = None if weights is None else torch.tensor(weights, device=self.device)[row_of]
-        total, each = self._loss(passed, factors)
+        total, each, logits = self._loss(passed, factors)
         losses = torch.zeros(len(rows), device=self.device).index_add_(0, row_of, each.float())
 
         def looked(view: View, *, keeps_layers: bool = False) -> tuple[Passed, Head | None]:
@@ -173,6 +175,7 @@ class AnswerLoss:
             layers=passed.layers,
             tokens_of=_tokens_of(part),
             layers_again=lambda view: looked(view, keeps_layers=True)[0].layers,
+            logits=logits if keeps_logits else None,
         )
 
     def look_again(
@@ -226,9 +229,9 @@ class AnswerLoss:
         is_training = self.model.training
         self.model.eval()
         try:
-            plain, _ = self._loss(self.passed(probe), None)
+            plain, *_ = self._loss(self.passed(probe), None)
             stack.enter_context(packed_attention_on(self.inner))
-            packed, _ = self._loss(self.passed(pack(split_batch(probe, 1 << 20)[0])), None)
+            packed, *_ = self._loss(self.passed(pack(split_batch(probe, 1 << 20)[0])), None)
         except (TypeError, ValueError, RuntimeError, AttributeError, IndexError, ImportError):
             return False
         finally:
@@ -257,12 +260,12 @@ class AnswerLoss:
             return self._packed(part, keeps_text, keeps_layers)
         return self._plain(part, keeps_text, keeps_layers)
 
-    def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The weighted sum of cross-entropies, and each one detached."""
+    def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """The weighted sum of cross-entropies, each one and the logits detached, where the head has made them."""
         if passed.head is not None:
-            return answer_cross_entropy(passed.states, passed.head, passed.targets, weights)
+            return cross_entropy_and_logits(passed.states, passed.head, passed.targets, weights)
         each = cross_entropy(passed.states.float(), passed.targets, reduction="none")
-        return (each if weights is None else weights * each).sum(), each.detach()
+        return (each if weights is None else weights * each).sum(), each.detach(), None
 
     def _packed(self, packing: Packing, keeps_text: bool, keeps_layers: bool) -> Passed:
         packing = packing.to(self.device)

@@ -56,7 +56,12 @@ class RowLoss(Protocol):
         ...
 
     def seen(
-        self, part: Part, weights: Sequence[float] | None, *, keeps_layers: bool = False
+        self,
+        part: Part,
+        weights: Sequence[float] | None,
+        *,
+        keeps_layers: bool = False,
+        keeps_logits: bool = False,
     ) -> tuple[Tensor, Seen | None]:
         """The weighted sum, and what the forward pass has left for influences, where there is anything to see."""
         ...
@@ -231,7 +236,8 @@ class Answers(Walk):
         weights = None if batch.factors is None else [batch.factors[id(row)] for row in rows]
         with self._loss.number_format():
             keeps_layers = any(influence.reads_layers for influence in self._readers)
-            total, seen = self._loss.seen(part, weights, keeps_layers=keeps_layers)
+            keeps_logits = any(influence.reads_logits for influence in self._readers)
+            total, seen = self._loss.seen(part, weights, keeps_layers=keeps_layers, keeps_logits=keeps_logits)
             if seen is not None and self._ahead is not None and isinstance(part, Packing):
                 seen = replace(seen, ahead=partial(self._ahead.states, batch.step, part.rows))
             total = total / (batch.answers if weights is None else 1)

@@ -256,11 +256,10 @@ class ClassLoss(AnswerLoss):
         targets = torch.tensor([row.ids[-1] for row in rows], device=self.device)
         return Passed(last_of(output.last_hidden_state, mask), None, targets, None, ())
 
-    def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor]:
-        plan = self._headed.plan
-        return class_cross_entropy(
-            passed.states, self._headed.heads, passed.targets, weights, within_task=plan.within_task
-        )
+    def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor, None]:
+        plan, heads = self._headed.plan, self._headed.heads
+        found = class_cross_entropy(passed.states, heads, passed.targets, weights, within_task=plan.within_task)
+        return *found, None
 
 
 class StatesLoss:
@@ -286,7 +285,12 @@ class StatesLoss:
         return self.seen(part, None)[0]
 
     def seen(
-        self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None, *, keeps_layers: bool = False
+        self,
+        part: Packing | Sequence[EncodedRow],
+        weights: Sequence[float] | None,
+        *,
+        keeps_layers: bool = False,
+        keeps_logits: bool = False,
     ) -> tuple[Tensor, None]:
         """The weighted sum; there is nothing to see."""
         assert not isinstance(part, Packing), "nothing is packed"

@@ -64,7 +64,7 @@ class Anchored(Influence):
         group: Whose answer tokens.
     """
 
-    reads = True
+    reads = reads_logits = True
 
     def __init__(
         self,
@@ -123,8 +123,8 @@ class Anchored(Influence):
             other, other_head = seen.steadily(self._view, wanted)
         else:
             other, other_head = self._kept(self._teacher, seen)
-        states = seen.states.index_select(0, places)
-        found = answer_divergence(states, seen.head, other, other_head, self._divergence)
+        states, logits = seen.states.index_select(0, places), seen.logits_at(places)
+        found = answer_divergence(states, seen.head, other, other_head, self._divergence, logits)
         return self._strength * found
 
     def _take(self, teacher: Teacher, training: Training) -> None:

@@ -98,6 +98,7 @@ class Imitation(Influence):
     def __init__(self, group: str, teacher: Teacher, how: Imitating) -> None:
         self._group, self._teacher, self._how = group, teacher, how
         counts_values = how.weight == "dynamic" or (how.kind, how.tm_mean) == ("tm", "violations")
+        self.reads_logits = how.kind == "kl" and how.weight != 0
         self.needs_whole = how.balance == "halves" and counts_values
 
     def inputs(self) -> Mapping[str, object]:
@@ -154,7 +155,9 @@ class Imitation(Influence):
         own = [len(seen.rows[at].ids) for at in places]
         kept = self._teacher.outputs.of(numbers, self._device)[STATES]
         if self._how.kind == "kl":
-            return self._divergences(hidden.split(own), kept.split(own)), hidden.new_tensor(own, dtype=torch.float32)
+            logits = seen.logits_at(seen.places(lambda row: row.group == self._group))
+            totals = self._divergences(hidden.split(own), kept.split(own), logits)
+            return totals, hidden.new_tensor(own, dtype=torch.float32)
         hidden = hidden.float()
         if self._how.kind == "tm":
             each = excess(hidden, unpack_states(kept, hidden.shape[1]), self._band)
@@ -166,11 +169,18 @@ class Imitation(Influence):
             return totals, _by_row((each != 0).sum(1).float(), row_of, len(own))
         return totals, totals.new_tensor(own) * hidden.shape[1]
 
-    def _divergences(self, hidden: Sequence[Tensor], kept: Sequence[Tensor]) -> Tensor:
+    def _divergences(self, hidden: Sequence[Tensor], kept: Sequence[Tensor], logits: Tensor | None) -> Tensor:
+        """Of each row; logits, where there are any, are of all its tokens but the last, which predicts none."""
         terms = partial(divergence, temperature=self._how.temperature)
-        other = self._kept_head or head_of(self._head)
+        head, other = self._head, self._kept_head or head_of(self._head)
         pairs = zip(hidden, kept, strict=True)
-        return torch.stack([answer_divergence(now, self._head, before, other, terms) for now, before in pairs])
+        if logits is None:
+            return torch.stack([answer_divergence(now, head, before, other, terms) for now, before in pairs])
+        found = []
+        for (now, before), own in zip(pairs, logits.split([len(now) - 1 for now in hidden]), strict=True):
+            last = answer_divergence(now[-1:], head, before[-1:], other, terms)
+            found.append(last + answer_divergence(now[:-1], head, before[:-1], other, terms, own))
+        return torch.stack(found)
 
 
 def _by_row(values: Tensor, row_of: Tensor, rows: int) -> Tensor:

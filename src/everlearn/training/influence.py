@@ -85,6 +85,8 @@ class Seen:
         tokens_of: Where the tokens of each row stand among those, a beginning that it may share with other rows and
             its own; the last token of an answer, which predicts nothing, is none of them.
         layers_again: `layers` once more under another view.
+        logits: Of `states`, in float32, detached, where an influence reads them and they are few enough to be held:
+            the cross-entropy's, not to be changed, which spare a term a product of the head.
         ahead: Where rows of coming steps may be looked at along with these: a view that is the same in all steps, and
             which rows are wanted, to the states that predict their answers and the head; see `steadily`.
     """
@@ -100,6 +102,7 @@ class Seen:
     layers: tuple[Tensor, ...] = ()
     tokens_of: tuple[tuple[range, range], ...] = ()
     layers_again: Callable[[View], tuple[Tensor, ...]] = lambda view: ()
+    logits: Tensor | None = None
     ahead: Ahead | None = None
 
     def steadily(self, view: View, wanted: Wanted) -> tuple[Tensor, Head | None]:
@@ -116,6 +119,12 @@ class Seen:
         pairs = [pair for row, pair in zip(self.rows, self.tokens_of, strict=True) if wanted(row)]
         places = [place for shared, own in pairs for place in (*shared, *own)]
         return torch.tensor(places, dtype=torch.long, device=self.row_of.device)
+
+    def logits_at(self, places: Tensor) -> Tensor | None:
+        """`logits` at some of the answer tokens, as `places` has them."""
+        if self.logits is None or len(places) == len(self.logits):
+            return self.logits
+        return self.logits.index_select(0, places)
 
     def places(self, wanted: Wanted) -> Tensor:
         """The answer tokens whose row is wanted, as places in `targets`."""
@@ -163,6 +172,8 @@ class Influence:
     """Whether `term` looks at parts of batches: the forward pass then keeps what `Seen` holds."""
     reads_layers: ClassVar[bool] = False
     """Whether it looks at the states between the layers too."""
+    reads_logits: bool = False
+    """Whether it computes logits of answer tokens, and takes those that are there."""
     needs_whole: bool = False
     """Whether its term is no sum over rows, so that each step must be computed in one part and by one process."""
 

@@ -69,7 +69,7 @@ class Matched(Influence):
         kind: Of the distance.
     """
 
-    reads = True
+    reads = reads_logits = True
 
     def __init__(self, group: str, kept: RowOutputs, fingerprint: str, strength: float, kind: Kind) -> None:
         self._group, self._kept, self._fingerprint = group, kept, fingerprint
@@ -92,7 +92,8 @@ class Matched(Influence):
         kept = self._kept.of(numbers, places.device)
         assert len(kept[IDS]) == len(places), "the rows are those whose logits were kept"
         match = partial(distance, kind=self._kind)
-        return self._strength * answer_match(seen.states[places], seen.head, (kept[IDS], kept[LOGITS]), match)
+        found = answer_match(seen.states[places], seen.head, (kept[IDS], kept[LOGITS]), match, seen.logits_at(places))
+        return self._strength * found
 
 
 def logits_by_row(

@@ -54,15 +54,24 @@ def answer_cross_entropy(
     Returns:
         The (weighted) sum, a scalar in float32, and each target's own term without its weight, detached, (count,).
     """
-    total, each = _BlockwiseCrossEntropy.apply(hidden, head.weight, head.bias, targets, weights)
+    total, each, _ = cross_entropy_and_logits(hidden, head, targets, weights)
     return total, each
+
+
+def cross_entropy_and_logits(
+    hidden: Tensor, head: Module, targets: Tensor, weights: Tensor | None = None
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """As `answer_cross_entropy`, and the logits, (count, vocabulary) in float32, detached; None: more than a block."""
+    total, each, logits = _BlockwiseCrossEntropy.apply(hidden, head.weight, head.bias, targets, weights)
+    return total, each, logits
 
 
 class _BlockwiseCrossEntropy(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, factors: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        ctx.set_materialize_grads(False)  # zeros in the size of the logits
         device = hidden.device.type
         dtype = _computed_in(weight)
         matrix = weight.to(dtype)
@@ -87,18 +96,26 @@ class _BlockwiseCrossEntropy(torch.autograd.Function):
                     slope *= factor
                 gradients.add(start, states, slope, matrix)
         ctx.save_for_backward(gradients.hidden, gradients.weight, gradients.bias)
-        ctx.mark_non_differentiable(each)
-        return total, each
+        if not 0 < len(hidden) <= step:
+            ctx.mark_non_differentiable(each)
+            return total, each, None
+        ctx.mark_non_differentiable(each, scores)
+        return total, each, scores
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
+    def backward(ctx: Any, grad: Tensor, *_: None) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
         return hidden, weight, bias, None, None
 
 
 def answer_divergence(
-    hidden: Tensor, head: Module | None, other: Tensor, other_head: Head | None, terms: Terms
+    hidden: Tensor,
+    head: Module | None,
+    other: Tensor,
+    other_head: Head | None,
+    terms: Terms,
+    logits: Tensor | None = None,
 ) -> Tensor:
     """Summed divergence between the predictions of two views of a model; only the first is trained.
 
@@ -108,6 +125,7 @@ def answer_divergence(
         other: States of the other view at the same places, without gradient.
         other_head: The other view's output head.
         terms: What is summed.
+        logits: Of the first view, detached, where they are there (`cross_entropy_and_logits`).
 
     Returns:
         The sum, a scalar in float32.
@@ -120,7 +138,7 @@ def answer_divergence(
     def of_block(scores: Tensor, block: slice) -> Tensor:
         return terms(scores, _scores(other[block].to(dtype), other_matrix, other_bias))
 
-    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block)
+    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block, logits)
     return total
 
 
@@ -162,7 +180,9 @@ class DivergenceByToken(torch.autograd.Function):
         return slope * (grad / ctx.temperature)[..., None], None, None, None, None
 
 
-def answer_match(hidden: Tensor, head: Module | None, kept: Sequence[Tensor], match: Match) -> Tensor:
+def answer_match(
+    hidden: Tensor, head: Module | None, kept: Sequence[Tensor], match: Match, logits: Tensor | None = None
+) -> Tensor:
     """Summed distance of logits from what was kept of others.
 
     Args:
@@ -170,6 +190,7 @@ def answer_match(hidden: Tensor, head: Module | None, kept: Sequence[Tensor], ma
         head: The output head over them; None: the states are logits.
         kept: At the same places, (count, ...) each.
         match: What is summed.
+        logits: Of the states, detached, where they are there (`cross_entropy_and_logits`).
 
     Returns:
         The sum, a scalar in float32.
@@ -180,7 +201,7 @@ def answer_match(hidden: Tensor, head: Module | None, kept: Sequence[Tensor], ma
 
     if head is None:
         return of_block(hidden.float(), slice(None)).sum()
-    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block)
+    total: Tensor = _Blockwise.apply(hidden, head.weight, head.bias, of_block, logits)
     return total
 
 
@@ -213,7 +234,12 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, hidden: Tensor, weight: Tensor, bias: Tensor | None, of_block: Callable[[Tensor, slice], Tensor]
+        ctx: Any,
+        hidden: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        of_block: Callable[[Tensor, slice], Tensor],
+        logits: Tensor | None,
     ) -> Tensor:
         dtype = _computed_in(weight)
         matrix = weight.to(dtype)
@@ -223,7 +249,7 @@ class _Blockwise(torch.autograd.Function):
         with torch.autocast(hidden.device.type, enabled=False):
             for start in range(0, hidden.shape[0], step):
                 states = hidden[start : start + step].to(dtype)
-                scores = _scores(states, matrix, bias)
+                scores = _scores(states, matrix, bias) if logits is None else logits[start : start + step].detach()
                 with torch.enable_grad():
                     value = of_block(scores.requires_grad_(), slice(start, start + step)).sum()
                 (slope,) = torch.autograd.grad(value, scores)
@@ -234,9 +260,9 @@ class _Blockwise(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, Tensor | None, Tensor | None, None, None]:
         hidden, weight, bias = (None if part is None else part * grad.to(part.dtype) for part in ctx.saved_tensors)
-        return hidden, weight, bias, None
+        return hidden, weight, bias, None, None
 
 
 class _Gradients:

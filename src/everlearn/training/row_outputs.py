@@ -128,7 +128,7 @@ class _File:
         self.first = int(path.stem.removeprefix("rows-"))
         self._open: Any = safe_open(path, framework="pt")
         self._starts: list[int] = self._open.get_tensor(_STARTS).tolist()
-        self._values = {name: self._open.get_slice(name) for name in self._open.keys() if name != _STARTS}  # noqa: SIM118
+        self._values = {name: self._open.get_tensor(name) for name in self._open.keys() if name != _STARTS}  # noqa: SIM118
         self.end = self.first + len(self._starts) - 1
 
     def length(self, number: int) -> int:
