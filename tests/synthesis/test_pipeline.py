@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +22,7 @@ from everlearn.synthesis.coverage import coverage_order
 from everlearn.synthesis.options import DemonstrationOptions
 from everlearn.synthesis.pipeline import Synthesis, synthesize_task
 from everlearn.synthesis.selection import Chosen
+from everlearn.synthesis.steps import in_chunks
 from tests.synthesis.fakes import Workshop, answer_parity, make_workshop, number_task
 
 STEPS = ("raw", "parsed", "filtered", "embedded", "selected", "refined")
@@ -514,3 +515,13 @@ def test_a_sentence_model_that_is_not_installed_is_refused(tmp_path: Path, monke
 def test_a_task_without_demonstrations_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="task numbers has no demonstrations"):
         run(make_workshop(tmp_path), number_task(demonstrations=0))
+
+
+def test_what_fails_while_rows_are_written_by_a_model_is_no_fault_of_their_file(tmp_path: Path) -> None:
+    def produce(number: int, items: Sequence[int]) -> Iterator[dict[str, object]]:
+        yield {"text": "a"}
+        raise BrokenPipeError
+
+    with pytest.raises(BrokenPipeError):
+        in_chunks(tmp_path, "raw", [[1]], produce)
+    assert not list(tmp_path.iterdir())

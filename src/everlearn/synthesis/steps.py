@@ -36,7 +36,7 @@ def in_chunks(
     if not whole.exists():
         for number, (part, items) in enumerate(zip(parts, chunks, strict=True)):
             if not part.exists():
-                write_jsonl(part, produce(number, items))
+                write_jsonl(part, list(produce(number, items)))  # whose errors are no errors of this file
         write_jsonl(whole, (row for part in parts for row in read_jsonl(part)))
     for part in parts:
         part.unlink(missing_ok=True)
