@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import ModelError
-from everlearn.models.loading import check_model, load_model
+from everlearn.models.checking import check_model
+from everlearn.models.loading import load_model
 from everlearn.models.sources import base_fingerprint, find_base
 from everlearn.recipe import ModelConfig
 from tests.tiny_models import save_tiny_model

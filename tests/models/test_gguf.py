@@ -16,7 +16,8 @@ from transformers import AutoTokenizer
 from everlearn.errors import ModelError
 from everlearn.files import read_json
 from everlearn.models import gguf as ours
-from everlearn.models.loading import check_model, load_model
+from everlearn.models.checking import check_model
+from everlearn.models.loading import load_model
 from everlearn.models.sources import base_fingerprint, find_base
 from everlearn.recipe import ModelConfig, make_recipe
 from everlearn.runs.loop import execute

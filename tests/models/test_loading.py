@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError
 
 from everlearn.errors import ModelError
-from everlearn.models import descriptions, loading
+from everlearn.models import checking, descriptions, loading
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.tiny_models import ARCHITECTURES, TARGETS, make_tokenizer, save_tiny_model, save_with_eyes
 
@@ -46,7 +46,7 @@ def stir(model) -> None:
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_a_fresh_adapter_changes_nothing_yet_and_alone_is_trainable(folders, architecture) -> None:
     config = config_of(folders[architecture], architecture)
-    loading.check_model(config)
+    checking.check_model(config)
     base = loading.load_model(config)
     tuned = loading.load_model(config, trainable=True)
     trainable = [name for name, weight in tuned.model.named_parameters() if weight.requires_grad]
@@ -137,12 +137,12 @@ def test_a_target_is_a_whole_name_or_path(folders) -> None:
         f"base_model.model.{one}"
     }
     with pytest.raises(ModelError, match="has no linear layer 'proj'"):
-        loading.check_model(config_of(folders["llama"], lora=LoraConfig(targets=["q_proj", "proj"])))
+        checking.check_model(config_of(folders["llama"], lora=LoraConfig(targets=["q_proj", "proj"])))
 
 
 def test_an_adapter_on_nothing_is_refused(folders) -> None:
     with pytest.raises(ModelError, match=r"lora\.targets is empty: use some of .*q_proj.*or 'all-linear'"):
-        loading.check_model(config_of(folders["llama"], lora=LoraConfig(targets=[])))
+        checking.check_model(config_of(folders["llama"], lora=LoraConfig(targets=[])))
 
 
 def test_all_linear_takes_every_layer_but_the_head(folders) -> None:
@@ -158,7 +158,7 @@ def test_all_linear_takes_every_layer_but_the_head(folders) -> None:
 def test_the_adapter_is_on_the_language_model_alone(tmp_path, targets) -> None:
     lora = LoraConfig(targets=targets)
     config = ModelConfig(base=str(save_with_eyes(tmp_path / "base")), device="cpu", lora=lora)
-    loading.check_model(config)
+    checking.check_model(config)
     tuned = loading.load_model(config, trainable=True)
     names = [name for name, weight in tuned.model.named_parameters() if weight.requires_grad]
     assert names
@@ -183,9 +183,9 @@ def test_an_adapter_that_the_model_cannot_have_is_refused_before_training(tmp_pa
         config = ModelConfig(base=str(tmp_path), device="cpu", lora=lora)
         if refused:
             with pytest.raises(ModelError, match=r"lora\.dropout"):
-                loading.check_model(config)
+                checking.check_model(config)
         else:
-            loading.check_model(config)
+            checking.check_model(config)
 
 
 def test_an_adapter_is_read_onto_the_models_own_device(folders, tmp_path, monkeypatch) -> None:
@@ -209,7 +209,7 @@ def test_an_adapter_is_read_onto_the_models_own_device(folders, tmp_path, monkey
 def test_targets_that_the_model_lacks_are_refused_with_those_it_has(folders, architecture, there) -> None:
     config = config_of(folders[architecture], "llama")
     with pytest.raises(ModelError, match=f"'q_proj'.*{there}"):
-        loading.check_model(config)
+        checking.check_model(config)
 
 
 def test_the_first_matrices_depend_on_the_seed_alone(folders) -> None:
@@ -231,7 +231,7 @@ def test_a_tokenizer_without_pad_uses_its_end_token(tmp_path) -> None:
 
 def test_a_tokenizer_without_end_token_is_refused_with_the_remedy(tmp_path) -> None:
     with pytest.raises(ModelError, match=r"tokenizer\.eos_token"):
-        loading.check_model(config_of(save_tiny_model(tmp_path, eos=False)))
+        checking.check_model(config_of(save_tiny_model(tmp_path, eos=False)))
 
 
 def test_the_end_token_of_the_generation_configuration_is_taken(tmp_path) -> None:
@@ -258,7 +258,7 @@ def test_a_damaged_configuration_is_refused_with_the_remedy(folders, tmp_path) -
     with pytest.raises(
         ModelError, match=r"config\.json cannot be used \(it is not JSON: .*\): download or save it again"
     ):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def test_the_context_is_that_of_the_language_model_and_of_a_state_space_model_unbounded(tmp_path) -> None:
@@ -277,7 +277,7 @@ def test_a_model_that_needs_its_own_code_is_refused(folders, tmp_path) -> None:
     settings |= {"model_type": "own", "auto_map": {"AutoConfig": "own.py--Own"}}
     (folder / "config.json").write_text(json.dumps(settings))
     with pytest.raises(ModelError, match="code of its own"):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def changed(folder: Path, target: Path, **settings) -> Path:
@@ -292,7 +292,7 @@ def changed(folder: Path, target: Path, **settings) -> Path:
 def test_quantized_weights_are_refused_before_they_are_read(folders, tmp_path, kind) -> None:
     folder = changed(folders["llama"], tmp_path / kind, quantization_config={"quant_method": kind, "bits": 4})
     with pytest.raises(ModelError, match=rf"quantized \({kind}\)"):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def test_a_memory_that_generation_cannot_carry_on_is_refused(folders, tmp_path) -> None:
@@ -301,7 +301,7 @@ def test_a_memory_that_generation_cannot_carry_on_is_refused(folders, tmp_path) 
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "mamba"))
     MambaConfig(vocab_size=200, hidden_size=32, num_hidden_layers=2, state_size=4).save_pretrained(folder)
     with pytest.raises(ModelError, match="past_key_values"):
-        loading.check_model(config_of(folder, tuning="full"))
+        checking.check_model(config_of(folder, tuning="full"))
 
 
 def test_tokens_without_embedding_are_refused_where_text_can_become_them(folders, tmp_path) -> None:
@@ -310,7 +310,7 @@ def test_tokens_without_embedding_are_refused_where_text_can_become_them(folders
     tokenizer.add_tokens(["elephant"])
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="use the tokenizer"):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def test_an_end_token_without_embedding_is_refused(folders, tmp_path) -> None:
@@ -319,7 +319,7 @@ def test_an_end_token_without_embedding_is_refused(folders, tmp_path) -> None:
     tokenizer.add_special_tokens({"eos_token": "<end>"})
     tokenizer.save_pretrained(folder)
     with pytest.raises(ModelError, match="use the tokenizer"):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def test_a_special_token_without_embedding_does_no_harm(folders, tmp_path) -> None:
@@ -328,7 +328,7 @@ def test_a_special_token_without_embedding_does_no_harm(folders, tmp_path) -> No
     tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"], "pad_token": "[PAD]"})
     assert tokenizer.pad_token_id >= 116
     tokenizer.save_pretrained(folder)
-    loading.check_model(config_of(folder))
+    checking.check_model(config_of(folder))
     assert loading.load_tokenizer(config_of(folder)).pad_token == "</s>"
 
 
@@ -385,7 +385,7 @@ def test_an_encoder_is_refused(folders, tmp_path) -> None:
     folder = Path(shutil.copytree(folders["llama"], tmp_path / "t5"))
     (folder / "config.json").write_text(json.dumps({"model_type": "t5"}))
     with pytest.raises(ModelError, match="no causal language model"):
-        loading.check_model(config_of(folder))
+        checking.check_model(config_of(folder))
 
 
 def test_damaged_and_incomplete_weights_are_refused(folders, tmp_path) -> None:
@@ -430,7 +430,7 @@ def test_an_incomplete_or_damaged_adapter_is_refused_with_the_remedy(folders, tm
 
 def test_another_gpu_than_the_first_is_refused_with_the_remedy(folders) -> None:
     with pytest.raises(ModelError, match="CUDA_VISIBLE_DEVICES to 1"):
-        loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda:1"}))
+        checking.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda:1"}))
 
 
 @pytest.mark.parametrize("shown", [True, False])
@@ -452,7 +452,7 @@ def test_an_absent_device_is_refused(folders) -> None:
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU")
     with pytest.raises(ModelError, match="not available"):
-        loading.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda"}))
+        checking.check_model(config_of(folders["llama"]).model_copy(update={"device": "cuda"}))
 
 
 @pytest.mark.parametrize(
@@ -478,16 +478,16 @@ def test_a_model_beyond_the_memory_is_refused_with_what_takes_less(
     weights = loading.load_model(ModelConfig(base=str(tiny_model), tuning="full")).model.num_parameters()
     full = ModelConfig(base=str(tiny_model), tuning="full")
     lora = ModelConfig(base=str(tiny_model), dtype="float32")
-    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 4)
+    monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 4)
     for config in (full, lora):
-        loading.check_model(config)
-    loading.check_model(lora, trains=True)
+        checking.check_model(config)
+    checking.check_model(lora, trains=True)
     with pytest.raises(ModelError, match=r"full tuning of 0\.0 billion weights in float32 takes .* set model\.tuning"):
-        loading.check_model(full, trains=True)
-    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 4 - 1)
+        checking.check_model(full, trains=True)
+    monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 4 - 1)
     with pytest.raises(ModelError, match=r"a model of 0\.0 .* cpu has 0: set model\.dtype to bfloat16, or choose"):
-        loading.check_model(lora)
-    loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
-    monkeypatch.setattr(loading, "total_bytes", lambda device: weights * 2 - 1)
+        checking.check_model(lora)
+    checking.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
+    monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 2 - 1)
     with pytest.raises(ModelError, match=r"in bfloat16 .* cpu has 0: choose a smaller model\.$"):
-        loading.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
+        checking.check_model(lora.model_copy(update={"dtype": "bfloat16"}))

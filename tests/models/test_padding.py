@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from everlearn.errors import ModelError
-from everlearn.models.loading import check_model, load_model
+from everlearn.models.checking import check_model
+from everlearn.models.loading import load_model
 from everlearn.models.padding import check_padding
 from everlearn.recipe import ModelConfig
 from tests.odd_models import ALL, make_kind, make_odd

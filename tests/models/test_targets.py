@@ -10,7 +10,8 @@ import torch
 from everlearn.errors import ModelError
 from everlearn.models import targets
 from everlearn.models.adapters import attach_adapter
-from everlearn.models.loading import check_model, load_model
+from everlearn.models.checking import check_model
+from everlearn.models.loading import load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.tiny_models import ARCHITECTURES, TARGETS, save_tiny_model, save_with_eyes
 

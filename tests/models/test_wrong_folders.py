@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from everlearn.errors import ModelError
-from everlearn.models.loading import check_model, load_model
+from everlearn.models.checking import check_model
+from everlearn.models.loading import load_model
 from everlearn.recipe import LoraConfig, ModelConfig
 from tests.malformed.model_folders import Fault, faults_of, spoil
 from tests.tiny_models import TARGETS, save_tiny_model, save_with_eyes

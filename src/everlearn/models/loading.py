@@ -9,7 +9,6 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,28 +17,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from everlearn.crew import Crew
-from everlearn.devices import GIB, choose_device, has_native_bfloat16, total_bytes
+from everlearn.devices import choose_device, has_native_bfloat16
 from everlearn.errors import ModelError
 from everlearn.files import write_error
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models import adapters
 from everlearn.models.added_tokens import add_embeddings, add_tokens
-from everlearn.models.descriptions import (
-    blamed,
-    check_generation,
-    check_vocabulary,
-    context_of,
-    read_config,
-    read_tokenizer,
-)
-from everlearn.models.faults import reason_of, told
+from everlearn.models.descriptions import context_of, read_config, read_tokenizer
+from everlearn.models.faults import told
 from everlearn.models.folders import content_hash
-from everlearn.models.json_files import read_object
 from everlearn.models.kinds import check_takes_prompt, soft_prompt
 from everlearn.models.padding import check_padding
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
 from everlearn.models.state import MOVING, Part, PartSettings, Tuning
-from everlearn.models.targets import with_targets
 from everlearn.ordinary_files import is_folder, is_regular, shown
 from everlearn.recipe import ModelConfig
 
@@ -57,7 +47,6 @@ __all__ = [
     "Sizes",
     "base_fingerprint",
     "base_of",
-    "check_model",
     "context_length",
     "dtype_of",
     "load_model",
@@ -66,10 +55,6 @@ __all__ = [
     "sizes_of",
     "without_bars",
 ]
-
-
-_MOST_TIMES = 2
-"""So many times the stored weights a model may have; it is told as missing tensors where it has a few more."""
 
 
 @dataclass(frozen=True)
@@ -111,97 +96,6 @@ class LoadedModel:
         return found
 
 
-def check_model(config: ModelConfig, *, trains: bool = False, sharers: int = 1) -> ModelConfig:
-    """Refuses what cannot work, without reading weights.
-
-    Args:
-        config: Which base and how it is tuned.
-        trains: Whether it is to be trained, which takes more memory.
-        sharers: Processes of which each trains a part of the weights.
-
-    Returns:
-        The same with the targets that `auto` means for this model, so that they are part of what results depend on.
-
-    Raises:
-        ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
-            a tokenizer that does not fit, an absent device, one with too little memory, states that generation
-            cannot carry on, or an adapter that the model cannot have.
-    """
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    device = choose_device(config.device)
-    source = find_base(config, weights=False)
-    settings = read_config(source)
-    check_generation(source, settings)
-    check_vocabulary(source, read_tokenizer(source), settings)
-    tree = read_object(source.folder / "config.json", source.label)
-    with torch.device("meta"):
-        with told(blamed(source, tree, builds=True), "mend it"):
-            try:
-                model = AutoModelForCausalLM.from_config(settings)
-            except ImportError as error:
-                reason = reason_of(error)
-                raise ModelError(f"{source.label} needs a package that is not installed ({reason}).") from None
-        has_cache = "past_key_values" in inspect.signature(model.forward).parameters
-        if not has_cache or not model._supports_default_dynamic_cache():
-            raise ModelError(
-                f"{source.label}: {settings.model_type} models keep what they have read in a way of their "
-                f"own ({'no DynamicCache' if has_cache else 'no past_key_values'}), which generation here does not "
-                "know: choose a model with attention."
-            )
-        _check_sizes(source, model)
-        _check_room(source.label, model.num_parameters(), config, device, trains=trains, sharers=sharers)
-        lora = with_targets(config.lora, model if config.tuning == "lora" else None)
-        if config.tuning == "lora":
-            adapters.attach_adapter(model, lora, seed=0)
-    return config.model_copy(update={"lora": lora})
-
-
-def _check_sizes(source: BaseSource, model: PreTrainedModel) -> None:
-    """Refuses sizes that the weights cannot have, before as much memory is taken.
-
-    Raises:
-        ModelError: a layer of no width, or far more weights than the files hold.
-    """
-    for path, weight in model.named_parameters():
-        if not weight.numel():
-            raise ModelError(
-                f"{source.label}: config.json gives the tensor {path} the shape {tuple(weight.shape)}: mend the size "
-                "that is 0."
-            )
-    described = model.num_parameters()
-    if source.stored is not None and described > _MOST_TIMES * source.stored:
-        raise ModelError(
-            f"{source.label}: config.json describes {described:,} weights, and the files hold {source.stored:,}: they "
-            "do not belong together; mend the sizes, or download the model again."
-        )
-
-
-def _check_room(
-    name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool, sharers: int
-) -> None:
-    """Refuses a model that is certain to find too little memory.
-
-    Raises:
-        ModelError: says how much it takes at least, how much there is, and what takes less.
-    """
-    dtype = _dtype(config, device)
-    copies = 4 if trains and config.tuning == "full" else 1  # weights, gradients and AdamW's two moments
-    most_copies = max(1.0, copies / sharers)  # it is loaded, and measured, as a whole
-    needed, there = weights * dtype.itemsize * most_copies, total_bytes(device)
-    if needed <= there:
-        return
-    form = str(dtype).removeprefix("torch.")
-    what = f"{'full tuning' if copies > 1 else 'a model'} of {weights / 1e9:.1f} billion weights in {form}"
-    remedies = ["set model.tuning to lora"] if copies > 1 else []
-    remedies += ["set model.dtype to bfloat16"] if dtype.itemsize > 2 else []
-    raise ModelError(
-        f"{name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
-        f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."
-    )
-
-
 @dataclass(frozen=True)
 class Sizes:
     """What a model takes.
@@ -216,7 +110,7 @@ class Sizes:
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
-    """Sizes of a model that `check_model` has found to be one, without reading weights.
+    """Sizes of a model that `checking.check_model` has found to be one, without reading weights.
 
     Args:
         config: With the layers that get adapters by their names.
@@ -233,7 +127,7 @@ def _sizes_of(text: str) -> Sizes:
     model: PreTrainedModel | PeftModel = skeleton(config)
     if config.tuning == "full":
         weights = model.num_parameters()
-        return Sizes(weights, weights * _dtype(config, choose_device(config.device)).itemsize)
+        return Sizes(weights, weights * weights_dtype(config, choose_device(config.device)).itemsize)
     with torch.device("meta"):
         model = adapters.attach_adapter(model, config.lora, seed=0)
     moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
@@ -241,7 +135,7 @@ def _sizes_of(text: str) -> Sizes:
 
 
 def skeleton(config: ModelConfig) -> PreTrainedModel:
-    """The base without its weights: the layers of a model that `check_model` has found to be one."""
+    """The base without its weights: the layers of a model that `checking.check_model` has found to be one."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -285,8 +179,8 @@ def load_model(
         adds: Trainable parts of other kinds to be put on, by name.
 
     Raises:
-        ModelError: as `check_model`, files that are damaged or do not fit together, or a model whose answers depend
-            on the rows that it is computed with.
+        ModelError: as `checking.check_model`, files that are damaged or do not fit together, or a model whose answers
+            depend on the rows that it is computed with.
     """
     source = find_base(config)
     tokenizer = add_tokens(read_tokenizer(source), config)
@@ -304,7 +198,7 @@ def load_model(
     weights = source
     if inner is not None and config.tuning == "full":
         weights = checked_source(BaseSource(inner, str(inner), key="checkpoint"))
-    plain = _read_weights(weights, read_config(weights), _dtype(config, device))
+    plain = _read_weights(weights, read_config(weights), weights_dtype(config, device))
     add_embeddings(plain, tokenizer, config)
     with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
         plain = plain.to(device)
@@ -432,10 +326,11 @@ def save_tokenizer(tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
 
 def dtype_of(config: ModelConfig) -> str:
     """The number format that a model is computed in here, as torch calls it."""
-    return str(_dtype(config, choose_device(config.device))).removeprefix("torch.")
+    return str(weights_dtype(config, choose_device(config.device))).removeprefix("torch.")
 
 
-def _dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+def weights_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
+    """The same on a device."""
     import torch
 
     is_frozen = config.tuning == "lora"

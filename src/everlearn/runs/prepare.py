@@ -62,6 +62,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     from everlearn.data.stream import load_stream
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
+    from everlearn.models.checking import check_model
     from everlearn.models.sources import find_base
 
     crew()  # refuses processes of which each would do all this
@@ -69,7 +70,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     if trains:
         refuse_unfit_sharding(recipe, method)
     sharers = crew().count if recipe.training.sharding == "fsdp" else 1
-    model = loading.check_model(recipe.model, trains=trains, sharers=sharers)
+    model = check_model(recipe.model, trains=trains, sharers=sharers)
     tokenizer = loading.load_tokenizer(recipe.model)
     template = method.template(get_template(recipe.model.template_name, tokenizer))
     bad_rows = folder / "bad_rows.jsonl" if folder else None

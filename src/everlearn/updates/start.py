@@ -90,8 +90,8 @@ def model_config(start: ModelStart, tokenizer: PreTrainedTokenizerBase, block_to
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     if start.start_from is not None:
+        from everlearn.models.checking import check_model
         from everlearn.models.descriptions import read_config
-        from everlearn.models.loading import check_model
         from everlearn.models.sources import find_base
 
         check_model(_base(start.start_from))
