@@ -16,7 +16,7 @@ from everlearn.errors import ModelError, RecipeError, RunError
 from everlearn.files import read_json, read_vouched
 from everlearn.generation.protocol import Sampling
 from everlearn.generation.writing import Writing
-from everlearn.models import loading
+from everlearn.models import checking, loading
 from everlearn.recipe import MethodConfig, Recipe
 from everlearn.runs import probe
 from everlearn.runs.compare import compare
@@ -202,7 +202,7 @@ def test_a_plan_is_refused_where_its_run_would_be(
         look_ahead(tiny_recipe(tmp_path, tiny_model), is_comparison=True)
     with pytest.raises(RecipeError, match="leave the task's rows no place"):
         look_ahead(tiny_recipe(tmp_path, tiny_model, training={"batch_size": 1}, method="gere"))
-    monkeypatch.setattr(loading, "total_bytes", lambda device: 100)
+    monkeypatch.setattr(checking, "total_bytes", lambda device: 100)
     with pytest.raises(ModelError, match="takes at least"):
         look_ahead(tiny_recipe(tmp_path, tiny_model))
 

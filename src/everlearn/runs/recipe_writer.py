@@ -239,7 +239,10 @@ def _key(key: str, value: object, meaning: str | None, default: object, indent: 
 
 
 def _comment(text: str, indent: str) -> list[str]:
-    return [f"{indent}# {line}" for line in textwrap.wrap(" ".join(text.split()), _WIDTH - len(indent))]
+    return [
+        f"{indent}# {line}"
+        for line in textwrap.wrap(" ".join(text.split()), _WIDTH - len(indent), break_on_hyphens=False)
+    ]
 
 
 def _summary(section: type[BaseModel]) -> str:

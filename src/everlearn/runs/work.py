@@ -47,7 +47,8 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
     from everlearn.training.stage import train_stage
 
     forget_served()
-    loaded = loading.load_model(order.model, **{"trainable": True, **order.load})
+    load = {"trainable": True, **order.load}
+    loaded = loading.load_model(order.model, **load)
     _refuse_other_weights(crew().gather(loaded.fingerprint))
     train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
     if order.stage["config"].sharding == "fsdp":
@@ -55,7 +56,7 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
         del loaded
         if progress is None:
             return None
-        loaded = loading.load_model(order.model, trainable=True, **order.load)  # its weights whole again
+        loaded = loading.load_model(order.model, **load)  # its weights whole again
         for name, weight in moving_tensors(loaded.model).items():
             weight.copy_(trained[name])
     if progress is not None and order.save is not None:
