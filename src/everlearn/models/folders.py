@@ -66,13 +66,18 @@ def content_hash(folder: Path, label: str = "") -> str:
     Raises:
         ModelError: as `loadable_files`.
     """
-    return _hash_of(tuple(_state_of(folder, file) for file in loadable_files(folder, label or str(folder))))
+    files = loadable_files(folder, label or str(folder))
+    return _hash_of(tuple(_state_of(file, file.relative_to(folder).as_posix()) for file in files))
 
 
-def _state_of(folder: Path, file: Path) -> tuple[str, str, int, int, int, int]:
+def file_hash(file: Path) -> str:
+    """Hash of one file's content, whatever it is called."""
+    return _hash_of((_state_of(file, ""),))
+
+
+def _state_of(file: Path, name: str) -> tuple[str, str, int, int, int, int]:
     state = stat_of(file, ModelError)
     assert state is not None, "it was opened a moment ago"
-    name = file.relative_to(folder).as_posix()
     return str(file), name, state.st_size, state.st_mtime_ns, state.st_ctime_ns, state.st_ino
 
 

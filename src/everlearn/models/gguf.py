@@ -15,21 +15,24 @@ import contextlib
 import io
 import math
 import re
+import sys
 import tempfile
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import ModelError
-from everlearn.files import disk_error, make_folder, read_mapping, sha256_of, write_json
+from everlearn.files import disk_error, make_folder, read_mapping, write_json
 from everlearn.fingerprints import fingerprint_of
 from everlearn.made_once import make_once
 from everlearn.models.faults import told
+from everlearn.models.folders import file_hash
 from everlearn.models.gguf_tokenizer import PROBES, held_to_rules
-from everlearn.ordinary_files import inside, is_folder, is_regular, opened, shown, stat_of
+from everlearn.ordinary_files import inside, is_folder, is_regular, opened, shown
+from everlearn.visible import tell
 
 if TYPE_CHECKING:
     import torch
@@ -111,7 +114,7 @@ def written_out(files: Sequence[Path], label: str) -> tuple[Path, str]:
     from filelock import FileLock
     from huggingface_hub import constants
 
-    key = fingerprint_of("gguf", _FORM, [_sum(*_state(file, label)) for file in files])
+    key = fingerprint_of("gguf", _FORM, [file_hash(file) for file in files])
     shared = Path(constants.HF_ASSETS_CACHE).expanduser() / "everlearn" / "gguf"
     folder = shared / key
     if not (folder / _RECORD).exists():
@@ -129,22 +132,8 @@ def written_out(files: Sequence[Path], label: str) -> tuple[Path, str]:
     return folder, f"{label}: {read_mapping(folder / _RECORD)['told']}"
 
 
-def _state(file: Path, label: str) -> tuple[str, int, int, int, int]:
-    found = stat_of(file, ModelError)
-    if found is None:
-        raise ModelError(f"{label}: {shown(file)} is not there any more.")
-    return str(file), found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
-
-
-@lru_cache(maxsize=64)
-def _sum(path: str, *state: int) -> str:
-    """Once a process for a state of the file: a gigabyte takes about a second."""
-    with opened(path, ModelError):
-        return sha256_of(Path(path))
-
-
 def _write(files: Sequence[Path], label: str, folder: Path) -> None:
-    """Writes configuration, weights, tokenizer and record."""
+    """Writes configuration, weights, tokenizer and record, which takes up to a minute for 250 MB."""
     from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
     readers = _opened(files, label)
@@ -156,6 +145,9 @@ def _write(files: Sequence[Path], label: str, folder: Path) -> None:
             f"NAME-00001-of-{parts:05}.gguf and so on."
         )
     made_from = "give the folder of the model that the file was made from"
+    if sys.stderr.isatty():  # Transformers' bars tell nothing of what takes long
+        size = sum(file.stat().st_size for file in files) / 1e6
+        tell(f"{label}: writing {size:,.0f} MB out as safetensors, once, at about 4 MB a second", file=sys.stderr)
     with tempfile.TemporaryDirectory(dir=folder) as beside, _quiet():  # parts put together may be large
         given = Path(beside) / f"model{_ENDING}"
         if parts > 1:
