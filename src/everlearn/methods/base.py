@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal
 from everlearn.artifacts import StepRunner
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.mixture import Mixture
+from everlearn.errors import RecipeError
 from everlearn.evaluation import answering
 from everlearn.findings import Findings
 from everlearn.models.state import ModelState
@@ -218,6 +219,8 @@ class Method:
     frees: ClassVar[Mapping[Trait, str]] = {}
     """Of traits that an option adds: which option is to be set to what, so that the method has it no more."""
 
+    lora_alone: ClassVar[tuple[str, str] | None] = None
+    """Of a method that needs `model.tuning: lora`: what it does, and what full tuning does instead."""
     bears_sharding: ClassVar[bool] = False
     """Whether its influences compute the same where weights in training are parts of tensors (`DTensor`: full tuning
     with `training.sharding: fsdp`); else it is refused there. Methods without influences need not say."""
@@ -262,7 +265,17 @@ class Method:
         return ()
 
     def check(self, facts: Facts) -> None:
-        """Refuses (UserError) what cannot work, before any training."""
+        """Refuses (UserError) what cannot work, before any training. Default: full tuning, where `lora_alone` says so.
+
+        Raises:
+            RecipeError: says why, and what to set.
+        """
+        if self.lora_alone and facts.model.tuning != "lora":
+            does, instead = self.lora_alone
+            raise RecipeError(
+                f"method {self.name}: {does}, and model.tuning: {facts.model.tuning} {instead}: set model.tuning to "
+                "lora."
+            )
 
     def try_base(self, context: StageContext) -> None:
         """Refuses (UserError) what the base model turns out not to be able to do for a stage.

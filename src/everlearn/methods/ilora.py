@@ -32,7 +32,6 @@ from pydantic import Field
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
-from everlearn.errors import RecipeError
 from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.models.state import MOVING, ModelState, Tuning
@@ -79,24 +78,13 @@ class ILora(Method):
     options: ILoraOptions
     title = "I-LoRA"
     traits = frozenset({"averages weights", "rehearses", "weighs own rows"})
+    lora_alone = ("its fast and slow weights are adapters", "has none")
 
     def __init__(self, options: ILoraOptions) -> None:
         super().__init__(options.resolved())
         self._memory = Memory()
         self._slow: dict[str, np.ndarray] = {}
         self._done = 0
-
-    def check(self, facts: Facts) -> None:
-        """Refuses full tuning.
-
-        Raises:
-            RecipeError: says what to set.
-        """
-        if facts.model.tuning != "lora":
-            raise RecipeError(
-                f"method {self.name}: its fast and slow weights are adapters, and model.tuning: {facts.model.tuning} "
-                "has none: set model.tuning to lora."
-            )
 
     def forecast(self, context: StageContext, facts: Facts) -> Forecast:
         """From the second task on as many rows of earlier tasks as new ones in every step."""

@@ -40,6 +40,7 @@ class MoELora(Method):
     Options = MoELoraOptions
     options: MoELoraOptions
     title = "MoE-LoRA"
+    lora_alone = ("its experts are low-rank adapters", "has none")
 
     def check(self, facts: Facts) -> None:
         """Refuses full tuning, and a rank that the experts do not divide.
@@ -47,11 +48,7 @@ class MoELora(Method):
         Raises:
             RecipeError: says what to set.
         """
-        if facts.model.tuning != "lora":
-            raise RecipeError(
-                f"method {self.name}: its experts are low-rank adapters, and model.tuning: {facts.model.tuning} has "
-                "none: set model.tuning to lora."
-            )
+        super().check(facts)
         rank, experts = facts.model.lora.rank, self.options.experts
         if rank % experts:
             raise RecipeError(

@@ -22,8 +22,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from pydantic import Field
 
-from everlearn.errors import RecipeError
-from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
+from everlearn.methods.base import Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
 from everlearn.models.state import MOVING, ModelState, Tuning
 from everlearn.training.influence import Influence, Training
@@ -120,18 +119,7 @@ class OLora(Method):
     options: OLoraOptions
     title = "O-LoRA"
     traits = frozenset({"changes parts", "penalty"})
-
-    def check(self, facts: Facts) -> None:
-        """Refuses full tuning.
-
-        Raises:
-            RecipeError: says why.
-        """
-        if facts.model.tuning != "lora":
-            raise RecipeError(
-                f"method {self.name}: it gives each task an adapter of its own, and model.tuning: "
-                f"{facts.model.tuning} has none: set model.tuning to lora."
-            )
+    lora_alone = ("it gives each task an adapter of its own", "has none")
 
     def phases(self, context: StageContext) -> Sequence[Phase]:
         """From the second stage on a new adapter beside those before it, all of which are kept as one."""

@@ -106,6 +106,7 @@ class ProgressivePrompts(Method):
     options: ProgressivePromptsOptions
     Answerer = ByTask
     traits = frozenset({"changes parts", "is told tasks", "keeps tasks apart", "starts elsewhere"})
+    lora_alone = ("it learns vectors beside a frozen model", "moves all weights")
 
     def check(self, facts: Facts) -> None:
         """Refuses full tuning, and rows that leave no room for the prompts.
@@ -117,11 +118,7 @@ class ProgressivePrompts(Method):
         from everlearn.evaluation.tasks import check_lengths
         from everlearn.training.rows import check_rows
 
-        if facts.model.tuning != "lora":
-            raise RecipeError(
-                f"method {self.name}: it learns vectors beside a frozen model, and model.tuning: "
-                f"{facts.model.tuning} moves all weights: set model.tuning to lora."
-            )
+        super().check(facts)
         stages = len(self.stages(facts.stream))
         room = facts.context_length - stages * self.options.tokens
         template = get_template(facts.model.template_name, facts.tokenizer)

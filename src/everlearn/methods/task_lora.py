@@ -9,9 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from everlearn.errors import RecipeError
 from everlearn.evaluation.answering import ByTask, TaskRule
-from everlearn.methods.base import Facts, Method, StageContext
+from everlearn.methods.base import Method, StageContext
 from everlearn.methods.registry import register
 from everlearn.models.state import ModelState, Tuning
 from everlearn.training.phase import Phase
@@ -24,18 +23,7 @@ class TaskLora(Method):
     title = "one LoRA a task"
     Answerer = ByTask
     traits = frozenset({"is told tasks", "keeps tasks apart", "starts elsewhere"})
-
-    def check(self, facts: Facts) -> None:
-        """Refuses full tuning.
-
-        Raises:
-            RecipeError: says what to change.
-        """
-        if facts.model.tuning != "lora":
-            raise RecipeError(
-                f"method {self.name}: it keeps an adapter for each task, and model.tuning: {facts.model.tuning} would "
-                "leave as many whole models: set model.tuning to lora."
-            )
+    lora_alone = ("it keeps an adapter for each task", "would leave as many whole models")
 
     def phases(self, context: StageContext) -> Sequence[Phase]:
         """One, from the base model."""

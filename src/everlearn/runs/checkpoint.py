@@ -29,9 +29,6 @@ def checkpoint_fingerprint(checkpoint: Path) -> str:
         if record is None or fault:
             raise RunError(f"{fault}: run 'everlearn doctor --cache' and 'everlearn resume' on its run folder.")
         return record.fingerprint
-    parts = [
-        part for part in (checkpoint, checkpoint / "adapter", checkpoint / "model") if is_folder(part, ModelError)
-    ]
     parts = [checkpoint, *(checkpoint / name for name in ("adapter", "model", HEADS))]
     parts = [part for part in parts if is_folder(part, ModelError)]
     parts = [part for part in parts if any(file.suffix == ".safetensors" for file in inside(part, ModelError))]
