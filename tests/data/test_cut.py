@@ -82,7 +82,12 @@ REFUSED = [
     ({"class_order": ["zebbra"]}, "stream.class_order: the data has no class 'zebbra': did you mean 'zebra'?"),
     ({"classes_per_task": [2, 2]}, "stream.classes_per_task: its numbers sum up to 4, and the data has 5 classes"),
     ({"source": {"labels": [*ANIMALS, "fly"]}}, "task task-3: its class 'fly' has no training rows"),
-    ({"order": ["task-9"]}, "stream.order: no task 'task-9'"),
+    ({"order": ["task-1", "tsk-2"]}, "no task 'tsk-2': did you mean 'task-2'? The tasks are task-1, task-2, task-3."),
+    ({"order": ["task-2", "task-2"]}, "stream.order: name at least one task, and each one once"),
+    (
+        {"order": ["task-2"], "source": {"train": "nowhere.jsonl"}},
+        "stream.from train: no file or folder nowhere.jsonl",
+    ),
     ({"source": {"train": "nowhere.jsonl"}}, "stream.from train: no file or folder nowhere.jsonl"),
 ]
 
@@ -103,7 +108,9 @@ def test_a_test_label_that_no_training_row_has_is_refused(cut, tmp_path):
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("[", "is no JSON"),
+        ("[", "is not valid JSON"),
+        ("[" * 100000, "is not JSON that can be read"),
+        ('{"a": 0, "a": 1}', "the key 'a' stands twice"),
         ('["a", "a"]', "the name 'a' stands twice"),
         ("[]", "holds no list of the names"),
         ("[1]", "holds no list of the names"),
@@ -185,8 +192,11 @@ def test_rows_that_a_run_has_kept_are_used_where_the_data_is_gone(cut):
     stream = load_stream(StreamConfig.model_validate(gone), seed=1, kept=kept.get)
     assert stream.classes == ("zebra", "ape", "cat", "dog", "eel")
     assert stream.notes[0].startswith("stream.from cannot be read (stream.from train: no file or folder nowhere.jsonl")
-    with pytest.raises(UserError, match=r"stream\.from train: no file or folder"):
-        load_stream(StreamConfig.model_validate(gone), seed=1, kept={}.get)
+    later = StreamConfig.model_validate({**gone, "order": ["task-3", "task-2"]})
+    assert load_stream(later, seed=1, kept=kept.get).classes == ("eel", "cat", "dog")
+    for config, there in ((StreamConfig.model_validate(gone), {}), (later, {"task-3": kept["task-3"]})):
+        with pytest.raises(UserError, match=r"stream\.from train: no file or folder"):
+            load_stream(config, seed=1, kept=there.get)
 
 
 def test_no_task_is_added_to_those_that_are_cut_from_one_data_set():

@@ -107,7 +107,12 @@ def _without_double_keys(pairs: list[tuple[str, object]]) -> dict[str, object]:
 _decode = json.JSONDecoder(object_pairs_hook=_without_double_keys).decode
 
 
-def _document(text: str, file: str) -> object:
+def document(text: str, file: str) -> object:
+    """What one JSON text holds.
+
+    Raises:
+        DataError: names the file and the place.
+    """
     try:
         return _decode(text)
     except json.JSONDecodeError as error:
@@ -130,7 +135,7 @@ def _json(data: bytes, file: str) -> RawRows:
         are_lines = not is_one_line
     if are_lines:
         return _lines(data, file)
-    value = _document(_text(data, file), file)
+    value = document(_text(data, file), file)
     if isinstance(value, list):
         return RawRows(file, list(enumerate(value, 1)))
     if isinstance(value, dict):

@@ -6,27 +6,28 @@ Source: arXiv 2312.07887, published protocol (classes contiguous in a global ord
 
 from __future__ import annotations
 
-import json
 import random
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from itertools import accumulate, pairwise
 from pathlib import Path
+from typing import Any
 
 from everlearn.checking import first_double
 from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.classes import first_seen
+from everlearn.data.containers import document
 from everlearn.data.conversations import Rows
 from everlearn.data.instance import Task
 from everlearn.data.labels import Spellings, ignores_case
-from everlearn.data.tasks import Account, made_of, read_part
+from everlearn.data.tasks import Account, check_order, made_of, read_part
 from everlearn.errors import DataError, RecipeError, nearest
 from everlearn.ordinary_files import read_text
 from everlearn.recipe import EMBEDDED, ClassesConfig, StreamConfig
 from everlearn.seeds import derive
 
-_WHERE = "stream.from"
+WHERE = "stream.from"
 
 
 def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, seed: int) -> list[Task]:
@@ -45,7 +46,7 @@ def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, 
     told = TaskAccount(source.name)
     ignore_case = source.metric == "auto" or ignores_case(source.metric)
     train, evaluation, names = _read(source, account, told, ignore_case, seed)
-    account.notes += [f"{_WHERE}: {remark}" for remark in told.remarks()]
+    account.notes += [f"{WHERE}: {remark}" for remark in told.remarks()]
     classes = _in_order(config, names or first_seen(train.instances, ignore_case), ignore_case, seed)
     spellings = Spellings(classes, ignore_case)
     for part, rows in (("training", train), ("test", evaluation)):
@@ -53,15 +54,17 @@ def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, 
         if foreign:
             name, count = foreign.most_common(1)[0]
             raise DataError(
-                f"{_WHERE}: {count} {part} rows are of {name!r}, which is none of the {len(classes)} classes, so no "
+                f"{WHERE}: {count} {part} rows are of {name!r}, which is none of the {len(classes)} classes, so no "
                 "answer that is learnt can be right: take these rows out, or give their class training rows."
             )
     limits = (config.train_limit, config.evaluation_limit)
+    groups = {f"{source.name}-{number}": group for number, group in enumerate(_groups(config, classes), 1)}
+    check_order(config.order, list(groups))
     tasks = []
-    for number, group in enumerate(_groups(config, classes), 1):
-        mine = source.model_copy(update={"name": f"{source.name}-{number}", "labels": list(group)})
-        if config.order and mine.name not in config.order:
+    for name, group in groups.items():
+        if config.order and name not in config.order:
             continue
+        mine = source.model_copy(update={"name": name, "labels": list(group)})
         about, own = TaskAccount(mine.name), []
         for (part, read), rows in zip(told.parts.items(), (train, evaluation), strict=False):
             assert rows is not None, "each part that was read has rows"
@@ -70,7 +73,7 @@ def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, 
             size = len(cut.instances)
             about.parts[part] = PartAccount(read.source, read.format, size, instances=size)
         own_test = own[1] if evaluation else None
-        task = made_of(own[0], own_test, mine, _WHERE, account, about, seed, limits, brings_classes=True)
+        task = made_of(own[0], own_test, mine, WHERE, account, about, seed, limits, brings_classes=True)
         tasks.append(task if config.scenario else replace(task, classes=()))
     return tasks
 
@@ -95,7 +98,7 @@ def _read(
     for part, given in (("train", source.train), ("evaluation", source.evaluation)):
         if given is None:
             continue
-        rows = read_part(source, _WHERE, given, part, known if names else None, account, told)
+        rows = read_part(source, WHERE, given, part, known if names else None, account, told)
         named = tuple(replace(row, output=by_number.get(row.output, row.output)) for row in rows.instances)
         parts.append(rows.with_instances(named))
     return parts[0], parts[1] if len(parts) > 1 else None, names
@@ -107,10 +110,7 @@ def label_names(path: Path) -> tuple[str, ...]:
     Raises:
         DataError: the file holds no names, or a name twice.
     """
-    try:
-        held = json.loads(read_text(path, DataError))
-    except ValueError as error:
-        raise DataError(f"{path} is no JSON ({error}): give a list of the names of the classes.") from None
+    held: Any = document(read_text(path, DataError), str(path))
     if isinstance(held, Mapping):
         numbers = sorted(held.values(), key=str) if held else []
         if sorted(map(str, range(len(held)))) != [str(number) for number in numbers]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,10 +17,10 @@ from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.bad_rows import BadRow, refusal
 from everlearn.data.classes import check_scenario
 from everlearn.data.control_tokens import mentioned, plain_ids
-from everlearn.data.cut import cut_by_class
+from everlearn.data.cut import WHERE, cut_by_class
 from everlearn.data.instance import Task, TaskStream
-from everlearn.data.tasks import Account, build_task
-from everlearn.errors import RecipeError, UserError, nearest
+from everlearn.data.tasks import Account, build_task, check_order
+from everlearn.errors import RecipeError, UserError
 from everlearn.files import write_jsonl
 from everlearn.recipe import EMBEDDED, ClassesConfig, StreamConfig, TaskConfig
 
@@ -109,12 +110,12 @@ def read_stream(
         stream = replace(_embedded(config, seed), scenario=config.scenario)
     else:
         _check_names(config.tasks)
-        _check_order(config.order, [task.name for task in config.tasks])
+        check_order(config.order, [task.name for task in config.tasks])
         tasks = tuple(_tasks(config, config.tasks, seed, account, faults, kept))
         stream = TaskStream(tasks, accounts=tuple(account.tasks), scenario=config.scenario)
-    if config.order:
-        if isinstance(config.tasks, str):
-            _check_order(config.order, stream.names)
+    if config.order and WHERE not in faults:
+        if config.from_ is None and isinstance(config.tasks, str):
+            check_order(config.order, stream.names)
         stream = stream.ordered(name for name in config.order if name not in faults)
     if config.scenario:
         try:
@@ -183,16 +184,18 @@ def _cut(
         tasks = cut_by_class(config, source, account, seed)
     except UserError as fault:
         found: list[tuple[Task, TaskAccount]] = []
-        while kept and (one := kept(f"{source.name}-{len(found) + 1}")):
+        for name in config.order or (f"{source.name}-{number}" for number in count(1)):
+            if kept is None or (one := kept(name)) is None:
+                break
             found.append(one)
-        if not found:
-            faults["stream.from"] = fault
+        if len(found) < len(config.order or [source.name]):
+            faults[WHERE] = fault
+            return TaskStream((), scenario=config.scenario)
         del account.bad[bad:], account.notes[notes:]
         account.total = total
-        if found:
-            account.notes.append(
-                f"stream.from cannot be read ({str(fault).rstrip('.')}): the rows that the run has kept are used."
-            )
+        account.notes.append(
+            f"{WHERE} cannot be read ({str(fault).rstrip('.')}): the rows that the run has kept are used."
+        )
         account.tasks[:] = [told for _, told in found]
         tasks = [task for task, _ in found]
     return TaskStream(tuple(tasks), accounts=tuple(account.tasks), scenario=config.scenario)
@@ -237,16 +240,6 @@ def _check_names(tasks: Sequence[TaskConfig]) -> None:
         raise RecipeError(
             f"stream.tasks: the name {twice[0]!r} stands for two tasks (capitals do not count): rename one of them."
         )
-
-
-def _check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
-    for name in order or ():
-        if name not in names:
-            guess = nearest(name, names)
-            hint = f"did you mean {guess!r}? " if guess else ""
-            raise RecipeError(f"stream.order: no task {name!r}: {hint}The tasks are {', '.join(names)}.")
-    if order is not None and (not order or len(set(order)) < len(order)):
-        raise RecipeError("stream.order: name at least one task, and each one once.")
 
 
 def _set_aside(reading: Reading, file: Path | None) -> str:

@@ -20,7 +20,7 @@ from everlearn.data.instance import Instance, Task
 from everlearn.data.labels import Spellings, find_labels, ignores_case
 from everlearn.data.samples import last_rows
 from everlearn.data.scripts import rouge_form
-from everlearn.errors import DataError
+from everlearn.errors import DataError, RecipeError, nearest
 from everlearn.recipe import TaskConfig
 from everlearn.seeds import derive
 
@@ -150,6 +150,21 @@ def made_of(
         check_classes(task)
     account.tasks.append(told)
     return task
+
+
+def check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
+    """Refuses an order of tasks that are not there.
+
+    Raises:
+        RecipeError: names the task.
+    """
+    for name in order or ():
+        if name not in names:
+            guess = nearest(name, names)
+            hint = f"did you mean {guess!r}? " if guess else ""
+            raise RecipeError(f"stream.order: no task {name!r}: {hint}The tasks are {', '.join(names)}.")
+    if order is not None and (not order or len(set(order)) < len(order)):
+        raise RecipeError("stream.order: name at least one task, and each one once.")
 
 
 def held_out(rows: Rows, config: TaskConfig, seed: int, classes: Spellings | None = None) -> tuple[Rows, Rows]:
