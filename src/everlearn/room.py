@@ -30,15 +30,15 @@ def refuse_without_room(folder: Path, cache: Path, needed: int) -> None:
     places = {_standing(place).stat().st_dev: place for place in (cache, folder)}
     for place in places.values():
         free = free_on_disk(place)
-        if needed > free and needed - _weights_in(folder, cache) > free:
+        if needed > free and needed - _kept_in(folder, cache) > free:
             raise RunError(
-                f"{place}: the weights that this keeps take {needed:,} bytes, and {free:,} are free on its disk: free "
+                f"{place}: what this keeps takes at least {needed:,} bytes, and {free:,} are free on its disk: free "
                 "some space, name a --runs-dir (and --cache-dir) on another disk, or take a smaller model or adapters."
             )
 
 
-def _weights_in(*folders: Path) -> int:
-    """Bytes of all weights below some folders, each file once."""
+def _kept_in(*folders: Path) -> int:
+    """Bytes of all weights and states below some folders, each file once."""
     found = {}
     for folder in folders:
         for place, _, names in os.walk(folder):

@@ -11,6 +11,7 @@ import yaml
 from everlearn.errors import RecipeError
 from everlearn.evaluation.bootstrap import seeds_interval
 from everlearn.files import read_json
+from everlearn.methods.stack import assemble
 from everlearn.progress import LineProgress
 from everlearn.recipe import MethodConfig, Recipe, make_recipe
 from everlearn.runs import compare as module
@@ -103,7 +104,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
 
     def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:
         assert recipe.method == recipe.compare[0]
-        prepared.recipe = recipe
+        prepared.recipe, prepared.method = recipe, assemble(recipe.method)
         return prepared
 
     monkeypatch.setattr(module, "prepare", prepare)

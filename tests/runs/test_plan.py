@@ -36,6 +36,13 @@ def plan_of(recipe: Recipe) -> Plan:
     return plan_run(prepare(recipe, trains=True), recipe.method.name)
 
 
+def heads_recipe(folder: Path, base: Path, **method: object) -> Recipe:
+    stream = tiny_recipe(folder, base).model_dump()["stream"]
+    return tiny_recipe(
+        folder, base, stream={**stream, "scenario": "class_incremental"}, method={"name": "seq", **method}
+    )
+
+
 def spent(folder: Path) -> dict[str, tuple[int, int]]:
     """Steps and tokens of each stage's trainings."""
     found: dict[str, tuple[int, int]] = {}
@@ -186,13 +193,32 @@ def test_what_stands_already_needs_no_room(tmp_path: Path, tiny_model: Path, mon
 
 def test_full_tuning_and_checkpoints_need_more(tmp_path: Path, tiny_model: Path) -> None:
     recipe = tiny_recipe(tmp_path, tiny_model, model={"base": str(tiny_model), "tuning": "full", "dtype": "float32"})
-    sizes = loading.sizes_of(prepare(recipe).recipe.model)
+    prepared = prepare(recipe)
+    sizes = loading.sizes_of(prepared.recipe.model)
     assert sizes.kept_bytes == 4 * sizes.moving
     weights = loading.load_model(recipe.model).model.num_parameters()
     assert sizes.moving == weights
-    assert least_bytes(sizes, [object()] * 2, recipe.training) == 2 * 4 * weights  # type: ignore[list-item]
-    often = recipe.training.model_copy(update={"checkpoint_every": 1})
-    assert least_bytes(sizes, [object()] * 2, often) == (2 * 4 + 12) * weights  # type: ignore[list-item]
+    assert least_bytes(prepared, [prepared.method]) == 3 * 4 * weights
+    training = recipe.training.model_copy(update={"checkpoint_every": 1})
+    often = prepare(recipe.model_copy(update={"training": training}))
+    assert least_bytes(often, [often.method]) == (3 * 4 + 12) * weights
+
+
+@pytest.mark.parametrize(("preset", "moved"), [("fixbc_cos", 0), ("w_fixbc_proto", 1), ("seq_lin", 3)])
+def test_no_room_is_asked_for_weights_that_stages_of_heads_do_not_keep(
+    preset: str, moved: int, tmp_path: Path, tiny_model: Path
+) -> None:
+    recipe = heads_recipe(tmp_path, tiny_model, preset=preset)
+    prepared = prepare(recipe)
+    sizes = loading.sizes_of(prepared.recipe.model)
+    rows = sum(len(task.train) + len(task.evaluation) for task in prepared.stream)
+    needed = least_bytes(prepared, [prepared.method])
+    assert needed == moved * sizes.kept_bytes + (1 + moved) * rows * sizes.width * 4
+    folder = execute(recipe).folder
+    assert len(list(folder.glob("stages/*/*/adapter/adapter_model.safetensors"))) == moved
+    about = [path.stat() for path in folder.glob("stages/*/features/**/states.safetensors")]
+    sizes_kept = {one.st_ino: one.st_size for one in about}  # later stages link to them
+    assert needed - moved * sizes.kept_bytes <= sum(sizes_kept.values()) < needed + 200 * len(sizes_kept)
 
 
 def test_a_plan_is_refused_where_its_run_would_be(

@@ -30,7 +30,7 @@ def plan_tables(found: Outlook) -> str:
             f"Memory: training {size(memory.training)}, generation {size(memory.generation)}; "
             f"{size(memory.free)} are free."
         )
-    text.append(disk_line(found.folder, found.disk_needed, "the weights of all stages"))
+    text.append(disk_line(found.folder, found.disk_needed, "weights and states of all stages"))
     notes = [
         f"not in these times: {told}." for told in dict.fromkeys(told for plan in found.plans for told in plan.unknown)
     ]

@@ -103,10 +103,12 @@ class Sizes:
     Attributes:
         moving: Weights that tuning moves.
         kept_bytes: Of what a stage's training leaves on the disk: the adapter, or all weights.
+        width: Of its hidden states.
     """
 
     moving: int
     kept_bytes: int
+    width: int
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
@@ -125,13 +127,14 @@ def _sizes_of(text: str) -> Sizes:
 
     config = ModelConfig.model_validate_json(text)
     model: PreTrainedModel | PeftModel = skeleton(config)
+    width: int = model.config.get_text_config().hidden_size
     if config.tuning == "full":
         weights = model.num_parameters()
-        return Sizes(weights, weights * weights_dtype(config, choose_device(config.device)).itemsize)
+        return Sizes(weights, weights * weights_dtype(config, choose_device(config.device)).itemsize, width)
     with torch.device("meta"):
         model = adapters.attach_adapter(model, config.lora, seed=0)
     moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return Sizes(moving, moving * torch.float32.itemsize)  # adapters are trained and kept in float32
+    return Sizes(moving, moving * torch.float32.itemsize, width)  # adapters are trained and kept in float32
 
 
 def skeleton(config: ModelConfig) -> PreTrainedModel:

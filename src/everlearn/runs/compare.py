@@ -15,9 +15,7 @@ from typing import Any
 from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, RunError, UserError
 from everlearn.files import read_vouched, write_vouched
-from everlearn.methods.base import Method
 from everlearn.methods.stack import assemble
-from everlearn.models.loading import sizes_of
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import LONGEST_NAME, NOT_OF_A_RUN, MethodConfig, Recipe, cache_folder, make_recipe, set_dotted
 from everlearn.recipe_file import parse
@@ -29,7 +27,7 @@ from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
 from everlearn.runs.loop import RunResult, execute, try_base
 from everlearn.runs.plan import least_bytes
-from everlearn.runs.prepare import Prepared, prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
+from everlearn.runs.prepare import prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -126,7 +124,7 @@ def compare(
             refuse_unfit_sharding(recipe, other)
             other.check(sound.facts)
         cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
-        refuse_without_room(folder, cache, least_of(sound, assembled, len(seeds)))
+        refuse_without_room(folder, cache, least_bytes(sound, [sound.method, *assembled[1:]], len(seeds)))
         for name, one in runs_of(recipe, methods, seeds).items():
             if (folder / name / "manifest.json").exists():
                 known = read_vouched(folder / name / "manifest.json")
@@ -173,13 +171,6 @@ def chosen(
             "recipe's key 'compare'."
         )
     return list(methods or recipe.compare or [recipe.method]), list(seeds or recipe.seeds or [recipe.seed])
-
-
-def least_of(sound: Prepared, methods: Sequence[Method], seeds: int) -> int:
-    """Bytes that runs of these methods take at least: all may share the first stage of a seed."""
-    stages = [method.stages(sound.stream) for method in methods]
-    kept = [*stages[0], *(stage for of_method in stages[1:] for stage in of_method[1:])]
-    return least_bytes(sizes_of(sound.recipe.model), kept * seeds, sound.recipe.training)
 
 
 def runs_of(recipe: Recipe, methods: Sequence[MethodConfig], seeds: Sequence[int]) -> dict[str, Recipe]:

@@ -22,7 +22,6 @@ from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE, FINDINGS
 from everlearn.methods.base import Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
-from everlearn.models.loading import sizes_of
 from everlearn.models.state import HEADS, Kind, ModelState, Part, Tuning
 from everlearn.progress import LineProgress, Progress
 from everlearn.recipe import NOT_OF_A_STEP, Recipe, cache_folder
@@ -87,9 +86,7 @@ def execute(
         claim(folder, recipe)
         prepared = prepare(recipe, folder, trains=True)
         cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
-        stages = prepared.method.stages(prepared.stream)
-        needed = least_bytes(sizes_of(prepared.recipe.model), stages, recipe.training)
-        refuse_without_room(folder, cache, needed)
+        refuse_without_room(folder, cache, least_bytes(prepared, [prepared.method]))
         store = RunStore(folder, cache)
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)

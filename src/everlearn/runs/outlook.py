@@ -14,8 +14,8 @@ from everlearn.recipe import MethodConfig, Recipe, cache_folder
 from everlearn.room import free_on_disk, refuse_without_room
 from everlearn.run_folder import COMPARISON, RUN, refuse_other
 from everlearn.runs.claim import refuse_foreign
-from everlearn.runs.compare import chosen, labels_of, least_of, runs_of
-from everlearn.runs.plan import TRAINING, Part, Plan, plan_run, totals
+from everlearn.runs.compare import chosen, labels_of, runs_of
+from everlearn.runs.plan import TRAINING, Part, Plan, least_bytes, plan_run, totals
 from everlearn.runs.prepare import prepare
 from everlearn.runs.probe import Memory, probed
 
@@ -29,7 +29,7 @@ class Outlook:
         plans: One a method; each seed is as the first.
         seeds: How many.
         memory: What the trial took; None: there was none, since several processes share the work.
-        disk_needed: Bytes at least, of weights alone.
+        disk_needed: Bytes at least, of weights and states alone.
         disk_free: Bytes on the disk of the folder.
         is_comparison: Whether runs share what they have in common.
     """
@@ -115,7 +115,7 @@ def look_ahead(
     of_first_seed = list(runs.values())[: len(methods)]
     prepared = [prepare(one, trains=True) for one in of_first_seed]
     cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
-    needed = least_of(prepared[0], [one.method for one in prepared], len(seeds))
+    needed = least_bytes(prepared[0], [one.method for one in prepared], len(seeds))
     refuse_without_room(folder, cache, needed)
     plans = [plan_run(one, label) for one, label in zip(prepared, labels, strict=True)]
     memory = None

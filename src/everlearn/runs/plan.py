@@ -14,11 +14,13 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from everlearn.data.instance import Instance
 from everlearn.data.mixture import OWN as OF_THE_STAGE
+from everlearn.data.mixture import Mixture
 from everlearn.data.samples import LOOKED_AT, even_rows
 from everlearn.generation.writing import Writing, answering
 from everlearn.layout import BASE_STAGE
-from everlearn.methods.base import Forecast, Stage, StageContext
+from everlearn.methods.base import Forecast, Method, Stage, StageContext
 from everlearn.methods.stack import parts_of
+from everlearn.models.loading import sizes_of
 from everlearn.models.state import ModelState
 from everlearn.progress import LineProgress
 from everlearn.recipe import EMBEDDED
@@ -27,10 +29,7 @@ from everlearn.seeds import derive
 
 if TYPE_CHECKING:
     from everlearn.data.instance import Task
-    from everlearn.data.mixture import Mixture
     from everlearn.data.prompts import PromptTemplate
-    from everlearn.models.loading import Sizes
-    from everlearn.recipe import TrainingConfig
     from everlearn.runs.prepare import Prepared
     from everlearn.training.rows import EncodedRow
 
@@ -40,6 +39,7 @@ TRIED = 12
 """Steps of a stage whose rows a trial gets."""
 _STATE_BYTES = 12
 """Of a moving weight in a checkpoint within a stage: itself and two moments in float32."""
+_FEATURE_BYTES = 4
 _MOST_STEPS = 20_000
 """Steps whose rows are counted one by one; more are as these."""
 
@@ -151,7 +151,7 @@ class _Planner:
         unknown += [
             f"{one.name}: its terms in training" for one in parts_of(self.method) if one.overrides("influences")
         ]
-        mixture = self.method.forecast(self._context(stages[0]), self.facts).mixture
+        mixture = self.method.forecast(unmade(self.prepared, stages[0]), self.facts).mixture
         acts = any(
             one.overrides(hook) for one in parts_of(self.method) for hook in ("influences", "phases", "released")
         )
@@ -196,7 +196,7 @@ class _Planner:
         """What a stage trains."""
         from everlearn.training.answers import Walk, order_of
 
-        context = self._context(stage)
+        context = unmade(self.prepared, stage)
         forecast = self.method.forecast(context, self.facts)
         mixture, own = forecast.mixture, stage.rows
         if mixture.rewritten is not None:
@@ -252,38 +252,69 @@ class _Planner:
         lengths = [known.get(id(row), means[row.task]) for row in rows]
         return [EncodedRow((0,) * length, prompt, group, at) for at, (length, prompt) in enumerate(lengths)]
 
-    def _context(self, stage: Stage) -> StageContext:
-        """The context of a stage of which nothing has been made."""
 
-        def nothing(*_: object, **__: object) -> NoReturn:
-            raise AssertionError("a forecast needs no model and no step")
+def least_bytes(prepared: Prepared, methods: Sequence[Method], seeds: int = 1) -> int:
+    """Bytes that runs of these methods take at least: refused is what is certain not to fit.
 
-        recipe = self.recipe
-        return StageContext(
-            stage=stage,
-            stream=self.stream,
-            seed=recipe.seed,
-            template=self.template,
-            model=recipe.model,
-            training=recipe.training,
-            step=nothing,
-            steps_of=nothing,
-            progress=LineProgress(),
-            latest=nothing,
-            state=ModelState(f"{stage.index - 1}"),
-            base=nothing,
-            base_fingerprint=self.prepared.base_fingerprint,
-            generator_for=nothing,
-            phase_of=lambda index, name: ModelState(f"{index} {name}"),
-        )
+    Counted are the weights of stages that move them (all runs of a seed may share the first one), a checkpoint where
+    there are any, and, where tasks are probed, the states of their prompts under each of these models and the base.
+    Other rows, scores and what methods keep beside come on top.
 
-
-def least_bytes(sizes: Sizes, stages: Sequence[Stage], training: TrainingConfig) -> int:
-    """Bytes that a run takes at least: the weights of its stages, and a checkpoint where there are any.
-
-    Rows, scores and what methods keep beside come on top.
+    Args:
+        prepared: Of one of the runs.
+        methods: Of the runs; they have been checked.
+        seeds: How many runs there are of each.
     """
-    return len(stages) * sizes.kept_bytes + (_STATE_BYTES * sizes.moving if training.checkpoint_every else 0)
+    recipe, sizes = prepared.recipe, sizes_of(prepared.recipe.model)
+    moved = [
+        [_leaves_weights(prepared, method, stage) for stage in method.stages(prepared.stream)] for method in methods
+    ]
+    kept = seeds * (any(any(of_run[:1]) for of_run in moved) + sum(sum(of_run[1:]) for of_run in moved))
+    rows = 0
+    if prepared.stream.scenario and recipe.evaluation.probing.probes:
+        rows = sum(len(task.train) + len(task.evaluation) for task in prepared.stream)
+    states = rows * sizes.width * _FEATURE_BYTES * (1 + kept)
+    return kept * sizes.kept_bytes + states + (_STATE_BYTES * sizes.moving if recipe.training.checkpoint_every else 0)
+
+
+def _leaves_weights(prepared: Prepared, method: Method, stage: Stage) -> bool:
+    """Whether a stage's training leaves weights of the recipe's shape: not heads or parts of another kind."""
+    from everlearn.training.answers import order_of
+
+    config = prepared.recipe.training
+    sizes: dict[str, Any] = {"batch_size": config.batch_size, "epochs": config.epochs}
+    context = replace(unmade(prepared, stage), order=order_of(len(stage.rows), Mixture(), **sizes, seed=0))
+    return any(
+        (phase.heads is None or phase.heads.moves_backbone)
+        and not (phase.tuning and phase.tuning.adds and phase.tuning.after != "merge")
+        for phase in method.phases(context)
+    )
+
+
+def unmade(prepared: Prepared, stage: Stage) -> StageContext:
+    """The context of a stage of which nothing has been made."""
+
+    def nothing(*_: object, **__: object) -> NoReturn:
+        raise AssertionError("a forecast needs no model and no step")
+
+    recipe = prepared.recipe
+    return StageContext(
+        stage=stage,
+        stream=prepared.stream,
+        seed=recipe.seed,
+        template=prepared.template,
+        model=recipe.model,
+        training=recipe.training,
+        step=nothing,
+        steps_of=nothing,
+        progress=LineProgress(),
+        latest=nothing,
+        state=ModelState(f"{stage.index - 1}"),
+        base=nothing,
+        base_fingerprint=prepared.base_fingerprint,
+        generator_for=nothing,
+        phase_of=lambda index, name: ModelState(f"{index} {name}"),
+    )
 
 
 def totals(parts: Sequence[Part]) -> Part:
