@@ -106,6 +106,9 @@ def test_a_herded_memory_is_chosen_after_a_stage_and_drawn_in_the_next(tmp_path:
         context = bench.context(stage)
         groups = method.rehearsal(context).groups
         assert len(groups) == (number > 0)
+        foreseen = method.forecast(context, facts_of(stream))
+        assert [group.per_step for group in foreseen.mixture.groups] == [group.per_step for group in groups]
+        assert foreseen.read_tokens > sum(len(row.input.split()) for row in stage.rows), "each is read once"
         for group in groups:
             assert {row.task for row in group.rows} == {task.name for task in stage.seen}
             drawn = group.drawn(context.order, 0)  # type: ignore[misc]

@@ -55,10 +55,10 @@ def test_kept_states_are_computed_for_the_step_that_makes_them(folder: Path, tmp
         return Artifact(tmp_path, "")
 
     loaded = load_model(ModelConfig(base=str(folder), dtype="float32"))
-    path = kept_prompt_states(step, "states/qa", "model", PROMPTS, lambda: loaded)
+    path = kept_prompt_states(step, "qa/train", "model", PROMPTS, lambda: loaded)
     np.testing.assert_array_equal(read_states(path), last_prompt_states(loaded, PROMPTS))
-    kept_prompt_states(step, "states/qa", "model", PROMPTS[1:], lambda: loaded)
-    kept_prompt_states(step, "states/qa", "other", PROMPTS, lambda: loaded)
+    kept_prompt_states(step, "qa/train", "model", PROMPTS[1:], lambda: loaded)
+    kept_prompt_states(step, "qa/train", "other", PROMPTS, lambda: loaded)
     assert len({str(inputs) for _, inputs in asked}) == 3  # prompts and model are what they depend on
 
 

@@ -31,10 +31,12 @@ ROWS = tuple(
 )
 
 
-def limited(too_long: str, rows: tuple[Instance, ...] = ROWS, **others: bool) -> TaskStream:
+def limited(
+    too_long: str, rows: tuple[Instance, ...] = ROWS, classes: tuple[str, ...] = (), **others: bool
+) -> TaskStream:
     training = {"max_prompt_tokens": 40, "max_target_tokens": 10, "too_long": too_long}
     recipe = make_recipe({"training": training, "evaluation": {"max_new_tokens": 9}})
-    stream = TaskStream((Task("deed", rows, ROWS[1:3]),), "made")
+    stream = TaskStream((Task("deed", rows, ROWS[1:3], classes=classes),), "made")
     return within_limits(recipe, stream, TEMPLATE, TOKENIZER, **{"trains": True, **others})
 
 
@@ -65,6 +67,10 @@ def test_longer_rows_are_left_out_where_the_recipe_says_so() -> None:
 def test_nothing_left_to_train_on_is_refused() -> None:
     with pytest.raises(DataError, match=r"task deed: all 3 training rows.*too_long to cut"):
         limited("leave_out", ROWS[1:])
+    classes = ("a" * 9, "a" * 10)
+    with pytest.raises(DataError, match=rf"task deed: all 1 training rows of its class '{classes[1]}' are longer"):
+        limited("leave_out", ROWS[:3], classes)
+    assert limited("leave_out", ROWS[:3], classes[:1])["deed"].train == ROWS[:1]
 
 
 def test_rows_that_are_not_trained_on_are_not_called_cut() -> None:

@@ -89,11 +89,19 @@ class ExperienceReplay(Method):
             )
 
     def forecast(self, context: StageContext, facts: Facts) -> Forecast:
-        """As many rows in every step, of all that came."""
-        stage, count = context.stage, self.options.memory_batch or context.training.batch_size
-        rows = [row for task in (*stage.seen, *stage.tasks) for row in task.train]
-        most = min(count, self.options.capacity)
-        return Forecast(Mixture((Group(self.name, rows, per_step=most, is_within=False),)))
+        """As many rows in every step, of all that came; to herd, the stage's own are read once."""
+        from everlearn.models.features import task_prompts
+
+        stage, options, herds = context.stage, self.options, self.options.selection == "herding"
+        count = options.memory_batch or context.training.batch_size
+        rows = [row for task in (*stage.seen, *(() if herds else stage.tasks)) for row in task.train]
+        most = min(count, options.capacity, len(rows))
+        groups = (Group(self.name, rows, per_step=most, is_within=False),) if rows else ()
+        read = 0
+        for task in stage.tasks if herds else ():
+            cut = context.training.max_prompt_tokens
+            read += sum(map(len, task_prompts(task, "train", context.template, facts.tokenizer, cut)[1]))
+        return Forecast(Mixture(groups), read_tokens=read)
 
     def rehearsal(self, context: StageContext) -> Mixture:
         """The memory and the stage's own rows, which enter it as the stage goes on."""
@@ -132,16 +140,16 @@ class ExperienceReplay(Method):
 
     def _states(self, context: StageContext) -> list[np.ndarray]:
         """Of the training rows of the stage's tasks, (rows, width) each."""
-        from everlearn.models.features import kept_prompt_states, read_states
+        from everlearn.models.features import kept_prompt_states, read_states, task_prompts
 
         found, tokenizer = [], context.latest().tokenizer
         for task in context.stage.tasks:
             most = context.training.max_prompt_tokens
-            prompts = [context.template.prompt_ids(row, tokenizer, most) for row in task.train]
+            name, prompts = task_prompts(task, "train", context.template, tokenizer, most)
             with context.progress.step(f"reading training rows of {task.name}", len(prompts)) as tick:
                 path = kept_prompt_states(
                     context.step,
-                    f"features/{task.name}/train",
+                    name,
                     context.state.backbone.fingerprint,
                     prompts,
                     context.latest,

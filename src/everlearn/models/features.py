@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -27,12 +27,16 @@ from everlearn.models.sides import Sides
 if TYPE_CHECKING:
     from torch import Tensor
     from torch.nn import Module
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
     from everlearn.crew import Crew
+    from everlearn.data.instance import Task
+    from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
     from everlearn.progress import Tick
 
+Part = Literal["train", "evaluation"]
+"""Of a task's rows."""
 BATCH_TOKENS = 8192
 """Tokens computed at once on a GPU, padding included."""
 STATES = "states.safetensors"
@@ -67,7 +71,7 @@ def kept_prompt_states(
 
     Args:
         step: Runs it.
-        name: Place of the artifact below the stage's folder.
+        name: Of the prompts: the artifact's place in `features/` below the stage's folder.
         model: Fingerprint of the model.
         prompts: Token ids.
         open_model: Loads it, where the step has not been made.
@@ -82,7 +86,23 @@ def kept_prompt_states(
 
         save_file({"states": last_prompt_states(open_model(), prompts, tick=show())}, folder / STATES)
 
-    return step(name, {"model": model, "prompts": fingerprint_of(prompts)}, make).path / STATES
+    return step(f"features/{name}", {"model": model, "prompts": fingerprint_of(prompts)}, make).path / STATES
+
+
+def task_prompts(
+    task: Task, part: Part, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, most: int
+) -> tuple[str, list[list[int]]]:
+    """The prompts of a task's rows as their states are read, and their name in the store, the same whoever asks.
+
+    Args:
+        task: Whose rows.
+        part: Which of them.
+        template: How an instance becomes a prompt.
+        tokenizer: The model's.
+        most: Tokens at which prompts of training rows are cut (`training.max_prompt_tokens`); others are whole.
+    """
+    rows, cut = (task.train, most) if part == "train" else (task.evaluation, None)
+    return f"{task.name}/{part}", [template.prompt_ids(row, tokenizer, cut) for row in rows]
 
 
 def read_states(path: Path) -> np.ndarray:

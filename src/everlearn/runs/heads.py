@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.instance import Task, TaskStream
 from everlearn.data.mixture import OWN, Mixture
 from everlearn.models.state import ModelState
 from everlearn.progress import Progress
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.models.features import Part
     from everlearn.models.loading import LoadedModel
     from everlearn.training.phase import Phase
 
@@ -31,6 +32,7 @@ class States:
         step: Runs steps below the stage at hand.
         template: How an instance becomes a prompt.
         tokenizer: The model's.
+        most: Tokens at which prompts of training rows are cut.
         open_model: Loads a model without its heads.
         progress: Where to show what goes on.
     """
@@ -40,31 +42,31 @@ class States:
         step: StepRunner,
         template: PromptTemplate,
         tokenizer: PreTrainedTokenizerBase,
+        most: int,
         open_model: Callable[[ModelState], LoadedModel],
         progress: Progress,
     ) -> None:
-        self._step, self._template, self._tokenizer = step, template, tokenizer
+        self._step, self._template, self._tokenizer, self._most = step, template, tokenizer, most
         self._open, self._progress = open_model, progress
 
-    def of_training(
-        self, state: ModelState, tasks: Sequence[Task], mixture: Mixture, most: int
-    ) -> dict[str, np.ndarray]:
+    def of_training(self, state: ModelState, tasks: Sequence[Task], mixture: Mixture) -> dict[str, np.ndarray]:
         """Those of a stage's training rows by group.
 
         Args:
             state: The model.
             tasks: Of the stage.
             mixture: What is rehearsed.
-            most: Tokens at which prompts are cut.
         """
         import numpy as np
 
-        found = {OWN: np.concatenate([self._of(state, task.train, f"{task.name}/train", most) for task in tasks])}
+        found = {OWN: np.concatenate([self._of_task(state, task, "train") for task in tasks])}
         own = {row: at for at, row in enumerate(row for task in tasks for row in task.train)}
         for group in mixture.groups:
             known = {} if group.template else own  # of a memory that takes the stage's own rows in, too
             if others := [row for row in group.rows if row not in known]:
-                states = iter(self._of(state, others, f"{group.name}/rehearsed", most, group.template))
+                worded = group.template or self._template
+                prompts = [worded.prompt_ids(row, self._tokenizer, self._most) for row in others]
+                states = iter(self._of(state, f"{group.name}/rehearsed", prompts))
             if group.rows:
                 rows = [found[OWN][known[row]] if row in known else next(states) for row in group.rows]
                 found[group.name] = np.stack(rows)
@@ -72,29 +74,23 @@ class States:
 
     def of_evaluation(self, state: ModelState, task: Task) -> np.ndarray:
         """Those of a task's held-out rows."""
-        return self._of(state, task.evaluation, f"{task.name}/evaluation", None)
+        return self._of_task(state, task, "evaluation")
 
-    def _of(
-        self,
-        state: ModelState,
-        rows: Sequence[Instance],
-        name: str,
-        most: int | None,
-        template: PromptTemplate | None = None,
-    ) -> np.ndarray:
+    def _of_task(self, state: ModelState, task: Task, part: Part) -> np.ndarray:
+        from everlearn.models.features import task_prompts
+
+        return self._of(state, *task_prompts(task, part, self._template, self._tokenizer, self._most))
+
+    def _of(self, state: ModelState, name: str, prompts: Sequence[Sequence[int]]) -> np.ndarray:
         from everlearn.models.features import kept_prompt_states, read_states
 
-        worded = template or self._template
-        prompts = [worded.prompt_ids(row, self._tokenizer, most) for row in rows]
         backbone = state.backbone
 
         def open_model() -> LoadedModel:
             self._progress.say(f"reading {len(prompts):,} prompts of {name}")
             return self._open(backbone)
 
-        return read_states(
-            kept_prompt_states(self._step, f"features/{name}", backbone.fingerprint, prompts, open_model)
-        )
+        return read_states(kept_prompt_states(self._step, name, backbone.fingerprint, prompts, open_model))
 
 
 def train_heads(

@@ -41,7 +41,8 @@ def within_limits(
         trains: Whether the rows are to be trained on; where not, none is counted as cut.
 
     Raises:
-        DataError: no training row of a task is within the limits, and longer ones are to be left out.
+        DataError: no training row of a task, or of a class that it brings, is within the limits, and longer ones are
+            to be left out.
     """
     training, written_limit = recipe.training, recipe.evaluation.max_new_tokens
     evaluating = training.model_copy(update={"max_target_tokens": written_limit + 1})  # the end token is not written
@@ -61,9 +62,12 @@ def within_limits(
         else:
             kept = tuple(row for at, row in enumerate(task.train) if at not in cut.prompts | cut.answers)
             account.too_long = len(task.train) - len(kept)
-            if not kept:
+            lost = next((name for name in task.classes if all(row.output != name for row in kept)), None)
+            if not kept or lost is not None:
+                all_rows = [row for row in task.train if not kept or row.output == lost]
                 raise DataError(
-                    f"task {task.name}: all {len(task.train)} training rows are longer than "
+                    f"task {task.name}: all {len(all_rows)} training rows{f' of its class {lost!r}' if kept else ''} "
+                    "are longer than "
                     f"training.max_prompt_tokens ({training.max_prompt_tokens:,}) or training.max_target_tokens "
                     f"({training.max_target_tokens:,}), and training.too_long leaves such rows out: raise the limits, "
                     "or set training.too_long to cut."

@@ -276,8 +276,9 @@ class _Run:
             from everlearn.runs.work import Training, train
 
             if heads is not None and heads.keeps_states:
-                states = States(context.step, self.template, self.tokenizer, self.models.open, self.progress)
-                given = states.of_training(tuning.start, stage.tasks, mixture, config.max_prompt_tokens)
+                most = config.max_prompt_tokens
+                states = States(context.step, self.template, self.tokenizer, most, self.models.open, self.progress)
+                given = states.of_training(tuning.start, stage.tasks, mixture)
                 length = self.prepared.facts.context_length
                 train_heads(folder, given, self.tokenizer, length, arguments, self.progress)
                 return

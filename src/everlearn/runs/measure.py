@@ -247,7 +247,8 @@ class Measurement:
         from everlearn.evaluation.tasks import answered_rows, predict_task
 
         if state.heads is not None:
-            states = States(step, self.template, self.tokenizer, self.models.open, self.progress)
+            most = self.recipe.training.max_prompt_tokens
+            states = States(step, self.template, self.tokenizer, most, self.models.open, self.progress)
             given = states.of_evaluation(state, task)
             answers = answer_by_heads(state, task, self.stream, given)
             rows = answered_rows(task, [(answer, BY_HEADS) for answer in answers], METRIC_NAMES)

@@ -34,10 +34,11 @@ if TYPE_CHECKING:
     from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
     from everlearn.evaluation.probing import Rows
+    from everlearn.models.features import Part
     from everlearn.runs.models_at_hand import ModelsAtHand
     from everlearn.runs.summary import Predictions
 
-PARTS = ("train", "evaluation")
+PARTS: tuple[Part, ...] = ("train", "evaluation")
 DEFINITIONS = {
     "probe_gap": "Gap = mean over the tasks j learnt of p(T, j) - a(T, j): what a {probe} probe on the model's "
     "features gets right after the last stage, minus what the model itself does. What its answers have forgotten and "
@@ -74,7 +75,7 @@ class Probing:
         self.probes: list[Probe] = recipe.evaluation.probing.probes if stream.scenario else []
         self.summary: dict[str, object] | None = None
         self._template, self._tokenizer = template, tokenizer
-        self._prompts: dict[tuple[str, str], list[list[int]]] = {}
+        self._prompts: dict[tuple[str, str], tuple[str, list[list[int]]]] = {}  # with their names
         self._rows_read = ""
         self._stage_of: dict[str, int] = {}  # in which a backbone was first met, by its fingerprint
         self._right: dict[int, dict[Probe, dict[str, np.ndarray]]] = {}  # by stage; 100.0 where a row is right
@@ -105,29 +106,27 @@ class Probing:
 
     def _states(self, name: str, step: StepRunner, released: ModelState) -> dict[tuple[str, str], Path]:
         """Where the states of all tasks' rows stand."""
-        from everlearn.models.features import kept_prompt_states
+        from everlearn.models.features import kept_prompt_states, task_prompts
 
         if not self._prompts:
-            most = {"train": self.recipe.training.max_prompt_tokens, "evaluation": None}
+            most = self.recipe.training.max_prompt_tokens
             self._prompts = {
-                (task.name, part): [
-                    self._template.prompt_ids(row, self._tokenizer, most[part]) for row in getattr(task, part)
-                ]
+                (task.name, part): task_prompts(task, part, self._template, self._tokenizer, most)
                 for task in self.stream
                 for part in PARTS
             }
             self._rows_read = fingerprint_of(
-                [task.name, list(task.classes), self._labels(task, part).tolist(), self._prompts[task.name, part]]
+                [task.name, list(task.classes), self._labels(task, part).tolist(), self._prompts[task.name, part][1]]
                 for task in self.stream
                 for part in PARTS
             )
-        found, done, total = {}, 0, sum(map(len, self._prompts.values()))
+        found, done, total = {}, 0, sum(len(prompts) for _, prompts in self._prompts.values())
         with self.progress.step(f"reading all tasks' prompts after {name}", total) as tick:
-            for (task, part), prompts in self._prompts.items():
+            for key, (named, prompts) in self._prompts.items():
                 show = _from(done, total, tick)
-                found[task, part] = kept_prompt_states(
+                found[key] = kept_prompt_states(
                     step,
-                    f"features/{task}/{part}",
+                    named,
                     released.fingerprint,
                     prompts,
                     lambda: self.models.open(released),
