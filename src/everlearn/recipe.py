@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -210,6 +210,24 @@ class TaskConfig(Section):
     given three times on average; of more than 20, at most a quarter once. White space, capitals (unless the metric
     minds them) and letters that cannot be seen make no other label."""
 
+    _of_files: ClassVar[tuple[str, ...]] = (
+        "evaluation",
+        "format",
+        "columns",
+        "instruction",
+        "labels",
+        "metric",
+        "demonstrations",
+    )
+    """Keys that say nothing of an embedded data set."""
+
+    @model_validator(mode="after")
+    def _no_key_is_passed_over(self) -> Self:
+        of_files = (key for key in self._of_files if getattr(self, key) != type(self).model_fields[key].default)
+        if self.train == EMBEDDED and (key := next(of_files, None)):
+            raise ValueError(f"{key} is for rows of files, and train: {EMBEDDED} is taken as it is: take {key} out")
+        return self
+
 
 class ClassesConfig(TaskConfig):
     """A data set with a class a row, which is cut into tasks by its classes; keys as of a task."""
@@ -222,6 +240,8 @@ class ClassesConfig(TaskConfig):
     """A JSON file with the names of the classes, for rows that have numbers from 0: a list of names (or of objects
     with a `name`), or an object of names and their numbers."""
 
+    _of_files: ClassVar[tuple[str, ...]] = ("evaluation", "format", "columns", "instruction", "labels", "label_names")
+
     @model_validator(mode="before")
     @classmethod
     def _of_a_file(cls, value: object) -> object:
@@ -233,6 +253,12 @@ class ClassesConfig(TaskConfig):
         if isinstance(value, str):
             raise ValueError("they are of one task: give a number, so that each task takes its own training rows")
         return value
+
+    @model_validator(mode="after")
+    def _names_once(self) -> Self:
+        if self.labels and self.label_names is not None:
+            raise ValueError("labels and label_names both name the classes: give one of them")
+        return self
 
 
 class StreamConfig(Section):

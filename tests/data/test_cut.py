@@ -134,6 +134,14 @@ def test_a_file_that_holds_no_names_is_refused(cut, tmp_path, text, sentence):
         ({"from": "a.jsonl", "classes_per_task": 2, "tasks": [{"name": "a", "train": "a"}]}, "are both given"),
         ({"from": {"train": "a", "demonstrations": "b.jsonl"}, "classes_per_task": 1}, "they are of one task"),
         (
+            {"from": {"train": "a", "labels": ["b"], "label_names": "c"}, "classes_per_task": 1},
+            "both name the classes",
+        ),
+        ({"from": {"train": "embedded", "evaluation": "a"}, "classes_per_task": 1}, "take evaluation out"),
+        ({"from": {"train": "embedded", "label_names": "a"}, "classes_per_task": 1}, "take label_names out"),
+        ({"tasks": [{"name": "sentiment", "train": "embedded", "labels": ["yes"]}]}, "take labels out"),
+        ({"tasks": [{"name": "sentiment", "train": "embedded", "demonstrations": 3}]}, "take demonstrations out"),
+        (
             {"from": {"train": "a", "colums": {}}, "classes_per_task": 1},
             "'stream.from.colums' (did you mean 'columns'?)",
         ),
