@@ -98,7 +98,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         assert one.method.name in label
         return RunResult(folder, {}, metrics)
 
-    stream = SimpleNamespace(notes=["3 rows are set aside"], accounts=(), tasks=())
+    stream = SimpleNamespace(notes=["3 rows are set aside"], accounts=(), tasks=(), scenario=None)
     prepared = SimpleNamespace(stream=stream, facts=None)
     monkeypatch.setattr(module, "execute", execute)
 
