@@ -16,6 +16,7 @@ from everlearn.errors import ModelError
 from everlearn.models.heads import (
     Head,
     Heads,
+    best_classes,
     class_cross_entropy,
     cosine_logits,
     load_heads,
@@ -216,6 +217,19 @@ def test_a_scale_multiplies_cosines_and_is_kept(tmp_path: Path) -> None:
     torch.testing.assert_close(load_heads(tmp_path, tasks=tasks)(states), scaled(states))
 
 
+def test_heads_of_tasks_to_come_are_not_asked(tmp_path: Path) -> None:
+    tasks = (("a", ("x", "y")), ("b", ("z",)))
+    heads = make_heads(HeadTraining("cosine", tasks, ("a",)), 4, None)
+    with torch.no_grad():
+        heads.each[1].weight.copy_(torch.eye(4)[:1])
+    states = torch.eye(4)[:1].numpy()
+    save_heads(heads, tmp_path)
+    for asked in (heads, load_heads(tmp_path)):
+        assert {*best_classes(states, asked, None), *best_classes(states, asked, "b")} <= {"x", "y"}
+    last = make_heads(HeadTraining("cosine", tasks, ("b",)), 4, heads)
+    assert best_classes(states, last, None) == best_classes(states, last, "b") == ["z"]
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -223,6 +237,7 @@ def test_a_scale_multiplies_cosines_and_is_kept(tmp_path: Path) -> None:
         ({"kind": "linear"}, "heads.safetensors does not hold what heads.json says"),
         ({"kind": "cubic"}, "heads.json: kind"),
         ({"scales": 1}, "unknown key 'scales'"),
+        ({"ahead": 2}, "heads.safetensors does not hold what heads.json says"),
         ({"tasks": [{"name": "c", "classes": ["x", "y"]}]}, "are of the task 'c' where this stream has a"),
     ],
 )

@@ -10,8 +10,9 @@ code normalises the axis 1 of its input, which is the width of (rows, width) and
 here it is the width of both, and `over_sequence` gives the published one.
 
 On disk (`heads/` beside an adapter, or alone): `heads.safetensors` with `0.weight`, `0.bias`, ... in the order of the
-tasks, and `heads.json` with kind, width, the class names of each task in the order of their columns, and the hash of
-the weights that they stand over (empty: the base's). States that heads read are float32, and so are they.
+tasks, and `heads.json` with kind, width, the class names of each task in the order of their columns, how many of the
+last tasks are to come (`ahead`), and the hash of the weights that they stand over (empty: the base's). States that
+heads read are float32, and so are they.
 
 Source: zzz47zzz/codebase-for-incremental-learning-with-llm (`utils/classifier.py`), of arXiv 2312.07887.
 """
@@ -95,11 +96,14 @@ class Heads(nn.Module):
         tasks: Names and classes.
         seed: Of the first values, which depend on it and on the place of the task alone.
         scale: Factor of cosines (published: none).
+        ahead: How many of the last ones are tasks to come: trained as wrong answers, and never asked.
     """
 
-    def __init__(self, kind: HeadKind, width: int, tasks: Classes, *, seed: int = 0, scale: float = 1.0) -> None:
+    def __init__(
+        self, kind: HeadKind, width: int, tasks: Classes, *, seed: int = 0, scale: float = 1.0, ahead: int = 0
+    ) -> None:
         super().__init__()
-        self.kind, self.width, self.scale = kind, width, scale
+        self.kind, self.width, self.scale, self.ahead = kind, width, scale, ahead
         self.tasks = tuple((name, tuple(classes)) for name, classes in tasks)
         self.of_task = nn.ModuleList(
             Head(kind, width, len(classes), seed=derive(seed, "head", at), scale=scale)
@@ -205,10 +209,12 @@ def best_classes(states: np.ndarray, heads: Heads, task: str | None) -> list[str
 
     Args:
         states: (rows, width).
-        heads: Of the tasks that have been trained.
-        task: Whose classes are asked for; None, or one without a head: all.
+        heads: Those of tasks to come are not asked.
+        task: Whose classes are asked for; None, or one that is to come or has no head: those of all tasks so far.
     """
-    columns = (heads.columns(task) if task else None) or slice(None)
+    known = sum(len(classes) for _, classes in heads.tasks[: len(heads.tasks) - heads.ahead])
+    own = heads.columns(task) if task else None
+    columns = own if own and own.stop <= known else slice(known)
     with torch.inference_mode():
         logits = heads(torch.from_numpy(states))[:, columns]
     names = heads.classes[columns]
@@ -226,6 +232,7 @@ class _Settings(Section):
     width: Annotated[int, Field(ge=1, le=1 << 20)]
     scale: Annotated[float, Field(gt=0, le=1e6)] = 1.0
     tasks: Annotated[list[_Task], Field(min_length=1)]
+    ahead: Annotated[int, Field(ge=0)] = 0
 
 
 def save_heads(heads: Heads, folder: Path) -> None:
@@ -243,7 +250,8 @@ def save_heads(heads: Heads, folder: Path) -> None:
     }
     save_file(tensors, inner / TENSORS, metadata={"format": "pt"})
     tasks = [{"name": name, "classes": list(classes)} for name, classes in heads.tasks]
-    write_json(inner / SETTINGS, {"kind": heads.kind, "width": heads.width, "scale": heads.scale, "tasks": tasks})
+    about = {"kind": heads.kind, "width": heads.width, "scale": heads.scale, "tasks": tasks}
+    write_json(inner / SETTINGS, about | ({"ahead": heads.ahead} if heads.ahead else {}))
 
 
 def note_weights(folder: Path, beneath: Path | None) -> None:
@@ -310,11 +318,12 @@ def load_heads(folder: Path, *, width: int | None = None, tasks: Classes | None 
         refuse_other_classes(stored, tasks, what, remedy)
     if width is not None and width != settings.width:
         raise ModelError(f"{what} read states of width {settings.width}, and this model's have {width}: {remedy}.")
-    heads, tensors = Heads(settings.kind, settings.width, stored, scale=settings.scale), load_file(inner / TENSORS)
+    heads = Heads(settings.kind, settings.width, stored, scale=settings.scale, ahead=settings.ahead)
+    tensors = load_file(inner / TENSORS)
     wanted = {name: tuple(weight.shape) for name, weight in heads.of_task.named_parameters()}
-    if {name: tuple(tensor.shape) for name, tensor in tensors.items()} != wanted or not all(
-        torch.isfinite(tensor).all() for tensor in tensors.values()
-    ):
+    found = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+    is_finite = all(torch.isfinite(tensor).all() for tensor in tensors.values())
+    if found != wanted or not is_finite or settings.ahead >= len(stored):
         raise ModelError(f"{what}: {TENSORS} does not hold what {SETTINGS} says: {remedy}.")
     heads.of_task.load_state_dict(tensors)
     return heads

@@ -99,7 +99,7 @@ def make_heads(plan: HeadTraining, width: int, start: Heads | None) -> Heads:
         width: Of the model's states.
         start: Those that the phase starts from.
     """
-    heads = Heads(plan.kind, width, plan.tasks, seed=plan.seed, scale=plan.scale)
+    heads = Heads(plan.kind, width, plan.tasks, seed=plan.seed, scale=plan.scale, ahead=plan.ahead)
     if start is not None:
         assert start.tasks == heads.tasks[: len(start.tasks)], "heads are carried on in the order of the tasks"
         heads = heads.to(start.dtype)

@@ -50,6 +50,11 @@ class HeadTraining:
     scale: float = 1.0
 
     @property
+    def ahead(self) -> int:
+        """How many of the last tasks are to come."""
+        return len(self.tasks) - 1 - max(at for at, (name, _) in enumerate(self.tasks) if name in self.own)
+
+    @property
     def keeps_states(self) -> bool:
         """Whether states are computed once."""
         return not self.moves_backbone and not self.dropout
@@ -97,7 +102,7 @@ class Phase:
             "schedule": self.schedule and self.schedule.to_json(),
             "steps": self.steps and list(self.steps),
             "keeps_moments": self.keeps_moments or None,
-            "heads": self.heads and asdict(self.heads),
+            "heads": self.heads and asdict(self.heads) | ({"ahead": self.heads.ahead} if self.heads.ahead else {}),
         }
         return {key: value for key, value in found.items() if value is not None} or None
 
