@@ -76,7 +76,10 @@ def test_where_the_task_is_known_an_answer_is_one_of_its_classes(tmp_path: Path)
     shown = page(read_study(done.folder))
     assert "Task-incremental" in shown
     assert "the answer is the likeliest of its task's classes" in " ".join(shown.split()).replace("&#x27;", "'")
-    assert "the likeliest of the classes of a row's task" in (done.folder / "model" / "README.md").read_text()
+    card = (done.folder / "model" / "README.md").read_text()
+    assert "the likeliest of the classes of a row's task" in card
+    assert "writes freely, and what was measured is a choice among the classes of a row's task" in card
+    assert "as they were measured" not in card
 
 
 def test_a_prompt_that_leaves_no_room_for_the_longest_class_is_refused() -> None:

@@ -46,7 +46,7 @@ class Handed:
         answerer: What chooses among several models; None: there is one.
         is_base: Whether nothing of the language model was tuned.
         heads: What `heads.json` says of its classification heads; None: it answers in words.
-        knows_task: Whether they are asked for a task's classes alone.
+        knows_task: Whether an answer was chosen among the classes of a row's task alone.
     """
 
     base: str
@@ -239,10 +239,16 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
 
 
 def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> str:
+    measured = "" if handed.knows_task else " as they were measured"
     remarks_on_answers = [
-        "`generation_config.json` holds the tokens that end an answer, and asks for greedy answers as they were "
-        "measured, whatever the base's own settings are."
+        f"`generation_config.json` holds the tokens that end an answer, and asks for greedy answers{measured}, "
+        "whatever the base's own settings are."
     ]
+    if handed.knows_task:
+        remarks_on_answers.append(
+            "The code above writes freely, and what was measured is a choice among the classes of a row's task: what "
+            "is written may be another class, or none."
+        )
     if handed.heads:
         scope = "the head of the task that is named" if handed.knows_task else "the heads of all tasks"
         remarks_on_answers = [
