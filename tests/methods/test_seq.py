@@ -117,10 +117,6 @@ def test_what_moves_is_what_the_preset_says(
     assert ("2.weight" in one) == ("to come" in moves)
     if "to come" in moves:
         assert not torch.equal(one["2.weight"], two["2.weight"])
-        seen = {
-            row["gold"] for row in read_jsonl(training_of(run, 1).parent / f"predictions/{TASKS[0]}/predictions.jsonl")
-        }
-        assert {row["prediction"] for row in predicted(run, 1)} <= seen, "heads of tasks to come are never asked"
     assert not torch.equal(one.get("1.weight", torch.zeros(1)), two["1.weight"])
     inner = "adapter" if tuning == "lora" else "model"
     assert (training_of(run, 2) / inner).exists() == ("backbone" in moves)

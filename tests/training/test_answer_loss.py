@@ -9,9 +9,12 @@ import pytest
 import torch
 
 from everlearn.models import loading
+from everlearn.models.heads import Heads
 from everlearn.recipe import LoraConfig, ModelConfig
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.attention import packed_attention_on
+from everlearn.training.classes import ClassLoss, Headed
+from everlearn.training.phase import HeadTraining
 from tests.tiny_models import ARCHITECTURES, save_tiny_model
 from tests.training.rows_of_tokens import random_rows
 
@@ -175,6 +178,10 @@ def test_padded_batches_hold_no_more_logits_than_memory_has_room_for(tmp_path, m
     assert len(whole) == 1 < len(parts)
     assert all(len(part) == 1 or len(part) * max(len(row.ids) for row in part) <= 128 for part in parts)
     torch.testing.assert_close(sum(answer_loss(part) for part in parts), expected, rtol=1e-5, atol=0)
+    tasks = (("a", ("x", "y")),)
+    headed = Headed(model, Heads("cosine", model.config.hidden_size, tasks), HeadTraining("cosine", tasks, ("a",)))
+    of_classes = ClassLoss(headed, model, pad_id=3)
+    assert len(of_classes.micro_batches(ROWS, 1 << 15)) == 1, "heads need no logits of the vocabulary"
 
 
 def hybrid_config(kind: str):

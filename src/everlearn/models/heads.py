@@ -171,22 +171,6 @@ def class_cross_entropy(
         return (each if weights is None else weights * each).sum(), each.detach()
 
 
-def seen_labels(labels: Tensor, first: int, end: int, *, replays: bool = False) -> Tensor:
-    """Labels of words as a task may see them: types of later tasks, and without replay those of earlier ones, are `O`.
-
-    The published word-level loss does so on every batch (background shift): label >= ACCUM[t] becomes 0, and
-    0 < label < PRE_ACCUM[t] too; -100 stays.
-
-    Args:
-        labels: Of words; 0 is `O`.
-        first: First label of the task (PRE_ACCUM).
-        end: Behind its last one (ACCUM).
-        replays: Whether rows of earlier tasks are among them.
-    """
-    is_hidden = (labels >= end) | ((labels > 0) & (labels < first) & (not replays))
-    return labels.masked_fill(is_hidden, 0)
-
-
 @torch.no_grad()
 def set_prototypes(heads: Heads, task: str, states: Tensor, labels: Tensor) -> None:
     """Makes the weights of a task's head the means of its classes' states, as they are (not normalised).

@@ -117,9 +117,12 @@ class AnswerLoss:
         parts: list[Packing | list[EncodedRow]] = []
         if packed:
             parts += [pack(groups) for groups in split_batch(packed, most_tokens)]
+        return [*parts, *by_length(padded, lambda row: len(row.ids), self.most_padded(most_tokens), self._side)]
+
+    def most_padded(self, most_tokens: int) -> int:
+        """Most tokens of a padded batch: each has logits."""
         vocabulary = self.inner.get_output_embeddings().weight.shape[0]
-        most_tokens = min(most_tokens, max(1, MOST_LOGITS // vocabulary))
-        return [*parts, *by_length(padded, lambda row: len(row.ids), most_tokens, self._side)]
+        return min(most_tokens, max(1, MOST_LOGITS // vocabulary))
 
     def __call__(self, part: Packing | Sequence[EncodedRow]) -> Tensor:
         """Summed cross-entropy over the answer tokens of a part of a batch."""

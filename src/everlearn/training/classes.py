@@ -242,6 +242,10 @@ class ClassLoss(AnswerLoss):
             self.is_packed = is_packed
             yield is_packed
 
+    def most_padded(self, most_tokens: int) -> int:
+        """No logits of the vocabulary are computed."""
+        return most_tokens
+
     def passed(
         self, part: Packing | Sequence[EncodedRow], *, keeps_text: bool = False, keeps_layers: bool = False
     ) -> Passed:
@@ -285,12 +289,7 @@ class StatesLoss:
         return self.seen(part, None)[0]
 
     def seen(
-        self,
-        part: Packing | Sequence[EncodedRow],
-        weights: Sequence[float] | None,
-        *,
-        keeps_layers: bool = False,
-        keeps_logits: bool = False,
+        self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None, **_: bool
     ) -> tuple[Tensor, None]:
         """The weighted sum; there is nothing to see."""
         assert not isinstance(part, Packing), "nothing is packed"
