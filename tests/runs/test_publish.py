@@ -92,6 +92,19 @@ def test_the_model_elsewhere_gives_the_predictions_of_the_run(tmp_path, tuning, 
     assert {path.name: sha256_of(path) for path in stage.iterdir() if path.is_file()} == sums
 
 
+def test_a_wording_that_takes_the_question_apart_is_in_the_code_where_no_chat_template_makes_it(tmp_path, monkeypatch):
+    monkeypatch.setattr("everlearn.data.handed_template.handed_template", lambda *_: None)
+    model = {"base": str(base(tmp_path / "base")), "template": "relation_classification_state", "tuning": "full"}
+    recipe = recipe_of(tmp_path, {**model, "dtype": "float32"})
+    for file in (tmp_path / "data").iterdir():
+        file.write_text(file.read_text().replace("what is", "[E11] what [E12] is [E21] it [E22]"))
+    run = execute(recipe).folder
+    rows = predictions(run)
+    assert "[E11]" in rows[0]["input"]
+    assert len({row["prediction"] for row in rows}) > 1
+    assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
+
+
 def test_generation_settings_are_those_of_the_measurement(tmp_path):
     folder = base(tmp_path / "base", CHATML)
     run = execute(recipe_of(tmp_path, {"base": str(folder), "lora": {"rank": 2}}, training={"epochs": 1})).folder

@@ -209,9 +209,14 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     else:
         from everlearn.data.prompts import bos_ids
 
-        before, after = template.text(Instance("", _SLOT, "", "")).split(_SLOT)
+        before, *after = template.text(Instance("", _SLOT, "", "")).split(_SLOT)
+        text = f"{before!r} + question + {after[0]!r}"
+        if len(after) > 1:  # parts of the question stand in several places
+            frame = f"{{{{ {getattr(template, 'handed_frame', '')} }}}}"
+            text = f"Template({frame!r}).render(message={{'content': question}}, told={{}})"
+            lines.append("    from jinja2 import Template\n")
         lines += [
-            f"    text = {before!r} + question + {after!r}",
+            f"    text = {text}",
             "    ids = tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)",
             f"    ids = torch.tensor([{bos_ids(tokenizer)} + ids])",
         ]
