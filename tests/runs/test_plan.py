@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,13 +17,13 @@ from everlearn.errors import ModelError, RecipeError, RunError
 from everlearn.files import read_json, read_vouched
 from everlearn.generation.protocol import Sampling
 from everlearn.generation.writing import Writing
-from everlearn.models import checking, loading
+from everlearn.models import checking, features, loading
 from everlearn.recipe import MethodConfig, Recipe
 from everlearn.runs import probe
 from everlearn.runs.compare import compare
 from everlearn.runs.loop import execute
 from everlearn.runs.outlook import look_ahead
-from everlearn.runs.plan import ANSWERS, GENERAL, OWN, TRAINING, Part, Plan, least_bytes, plan_run, totals
+from everlearn.runs.plan import ANSWERS, GENERAL, HEADS, OWN, TRAINING, Part, Plan, least_bytes, plan_run, totals
 from everlearn.runs.prepare import prepare
 from tests.runs.test_loop import TASKS, tiny_recipe
 
@@ -49,7 +50,7 @@ def spent(folder: Path) -> dict[str, tuple[int, int]]:
     for path in folder.glob("stages/*/*/summary.json"):
         summary: Any = read_json(path)
         steps, tokens = found.get(path.parts[-3], (0, 0))
-        found[path.parts[-3]] = (steps + summary["steps"], tokens + summary["tokens"])
+        found[path.parts[-3]] = (steps + summary["steps"], tokens + summary.get("tokens", 0))
     return found
 
 
@@ -62,6 +63,49 @@ def test_a_run_trains_the_steps_and_tokens_that_it_has_planned(method: str, tmp_
     assert {part.stage: (part.steps, part.trained_tokens) for part in planned} == spent(folder)
     kept = read_vouched(folder / "manifest.json")["plan"]
     assert [part["steps"] for part in kept["parts"] if part["kind"] == TRAINING] == [part.steps for part in planned]
+
+
+@pytest.mark.parametrize("preset", ["w_fixbc_cos", "w_fixbc_proto", "seq_lin"])
+def test_steps_of_heads_and_tokens_read_for_their_states_are_those_planned(
+    preset: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[int] = []
+    states = features.last_prompt_states
+
+    def counted(loaded: Any, prompts: Any, **keys: Any) -> Any:
+        read.append(sum(map(len, prompts)))
+        return states(loaded, prompts, **keys)
+
+    monkeypatch.setattr(features, "last_prompt_states", counted)
+    recipe = heads_recipe(tmp_path, tiny_model, preset=preset)
+    parts = plan_of(recipe).parts
+    folder = execute(recipe).folder
+    planned: dict[str, tuple[int, int]] = {}
+    for part in parts:
+        if part.kind in (TRAINING, HEADS):
+            steps, tokens = planned.get(part.stage, (0, 0))
+            planned[part.stage] = (steps + part.steps, tokens + part.trained_tokens)
+    trained = [path.parts[-3:-1] for path in folder.glob("stages/*/*/summary.json")]
+    assert {stage: planned.get(stage, (0, 0)) for stage, _ in trained} == spent(folder)
+    assert sum(part.read_tokens for part in parts if part.kind != GENERAL) == sum(read)
+    measured = read_vouched(folder / "manifest.json")["steps"].items()
+    anew = [place for place, step in measured if place.endswith("/general") and not step["reused"]]
+    assert len([part for part in parts if part.kind == GENERAL]) == len(anew)
+
+
+def test_a_choice_of_classes_is_read_and_not_written(tmp_path: Path, tiny_model: Path) -> None:
+    stream = {**tiny_recipe(tmp_path, tiny_model).model_dump()["stream"], "scenario": "task_incremental"}
+    recipe = tiny_recipe(tmp_path, tiny_model, stream=stream)
+    base = next(part for part in plan_of(recipe).parts if part.kind == ANSWERS)
+    prepared = prepare(recipe)
+    tokenizer, template = prepared.facts.tokenizer, prepared.template
+    expected = sum(
+        len(template.prompt_ids(row, tokenizer)) + len(template.target_ids(replace(row, output=name), tokenizer))
+        for task in prepared.stream
+        for row in task.evaluation
+        for name in task.classes
+    )
+    assert (base.read_tokens, base.most_written) == (expected, 0)
 
 
 def test_generated_tokens_are_bounded_and_expected_at_the_length_of_answers(tmp_path: Path, tiny_model: Path) -> None:

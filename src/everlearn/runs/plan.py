@@ -8,7 +8,7 @@ looked at: then figures are near the truth and not it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from everlearn.training.rows import EncodedRow
 
 TRAINING, ANSWERS, GENERAL, OWN = "training", "answers", "general ability", "the method's own steps"
-HEADS = "heads, not foreseen"
+HEADS, PROBES = "heads on kept states", "probes"
 TRIED = 12
 """Steps of a stage whose rows a trial gets."""
 _STATE_BYTES = 12
@@ -50,8 +50,8 @@ class Part:
 
     Attributes:
         stage: Folder name.
-        kind: Training, or that of heads on classes, of which nothing else is known; answers to the tasks, general
-            ability, or what the method does beside.
+        kind: Training through the model, or of heads on states that are kept; answers to the tasks, general ability,
+            probes, or what the method does beside.
         steps: Optimizer steps.
         trained_tokens: Of the rows of all steps.
         read_tokens: That are read without training.
@@ -131,31 +131,40 @@ class _Planner:
         self._lengths: dict[str, dict[int, tuple[int, int]]] = {}
         self._answers: dict[tuple[str, bool], Writing] = {}
         self._general = self._of_general()
+        self._probes = self.recipe.evaluation.probing.probes if self.stream.scenario else []
+        self._model = 0  # how many stages have moved the weights that heads and probes read
+        self._measured_models: set[int] = set()
+        self._read: set[tuple[int, str, str]] = set()
 
     def plan(self, label: str) -> Plan:
         """All stages."""
         stages = self.method.stages(self.stream)
         parts = self._measured(BASE_STAGE, (), self.stream.tasks)
         unknown: list[str] = []
+        mixtures: list[Mixture] = []
         for stage in stages:
-            forecast, part = self._trained(stage)
-            parts.append(part)
-            has_heads = part.kind == HEADS
+            forecast, trained, has_heads = self._trained(stage)
+            parts += trained
             if forecast.writings or forecast.read_tokens:
                 own = Part(stage.name, OWN, read_tokens=forecast.read_tokens, writings=forecast.writings)
                 parts.append(own)
             seen = (*stage.seen, *stage.tasks)
             asked = self.stream.tasks if self.recipe.evaluation.unseen_tasks else seen
-            parts += self._measured(stage.name, seen, () if has_heads else asked)
-            unknown += [*forecast.unknown, *([f"{self.method.name}: its heads"] if has_heads else [])]
+            parts += self._measured(stage.name, seen, asked, has_heads=has_heads)
+            mixtures.append(forecast.mixture)
+            unknown += forecast.unknown
+            unknown += [
+                f"{self.method.name}: the steps of heads" for part in trained if part.kind == HEADS and part.steps
+            ]
         unknown += [
             f"{one.name}: its terms in training" for one in parts_of(self.method) if one.overrides("influences")
         ]
-        mixture = self.method.forecast(unmade(self.prepared, stages[0]), self.facts).mixture
+        if self._probes:
+            unknown.append(f"probing: the fits of {len(self._probes)} probes")
         acts = any(
             one.overrides(hook) for one in parts_of(self.method) for hook in ("influences", "phases", "released")
         )
-        is_plain = not (acts or mixture.rows or mixture.rewritten or mixture.own)
+        is_plain = not (acts or mixtures[0].rows or mixtures[0].rewritten or mixtures[0].own)
         return Plan(label, [self._counted(part) for part in parts], list(dict.fromkeys(unknown)), is_plain)
 
     def _counted(self, part: Part) -> Part:
@@ -164,10 +173,45 @@ class _Planner:
         most = sum(writing.most_tokens(self.context) for writing in part.writings)
         return replace(part, most_written=most, written=known)
 
-    def _measured(self, name: str, learnt: Sequence[Task], asked: Sequence[Task]) -> list[Part]:
+    def _measured(
+        self, name: str, learnt: Sequence[Task], asked: Sequence[Task], *, has_heads: bool = False
+    ) -> list[Part]:
         """What a stage measures: tasks that were learnt are answered at the length of their answers."""
-        found = [Part(name, ANSWERS, writings=[self._answered(task, is_known=task in learnt) for task in asked])]
-        return [*found, *([replace(self._general, stage=name)] if self.recipe.evaluation.general else [])]
+        writings: list[Writing] = []
+        read, is_new = 0, self._model not in self._measured_models
+        self._measured_models.add(self._model)
+        if has_heads:
+            read = self._states((task, "evaluation") for task in asked)
+        elif self.stream.scenario == "task_incremental":
+            read = sum(self._chosen(task) for task in asked)
+        else:
+            writings = [self._answered(task, is_known=task in learnt) for task in asked]
+        found = [Part(name, ANSWERS, read_tokens=read, writings=writings)]
+        if self.recipe.evaluation.general and is_new:
+            found.append(replace(self._general, stage=name))
+        if self._probes and is_new:
+            of_all = self._states((task, part) for task in self.stream for part in ("train", "evaluation"))
+            found.append(Part(name, PROBES, read_tokens=of_all))
+        return found
+
+    def _states(self, wanted: Iterable[tuple[Task, str]]) -> int:
+        """Tokens of a task's prompts whose states under the model at hand nobody has read yet."""
+        new = [(task, part) for task, part in wanted if (self._model, task.name, part) not in self._read]
+        self._read |= {(self._model, task.name, part) for task, part in new}
+        return sum(self._prompt_tokens(getattr(task, part), part == "train") for task, part in new)
+
+    def _prompt_tokens(self, rows: Sequence[Instance], is_cut: bool) -> int:
+        """Of the prompts of rows, about."""
+        most = self.recipe.training.max_prompt_tokens if is_cut else None
+        some = even_rows(rows, min(len(rows), LOOKED_AT))
+        found = sum(len(self.template.prompt_ids(row, self.tokenizer, most)) for row in some)
+        return round(found * len(rows) / max(len(some), 1))
+
+    def _chosen(self, task: Task) -> int:
+        """Tokens that are read to choose one of its classes for each row of a task, about."""
+        rows, classes = task.evaluation, task.classes
+        named = [len(self.template.target_ids(replace(rows[0], output=name), self.tokenizer)) for name in classes]
+        return self._prompt_tokens(rows, is_cut=False) * len(classes) + sum(named) * len(rows)
 
     def _answered(self, task: Task, *, is_known: bool) -> Writing:
         if (task.name, is_known) not in self._answers:
@@ -192,8 +236,8 @@ class _Planner:
         read = tokens_read(measured_text(self.recipe), self.tokenizer, self.context)
         return Part("", GENERAL, read_tokens=read, writings=writings)
 
-    def _trained(self, stage: Stage) -> tuple[Forecast, Part]:
-        """What a stage trains."""
+    def _trained(self, stage: Stage) -> tuple[Forecast, list[Part], bool]:
+        """What a stage trains, and whether heads then answer."""
         from everlearn.training.answers import Walk, order_of
 
         context = unmade(self.prepared, stage)
@@ -207,19 +251,30 @@ class _Planner:
         how["seed"] = derive(self.recipe.seed, f"stage-{stage.index}", TRAINING)
         phases = self.method.phases(replace(context, order=order_of(len(shuffled), mixture, **how)))
         rows_of = {OF_THE_STAGE: own, **{group.name: group.rows for group in mixture.groups}}
-        steps = tokens = 0
+        steps = tokens = of_heads = read = 0
         batches: list[list[Instance]] = []
-        if any(phase.heads for phase in phases):
-            return forecast, Part(stage.name, HEADS)
+        self._model += any(phase.heads is None or phase.heads.moves_backbone for phase in phases)
         for phase in phases:
             changed = {key: phase.changes[key] for key in ("batch_size", "epochs") if key in phase.changes}
             walk = Walk(shuffled, apart, mixture, **{**how, **changed}, steps=phase.steps)
+            if phase.heads and phase.heads.keeps_states:
+                of_heads += 0 if phase.heads.kind == "prototype" else len(walk)
+                names = {task.name for task in stage.tasks}
+                others = list(dict.fromkeys(row for row in mixture.rows if row.task not in names))
+                read += self._states((task, "train") for task in stage.tasks)
+                read += self._prompt_tokens(others, is_cut=True)
+                continue
             tried = [walk.rows_of(at * len(walk) // TRIED) for at in range(TRIED)]
             batches = batches or [[rows_of[row.group][row.number] for row in batch] for batch in tried]
             some = range(min(len(walk), _MOST_STEPS))
-            counted = sum(len(row.ids) for step in some for row in walk.rows_of(step))
-            steps, tokens = steps + len(walk), tokens + round(counted * len(walk) / len(some))
-        return forecast, Part(stage.name, TRAINING, steps, tokens, batches=batches)
+            passed = [
+                row.prompt_length if phase.heads else len(row.ids) for step in some for row in walk.rows_of(step)
+            ]
+            steps, tokens = steps + len(walk), tokens + round(sum(passed) * len(walk) / len(some))
+        parts = [Part(stage.name, TRAINING, steps, tokens, batches=batches)] if steps else []
+        if of_heads or read:
+            parts.append(Part(stage.name, HEADS, of_heads, read_tokens=read))
+        return forecast, parts, any(phase.is_released and phase.heads for phase in phases)
 
     def _encoded(self, own: Sequence[Instance], mixture: Mixture) -> tuple[list[EncodedRow], list[list[EncodedRow]]]:
         """Rows of the right lengths, as the trainer has them: those that are shuffled, and each other group's."""
