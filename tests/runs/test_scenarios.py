@@ -10,7 +10,7 @@ from everlearn.api import run
 from everlearn.cli.main import main
 from everlearn.data.instance import Instance, Task
 from everlearn.data.stream import load_stream
-from everlearn.errors import DataError, RecipeError
+from everlearn.errors import DataError, RecipeError, RunError
 from everlearn.evaluation.tasks import check_lengths
 from everlearn.files import read_jsonl, read_vouched
 from everlearn.recipe import Recipe, load_recipe
@@ -80,6 +80,17 @@ def test_where_the_task_is_known_an_answer_is_one_of_its_classes(tmp_path: Path)
     assert "the likeliest of the classes of a row's task" in card
     assert "writes freely, and what was measured is a choice among the classes of a row's task" in card
     assert "as they were measured" not in card
+
+
+def test_a_run_takes_further_tasks_of_the_data_set_that_it_was_cut_from(tmp_path: Path) -> None:
+    record = Path("stages", "01-task-1", "training", "artifact.json")
+    first = execute(small(tmp_path, stream__order=["task-1"])).folder
+    before = (first / record).stat().st_mtime_ns
+    done = execute(small(tmp_path))
+    assert (done.folder, list(done.matrix["trained_at"])) == (first, ["task-1", "task-2"])
+    assert (first / record).stat().st_mtime_ns == before
+    with pytest.raises(RunError, match=r"differs in stream\.order"):
+        execute(small(tmp_path, stream__order=["task-2", "task-1", "task-3"]))
 
 
 def test_a_prompt_that_leaves_no_room_for_the_longest_class_is_refused() -> None:

@@ -7,7 +7,7 @@ steps.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from everlearn.data.instance import Task, TaskStream
@@ -22,10 +22,8 @@ GROWING = frozenset({"stream.tasks", "stream.order"})
 
 def grows(old: StreamConfig, new: StreamConfig) -> bool:
     """Whether a stream is another one with tasks added at its end."""
-    if old.from_ or new.from_:
-        return False
-    before, after = _in_order(old), _in_order(new)
-    return len(after) > len(before) and after[: len(before)] == before
+    before, after = _arriving(old), _arriving(new)
+    return len(after) > len(before) > 0 and after[: len(before)] == before
 
 
 def longer(recipe: Recipe, task: TaskConfig, whose: Path) -> Recipe:
@@ -36,8 +34,8 @@ def longer(recipe: Recipe, task: TaskConfig, whose: Path) -> Recipe:
     """
     if recipe.stream.from_:
         raise RecipeError(
-            f"{whose} has tasks that are cut from one data set (stream.from), to which none can be added: list the "
-            "tasks one by one under stream.tasks for a stream that is to grow."
+            f"{whose} has tasks that are cut from one data set (stream.from), to which none can be added: "
+            "further ones of the same data are named in stream.order; for others list all tasks under stream.tasks."
         )
     tasks = _in_order(recipe.stream)
     listed = list(recipe.stream.tasks) if isinstance(recipe.stream.tasks, list) else tasks
@@ -80,6 +78,11 @@ def refuse_other_rows(folder: Path, tasks: Iterable[Task]) -> None:
                 "would be trained again: put the old data back, or move the new data away (the run then goes on with "
                 "the rows that it has kept), or choose another --name."
             )
+
+
+def _arriving(stream: StreamConfig) -> Sequence[object]:
+    """The tasks, or their names where they are cut from a data set; none where the data alone tells how many."""
+    return stream.order or () if stream.from_ else _in_order(stream)
 
 
 def _in_order(stream: StreamConfig) -> list[TaskConfig]:
