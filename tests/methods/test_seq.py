@@ -223,6 +223,9 @@ def test_rehearsed_rows_train_old_heads(tmp_path: Path, tiny_model: Path, rehear
     run = execute(recipe.model_copy(update={"method": method})).folder
     assert list(read_jsonl(training_of(run, 2).parent / "rehearsal.jsonl"))
     assert not torch.equal(heads_after(run, 1)["0.weight"], heads_after(run, 2)["0.weight"])
+    steps, first = read_json(run / "manifest.json")["steps"], training_of(run, 1).parent.name
+    assert steps[f"stages/{training_of(run, 2).parent.name}/features/{TASKS[0]}/train"]["reused"], f"read in {first}"
+    assert not any("/rehearsed" in place for place in steps), "no row of an earlier task is read once more"
     assert {row["finish_reason"] for row in predicted(run, 3)} == {"head"}
 
 

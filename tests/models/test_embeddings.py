@@ -18,16 +18,10 @@ from everlearn.errors import MissingExtraError, ModelError
 from everlearn.models.embeddings import embed_sentences, embed_texts, sentence_fingerprint
 from everlearn.models.loading import LoadedModel, base_of, load_model
 from everlearn.recipe import LoraConfig, ModelConfig
-from tests.conftest import ARCHITECTURES, make_tiny_model
 from tests.odd_models import SWITCH, make_kind, make_odd
 from tests.tiny_models import make_tokenizer
 
 TEXTS = ["the red cat", "Input: yes", "a", "the red cat and the blue dog went out for a long long walk", ""]
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param, context=64)
 
 
 def test_a_vector_is_the_mean_of_the_text_s_last_hidden_states(folder: Path) -> None:

@@ -15,16 +15,11 @@ from everlearn.models.features import kept_prompt_states, last_prompt_states, re
 from everlearn.models.loading import LoadedModel, load_model, save_checkpoint
 from everlearn.models.state import MOVING, PartSettings
 from everlearn.recipe import ModelConfig
-from tests.conftest import ARCHITECTURES, make_tiny_model
+from tests.conftest import ARCHITECTURES
 from tests.odd_models import SWITCH, make_odd
 from tests.tiny_models import make_tokenizer, save_tiny_model
 
 PROMPTS = [[1, 5, 7, 9], [1, 8], [3], [1, *range(4, 20)], [2, 2, 6]]
-
-
-@pytest.fixture(scope="module", params=ARCHITECTURES)
-def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_tiny_model(tmp_path_factory.mktemp(request.param), request.param, context=64)
 
 
 def test_a_prompt_s_state_is_that_of_its_last_token_in_the_last_layer(folder: Path) -> None:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.methods.base import Stage
     from everlearn.models.features import Part
     from everlearn.models.loading import LoadedModel
     from everlearn.training.phase import Phase
@@ -49,26 +50,29 @@ class States:
         self._step, self._template, self._tokenizer, self._most = step, template, tokenizer, most
         self._open, self._progress = open_model, progress
 
-    def of_training(self, state: ModelState, tasks: Sequence[Task], mixture: Mixture) -> dict[str, np.ndarray]:
+    def of_training(self, state: ModelState, stage: Stage, mixture: Mixture) -> dict[str, np.ndarray]:
         """Those of a stage's training rows by group.
 
         Args:
             state: The model.
-            tasks: Of the stage.
+            stage: The stage; of earlier tasks' rows the states stand from their own stages.
             mixture: What is rehearsed.
         """
         import numpy as np
 
-        found = {OWN: np.concatenate([self._of_task(state, task, "train") for task in tasks])}
-        own = {row: at for at, row in enumerate(row for task in tasks for row in task.train)}
+        asked = {row.task for group in mixture.groups if not group.template for row in group.rows}
+        tasks = (*stage.tasks, *(task for task in stage.seen if task.name in asked))
+        whole = np.concatenate([self._of_task(state, task, "train") for task in tasks])
+        found = {OWN: whole[: len(stage.rows)]}
+        real = {row: at for at, row in enumerate(row for task in tasks for row in task.train)}
         for group in mixture.groups:
-            known = {} if group.template else own  # of a memory that takes the stage's own rows in, too
+            known = {} if group.template else real
             if others := [row for row in group.rows if row not in known]:
                 worded = group.template or self._template
                 prompts = [worded.prompt_ids(row, self._tokenizer, self._most) for row in others]
                 states = iter(self._of(state, f"{group.name}/rehearsed", prompts))
             if group.rows:
-                rows = [found[OWN][known[row]] if row in known else next(states) for row in group.rows]
+                rows = [whole[known[row]] if row in known else next(states) for row in group.rows]
                 found[group.name] = np.stack(rows)
         return found
 

@@ -278,7 +278,7 @@ class _Run:
             if heads is not None and heads.keeps_states:
                 most = config.max_prompt_tokens
                 states = States(context.step, self.template, self.tokenizer, most, self.models.open, self.progress)
-                given = states.of_training(tuning.start, stage.tasks, mixture)
+                given = states.of_training(tuning.start, stage, mixture)
                 length = self.prepared.facts.context_length
                 train_heads(folder, given, self.tokenizer, length, arguments, self.progress)
                 return
