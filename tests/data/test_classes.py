@@ -93,8 +93,9 @@ REFUSED = [
 
 @pytest.mark.parametrize(("tasks", "sentence"), REFUSED)
 def test_classes_that_cannot_be_learnt_or_tested_are_refused(load, tasks, sentence):
-    with pytest.raises(DataError, match=sentence):
-        load(*tasks)
+    for limit in (None, 4):
+        with pytest.raises(DataError, match=sentence):
+            load(*tasks, evaluation_limit=limit)
 
 
 def test_the_embedded_stream_brings_no_classes(capsys):

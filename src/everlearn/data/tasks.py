@@ -124,7 +124,9 @@ def made_of(
     train, evaluation = (
         rows.with_instances(spellings.join(rows.instances, told.joined)) for rows in (train, evaluation)
     )
-    if not brings_classes:
+    if brings_classes:  # a limit would leave out what is none of them
+        check_classes(Task(config.name, train.instances, evaluation.instances, classes=labels))
+    else:
         _note_outside(config.name, evaluation.instances, labels, account)
     train, every = train.limited(train_limit, labels, by_class=brings_classes), len(train.instances)
     told.parts["train"].limited = every - len(train.instances)
