@@ -95,13 +95,17 @@ def test_the_model_elsewhere_gives_the_predictions_of_the_run(tmp_path, tuning, 
 def test_a_wording_that_takes_the_question_apart_is_in_the_code_where_no_chat_template_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr("everlearn.data.handed_template.handed_template", lambda *_: None)
     model = {"base": str(base(tmp_path / "base")), "template": "relation_classification_state", "tuning": "full"}
-    recipe = recipe_of(tmp_path, {**model, "dtype": "float32"})
+    # Learnt until each answer depends on its input, so that a wrong wording could be seen in it.
+    training = {"epochs": 40, "batch_size": 4, "learning_rate": 3e-3}
+    recipe = recipe_of(tmp_path, {**model, "dtype": "float32"}, training=training)
     for file in (tmp_path / "data").iterdir():
-        file.write_text(file.read_text().replace("what is", "[E11] what [E12] is [E21] it [E22]"))
+        told = [json.loads(line) for line in file.read_text().splitlines()]
+        marked = [{**row, "input": f"[E11] {row['output']} [E12] is [E21] it [E22]{row['input'][7:]}"} for row in told]
+        file.write_text("".join(json.dumps(row) + "\n" for row in marked))
     run = execute(recipe).folder
     rows = predictions(run)
     assert "[E11]" in rows[0]["input"]
-    assert len({row["prediction"] for row in rows}) > 1
+    assert {row["prediction"] for row in rows} == {"cat", "dog"}
     assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
 
 
