@@ -22,7 +22,7 @@ from typing import Any
 import yaml
 
 from everlearn.environment import machine, versions
-from everlearn.files import read_json, write_json
+from everlearn.files import read_json, read_jsonl, write_json
 from everlearn.progress import make_progress
 from everlearn.recipe import load_recipe
 from everlearn.runs.compare import compare, parse_methods
@@ -78,6 +78,22 @@ def seconds_of(run: Path) -> dict[str, float]:
     }
 
 
+def unheld(run: Path) -> dict[str, dict[str, int]]:
+    """Of a run that rehearses synthetic rows: final answers by whether a gold word is in no row that was rehearsed."""
+    found = {}
+    for file in sorted(run.glob("stages/*/synthesis/refined/refined.jsonl")):
+        task = file.parents[2].name.split("-", 1)[1]
+        held = {word for row in read_jsonl(file) for word in f"{row['input']} {row['targets']}".split()}
+        last = max(run.glob(f"stages/*/predictions/{task}/predictions.jsonl"))
+        counts = {"right": 0, "right_unheld": 0, "wrong": 0, "wrong_unheld": 0}
+        for row in read_jsonl(last):
+            kind = "right" if row["scores"]["exact_match"] else "wrong"
+            counts[kind] += 1
+            counts[f"{kind}_unheld"] += any(word not in held for word in row["gold"].split())
+        found[task] = counts
+    return found
+
+
 def table(results: Any) -> str:
     """The best average first: means over seeds and 95 % intervals, general ability by seed, seconds of the fastest."""
     lines = ["| method | AR | BWT | average over the stages | general ability | s a run |", "| --- " * 6 + "|"]
@@ -126,6 +142,7 @@ def main() -> None:
             "matrix": read_json(folder / entry["folder"] / "matrix.json")["values"],  # type: ignore[index]
             "seconds": seconds_of(folder / entry["folder"]),
             "general_ability": [general_ability(path) for path in sorted((folder / entry["folder"]).glob("stages/*"))],
+            "words_not_rehearsed": unheld(folder / entry["folder"]),
         }
         for entry in comparison["runs"]
     ]
