@@ -3,12 +3,12 @@
     python benchmarks/study.py methods       # one of those below; writes benchmarks/results/study_<name>.json
 
 `methods` sets all methods side by side that full tuning bears, `parts` those that need LoRA beside what they are to be
-compared with (`prompts`: soft prompts, at a rate of their own); `strengths` varies what holds the weights; `reversed`
-and `turned` walk the stream in two other orders with the methods that matter most (`methods` has the order as it
-stands). `full` and `lora` are smaller choices. Every seed draws its own rows, order of rows and
-samples. The run folders stay in `runs/study-<name>`, so that `everlearn report runs/study-full` shows everything
-behind the figures; a study that was interrupted goes on. With `--table` nothing runs, and the results are printed as
-docs/methods.md shows them.
+compared with (`prompts`: soft prompts, at a rate of their own; `apart`: one adapter a task); `strengths` varies what
+holds the weights; `reversed` and `turned` walk the stream in two other orders with the methods that matter most
+(`methods` has the order as it stands). `full` and `lora` are smaller choices. Every seed draws its own rows, order of
+rows and samples. The run folders stay in `runs/study-<name>`, so that `everlearn report runs/study-full` shows
+everything behind the figures; a study that was interrupted goes on. With `--table` nothing runs, and the results are
+printed as docs/methods.md shows them.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ METHODS = {
     "self_distillation,single_task,multitask",
     "parts": "sequential,ssr,experience_replay:capacity=500,olora,ilora,moelora,lcia",
     "prompts": "progressive_prompts",
+    "apart": "task_lora",
     "strengths": "l2:strength=0.01,l2:strength=1,ewc:strength=100,ewc:strength=10000,si:strength=10,si:strength=1000,"
     "mas:strength=0.001,mas:strength=0.01,lwf:alpha=0.1,lwf:alpha=0.3,kl_anchor:strength=1,kl_anchor:strength=10,"
     "osf:preserved=0.9",
@@ -59,7 +60,7 @@ LORA: dict[str, object] = {
     "training.batch_size": 8,
     "training.epochs": 16,
 }
-TUNING = {"lora": LORA, "parts": LORA, "prompts": {**LORA, "training.learning_rate": 0.3}}
+TUNING = {"lora": LORA, "parts": LORA, "apart": LORA, "prompts": {**LORA, "training.learning_rate": 0.3}}
 
 
 def general_ability(stage: Path) -> float:
