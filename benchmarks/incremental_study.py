@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import statistics
 import sys
 import time
 from pathlib import Path
@@ -104,49 +103,30 @@ def recipe_of(args: argparse.Namespace, kind: str, name: str) -> Recipe:
 
 
 def run_of(folder: Path) -> dict[str, Any]:
-    """The figures of one run."""
-    metrics: Any = read_json(folder / "metrics.json")
+    """What of one run the summary over seeds does not say."""
+    matrix: Any = read_json(folder / "matrix.json")
     manifest: Any = read_json(folder / "manifest.json")
-    probing: Any = read_json(folder / "probing.json") if (folder / "probing.json").exists() else None
     return {
-        "matrix": read_json(folder / "matrix.json")["values"],  # type: ignore[index]
-        "metrics": {name: metrics[name]["value"] for name in METRICS if name in metrics},
-        "probing": probing,
+        "matrix": matrix["values"],
+        "probing": read_json(folder / "probing.json") if (folder / "probing.json").exists() else None,
         "seconds": round(sum(step["seconds"] for step in manifest["steps"].values()), 1),
     }
 
 
-METRICS = ("AR", "average_accuracy", "BWT", "forgetting", "probe_gap", "probe_slope")
-
-
-def interval(values: list[float]) -> str:
-    """Mean and 95 % interval over seeds by Student's t, as comparisons have it."""
-    from scipy import stats
-
-    mean = statistics.fmean(values)
-    if len(values) == 1:
-        return f"{mean:.1f}"
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return f"{mean:.1f} ({mean - half:.1f} to {mean + half:.1f})"
-
-
 def table(results: Any) -> str:
-    """The best at the end first, by kind."""
+    """The best at the end first, by kind; means over seeds with 95 % intervals, seconds of the fastest run."""
     lines = []
-    for kind, runs in results["kinds"].items():
-        lines += [f"{kind}:", "", "| method | at the end | over the stages | forgetting | gap to the probe | s |"]
+    for kind, found in results["kinds"].items():
+        lines += [f"{kind}:", "", "| method | at the end | over the stages | forgetting | gap to the probe | s a run |"]
         lines += ["| --- " * 6 + "|"]
-        labels = sorted(
-            {run["label"] for run in runs},
-            key=lambda label: -statistics.fmean(run["metrics"]["AR"] for run in runs if run["label"] == label),
-        )
-        for label in labels:
-            mine = [run for run in runs if run["label"] == label]
-            cells = [
-                interval([run["metrics"][name] for run in mine]) if mine[0]["metrics"].get(name) is not None else "-"
-                for name in ("AR", "average_accuracy", "forgetting", "probe_gap")
-            ]
-            lines.append(f"| `{label}` | {' | '.join(cells)} | {min(run['seconds'] for run in mine):.0f} |")
+        for label, figures in sorted(found["summary"].items(), key=lambda item: -item[1]["AR"]["mean"]):
+            cells = []
+            for name in ("AR", "average_accuracy", "forgetting", "probe_gap"):
+                one = figures.get(name) or {"mean": None, "low": None}
+                span = "" if one["low"] is None else f" ({one['low']:.1f} to {one['high']:.1f})"
+                cells.append("-" if one["mean"] is None else f"{one['mean']:.1f}{span}")
+            seconds = min(run["seconds"] for run in found["runs"] if run["label"] == label)
+            lines.append(f"| `{label}` | {' | '.join(cells)} | {seconds:.0f} |")
         lines.append("")
     return "\n".join(lines)
 
@@ -180,10 +160,11 @@ def main() -> None:
         compare(recipe, recipe.compare, recipe.seeds, progress=make_progress())
         folder = Path(recipe.runs_dir) / recipe.name
         comparison: Any = read_json(folder / "comparison.json")
-        kinds[kind] = [
+        runs = [
             {"label": entry["label"], "seed": entry["seed"], **run_of(folder / entry["folder"])}
             for entry in comparison["runs"]
         ]
+        kinds[kind] = {"summary": comparison["summary"], "runs": runs}
     write_json(
         out,
         {

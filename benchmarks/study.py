@@ -87,7 +87,8 @@ def unheld(run: Path) -> dict[str, dict[str, int]]:
         held = {word for row in read_jsonl(file) for word in f"{row['input']} {row['targets']}".split()}
         last = max(run.glob(f"stages/*/predictions/{task}/predictions.jsonl"))
         counts = {"right": 0, "right_unheld": 0, "wrong": 0, "wrong_unheld": 0}
-        for row in read_jsonl(last):
+        answers: Any = read_jsonl(last)
+        for row in answers:
             kind = "right" if row["scores"]["exact_match"] else "wrong"
             counts[kind] += 1
             counts[f"{kind}_unheld"] += any(word not in held for word in row["gold"].split())
