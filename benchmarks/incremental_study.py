@@ -117,8 +117,8 @@ def table(results: Any) -> str:
     """The best at the end first, by kind; means over seeds with 95 % intervals, seconds of the fastest run."""
     lines = []
     for kind, found in results["kinds"].items():
-        lines += [f"{kind}:", "", "| method | at the end | over the stages | forgetting | gap to the probe | s a run |"]
-        lines += ["| --- " * 6 + "|"]
+        title = "| method | at the end | over the stages | forgetting | gap to the probe | s a run |"
+        lines += [f"{kind}:", "", title, "| --- " * 6 + "|"]
         for label, figures in sorted(found["summary"].items(), key=lambda item: -item[1]["AR"]["mean"]):
             cells = []
             for name in ("AR", "average_accuracy", "forgetting", "probe_gap"):
