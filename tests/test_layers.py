@@ -16,9 +16,8 @@ FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     **dict.fromkeys("recipe recipe_file recipe_method recipe_paths kept_recipe".split(), 0),
     **dict.fromkeys("artifacts run_folder store crew devices layout environment fingerprints".split(), 0),
-    **dict.fromkeys(
-        "checking errors files made_once findings ordinary_files progress room seeds shares usage visible".split(), 0
-    ),
+    **dict.fromkeys("checking errors files http made_once findings ordinary_files progress room".split(), 0),
+    **dict.fromkeys("seeds shares usage visible".split(), 0),
     "data": 1,
     "models": 2,
     "generation": 3,
