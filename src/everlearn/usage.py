@@ -49,6 +49,13 @@ def peak_bytes() -> int:
     return int(getattr(held, "peak_wset", held.rss))
 
 
+def waited_s() -> float | None:
+    """Seconds that the calling thread has waited for a processor which other work had; None where no one counts it."""
+    with suppress(OSError, ValueError, IndexError):
+        return int(Path("/proc/thread-self/schedstat").read_text().split()[1]) / 1e9
+    return None
+
+
 def _cuda():  # type: ignore[no-untyped-def]
     """torch's GPU where this process uses one."""
     torch = sys.modules.get("torch")

@@ -13,6 +13,7 @@ import pytest
 import everlearn
 from everlearn import room
 from everlearn.cli.main import main
+from everlearn.cli.plan_tables import plan_tables
 from everlearn.errors import ModelError, RecipeError, RunError
 from everlearn.files import read_json, read_vouched
 from everlearn.generation.protocol import Sampling
@@ -178,10 +179,14 @@ def test_from_python_a_plan_has_seconds_memory_and_disk(tmp_path: Path, tiny_mod
     assert all(part.seconds is not None and part.seconds > 0 and part.written is not None for part in plan.parts)
     assert found.total.seconds == pytest.approx(sum(part.seconds or 0 for part in plan.parts))
     assert found.total.steps == totals(plan.parts).steps == 9
-    assert found.memory is not None
-    assert min(found.memory.training, found.memory.generation) > 0
+    assert found.trial is not None
+    assert min(found.trial.memory.training, found.trial.memory.generation) > 0
     assert found.disk_needed == 3 * loading.sizes_of(prepare(recipe).recipe.model).kept_bytes
     assert json.loads(json.dumps(found.to_json()))["total"]["steps"] == 9
+    assert found.trial.waited is None or 0 <= found.trial.waited < 1
+    for waited, is_told in ((None, False), (0.05, False), (0.4, True)):
+        shown = plan_tables(replace(found, trial=replace(found.trial, waited=waited)))
+        assert ("for 40% of the trial other work had the processor" in shown) is is_told
 
 
 def test_runs_of_a_comparison_share_the_base_and_plain_first_stages(tmp_path: Path, tiny_model: Path) -> None:

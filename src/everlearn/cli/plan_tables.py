@@ -8,6 +8,8 @@ from everlearn.report.sections.provenance import size
 from everlearn.runs.outlook import Outlook
 from everlearn.runs.plan import Part, totals
 
+BUSY = 0.1
+"""Share of a trial's time without a processor from which its times are called too long. Chosen here."""
 _HEADS = ("steps", "trained tokens", "generated", "at most", "time")
 
 
@@ -24,8 +26,8 @@ def plan_tables(found: Outlook) -> str:
         rows.append(("all", "", *_cells(found.total)))
         text = [table(("stage", "what", *_HEADS), rows, words=2)]
     text.append("")
-    if found.memory:
-        memory = found.memory
+    if found.trial:
+        memory = found.trial.memory
         text.append(
             f"Memory: training {size(memory.training)}, generation {size(memory.generation)}; "
             f"{size(memory.free)} are free."
@@ -34,8 +36,13 @@ def plan_tables(found: Outlook) -> str:
     notes = [
         f"not in these times: {told}." for told in dict.fromkeys(told for plan in found.plans for told in plan.unknown)
     ]
-    if found.memory is None:
+    if found.trial is None:
         notes.append("time and memory are tried in one process alone: give the command without a launcher.")
+    elif (found.trial.waited or 0) > BUSY:
+        notes.append(
+            f"for {found.trial.waited:.0%} of the trial other work had the processor: alone on this machine the run is "
+            "faster than these times, by more than that where torch computes with several threads."
+        )
     return "\n".join([*text, *(f"Note: {note}" for note in notes)])
 
 

@@ -17,7 +17,7 @@ from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.compare import chosen, labels_of, runs_of
 from everlearn.runs.plan import TRAINING, Part, Plan, least_bytes, plan_run, totals
 from everlearn.runs.prepare import prepare
-from everlearn.runs.probe import Memory, probed
+from everlearn.runs.probe import Trial, probed
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Outlook:
         folder: Of the run or comparison.
         plans: One a method; each seed is as the first.
         seeds: How many.
-        memory: What the trial took; None: there was none, since several processes share the work.
+        trial: What it took beside time; None: there was none, since several processes share the work.
         disk_needed: Bytes at least, of weights and states alone.
         disk_free: Bytes on the disk of the folder.
         is_comparison: Whether runs share what they have in common.
@@ -37,7 +37,7 @@ class Outlook:
     folder: Path
     plans: Sequence[Plan]
     seeds: int
-    memory: Memory | None
+    trial: Trial | None
     disk_needed: int
     disk_free: int
     is_comparison: bool = False
@@ -74,7 +74,8 @@ class Outlook:
             "plans": {plan.label: plan.to_json() for plan in self.plans},
             "seeds": self.seeds,
             "total": total,
-            "memory": self.memory and self.memory.to_json(),
+            "memory": self.trial and self.trial.memory.to_json(),
+            "waited_share": self.trial and self.trial.waited,
             "disk": {"needed": self.disk_needed, "free": self.disk_free},
         }
 
@@ -118,7 +119,7 @@ def look_ahead(
     needed = least_bytes(prepared[0], [one.method for one in prepared], len(seeds))
     refuse_without_room(folder, cache, needed)
     plans = [plan_run(one, label) for one, label in zip(prepared, labels, strict=True)]
-    memory = None
+    trial = None
     if crew().count == 1:
-        plans, memory = probed(plans, prepared[0], progress)
-    return Outlook(folder, plans, len(seeds), memory, needed, free_on_disk(folder), is_comparison)
+        plans, trial = probed(plans, prepared[0], progress)
+    return Outlook(folder, plans, len(seeds), trial, needed, free_on_disk(folder), is_comparison)

@@ -52,6 +52,14 @@ class Memory:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """What is true of all plans: memory, and the share of the time in which other work had the processor (or None)."""
+
+    memory: Memory
+    waited: float | None
+
+
+@dataclass(frozen=True)
 class _Rate:
     """Seconds to begin a prompt, and of each token that is written; tokens that one completion has."""
 
@@ -60,7 +68,7 @@ class _Rate:
     tokens: float
 
 
-def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tuple[list[Plan], Memory]:
+def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tuple[list[Plan], Trial]:
     """Plans of runs with one model, with what the trial tells.
 
     Args:
@@ -71,6 +79,7 @@ def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tup
     Raises:
         UserError: memory does not suffice for what the run does.
     """
+    began, waited = time.perf_counter(), usage.waited_s()
     probe = _Probe(prepared)
     with progress.step("trying out what the run does", len(BUDGET_S)) as tick:
         probe.read()
@@ -79,7 +88,9 @@ def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tup
         tick(2)
         probe.train([part for plan in plans for part in plan.parts if part.kind == TRAINING])
         tick(3)
-    return [replace(plan, parts=[probe.told(part) for part in plan.parts]) for plan in plans], probe.memory
+    told = [replace(plan, parts=[probe.told(part) for part in plan.parts]) for plan in plans]
+    share = None if waited is None else ((usage.waited_s() or waited) - waited) / (time.perf_counter() - began)
+    return told, Trial(probe.memory, share)
 
 
 class _Probe:
