@@ -40,8 +40,8 @@ def plan_tables(found: Outlook) -> str:
         notes.append("time and memory are tried in one process alone: give the command without a launcher.")
     elif (found.trial.waited or 0) > BUSY:
         notes.append(
-            f"for {found.trial.waited:.0%} of the trial other work had the processor: alone on this machine the run is "
-            "faster than these times, by more than that where torch computes with several threads."
+            f"for {found.trial.waited:.0%} of the trial other work had the processor: alone on this machine the run "
+            "is faster than these times, by more than that where torch computes with several threads."
         )
     return "\n".join([*text, *(f"Note: {note}" for note in notes)])
 
