@@ -6,7 +6,7 @@ from itertools import pairwise
 import pytest
 
 from everlearn.report.page.panels import Dot, Series, dot_panel, line_panel
-from everlearn.report.page.svg import LABEL_GAP, Axis, log_axis, nice_axis, percent_axis
+from everlearn.report.page.svg import LABEL_GAP, Axis, apart, log_axis, nice_axis, percent_axis
 from everlearn.report.sections.curves import thinned
 from tests.report.pages import Element, parse
 
@@ -92,3 +92,10 @@ def test_long_losses_are_thinned_to_means():
     assert len(short) == 100
     assert short[0] == (4.5, 4.5)
     assert thinned(points[:10], 100) == points[:10]
+
+
+def test_names_beside_values_are_cut_where_they_are_told_apart():
+    names = ["SEQ preset=seq_lin rate=0.03", "SEQ preset=p_w_fixbc_cos rate=0.03", "SSR", "SSR ratio=0.1 count=30"]
+    assert apart(names) == ["SEQ preset=seq_lin", "SEQ preset=p_w_fixbc_cos", "SSR", "SSR ratio=0.1"]
+    shown = dot_panel("t", "d", [Dot(name, 50, 40, 60) for name in names], "%")
+    assert ">SEQ preset=p_w_fixbc_cos<" in str(shown)

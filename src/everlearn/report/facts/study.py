@@ -41,8 +41,8 @@ class MethodRuns:
         """The label for reading: the method's own title, or in older runs its name, in capitals where it is short."""
         run = self.first
         if run.method_title and self.label.startswith(run.method):
-            return run.method_title + self.label.removeprefix(run.method).replace("_", " ")
-        parts = re.split("([ +-])", self.label.replace("_", " "))
+            return run.method_title + _spaced(self.label.removeprefix(run.method))
+        parts = re.split("([ +-])", _spaced(self.label))
         return "".join(part.upper() if len(part) <= 3 else part for part in parts)
 
     @property
@@ -305,6 +305,12 @@ def _below(folder: Path, relative: str) -> Path:
     if not place.is_relative_to(folder.resolve()):
         raise ValueError(f"the run folder {relative!r} lies outside the comparison")
     return place
+
+
+def _spaced(label: str) -> str:
+    """The label with its names in words; values of options stand as they are written."""
+    parts = re.split(r"(=\S*)", label)
+    return "".join(part if part.startswith("=") else part.replace("_", " ") for part in parts)
 
 
 def _over(values: list[float | None]) -> Estimate:

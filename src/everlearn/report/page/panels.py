@@ -22,6 +22,7 @@ from everlearn.report.page.svg import (
     Axis,
     Frame,
     Rule,
+    apart,
     axes,
     marker,
     nice_axis,
@@ -29,6 +30,9 @@ from everlearn.report.page.svg import (
     short,
     width_of,
 )
+
+LONGEST = 24
+"""Letters of a label beside a row of values."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,14 +118,14 @@ def dot_panel(title: str, description: str, dots: Sequence[Dot], unit: str, rule
         rule.at for rule in rules
     ]
     axis = nice_axis(min(values, default=0), max(values, default=1), unit, ticks=4)
-    left = 14 + max((width_of(dot.label) for dot in dots), default=0)
-    left, row = min(left, 150), 26
+    names = apart([dot.label for dot in dots])
+    left, row = 14 + max((width_of(name, LONGEST) for name in names), default=0), 26
     height = TOP + row * len(dots) + BOTTOM + (10 if rules else 0)
     frame = Frame(axis, Axis(0, 1, ()), left, WIDTH - 16, TOP + (10 if rules else 0), height - BOTTOM)
     rows = []
     for number, dot in enumerate(dots):
         at = frame.top + row * (number + 0.5)
-        rows.append(_dot_row(frame, dot, at))
+        rows.append(_dot_row(frame, dot, names[number], at))
     return el(
         "svg",
         el("title", title),
@@ -226,9 +230,10 @@ def _end_labels(frame: Frame, lines: Sequence[Series]) -> Html:
     return join(parts)
 
 
-def _dot_row(frame: Frame, dot: Dot, at: float) -> Html:
+def _dot_row(frame: Frame, dot: Dot, name: str, at: float) -> Html:
     style = dot.style % STYLES
-    parts = [el("text", short(dot.label), x=frame.left - 8, y=round(at + 4, 1), class_="label ink", text_anchor="end")]
+    name = short(name, LONGEST)
+    parts = [el("text", name, x=frame.left - 8, y=round(at + 4, 1), class_="label ink", text_anchor="end")]
     if dot.low is not None and dot.high is not None:
         low, high = frame.px(dot.low), frame.px(dot.high)
         parts.append(

@@ -149,9 +149,20 @@ def marker(x: float, y: float, style: int, *, hollow: bool = False, tip: str | N
     return el("path", title, d=f"M{path}Z", class_=css)
 
 
-def width_of(text: str) -> float:
+def width_of(text: str, most: int = 19) -> float:
     """Width of a label, about; fonts differ."""
-    return len(short(text)) * CHARACTER
+    return len(short(text, most)) * CHARACTER
+
+
+def apart(texts: Sequence[str]) -> list[str]:
+    """Each text without the words at its end that it needs not to be told from the others."""
+    words = [text.split() for text in texts]
+    found = []
+    for at, mine in enumerate(words):
+        others = words[:at] + words[at + 1 :]
+        needed = (count for count in range(1, len(mine)) if all(other[:count] != mine[:count] for other in others))
+        found.append(" ".join(mine[: next(needed, len(mine))]))
+    return found
 
 
 def short(text: str, most: int = 19) -> str:
