@@ -264,7 +264,9 @@ def evaluate(
     progress: Progress | None = None,
     **sections: Any,
 ) -> dict[str, Any]:
-    """Scores one model state on a recipe's tasks, without training; returns `tasks` and `general`.
+    """Scores one model state on a recipe's tasks, without training.
+
+    Returns `tasks` and `general`, and `benchmarks` where the recipe asks any.
 
     Args:
         recipe: A recipe, a YAML file, or `embedded`.

@@ -361,6 +361,40 @@ class ProbingConfig(Section):
     rows near chance."""
 
 
+def _tasks(value: object) -> object:
+    """Tasks by name or in full; also from text with commas, as the command line gives it."""
+    parts = _listed(value)
+    return [{"task": part} if isinstance(part, str) else part for part in parts] if isinstance(parts, list) else parts
+
+
+def _asked_once(tasks: list[GeneralTask]) -> list[GeneralTask]:
+    double = first_double([f"{task.task}, shots: {task.shots}, limit: {task.limit}" for task in tasks])
+    if double is not None:
+        raise ValueError(f"'{double}' stands twice: ask it once, or with other shots")
+    return tasks
+
+
+def _stages(value: object) -> object:
+    """`last`, `all`, or numbers of stages."""
+    if value in ("last", "all"):
+        return value
+    numbers = _numbers(value)
+    if not isinstance(numbers, list) or not all(type(number) is int and number > 0 for number in numbers):
+        raise ValueError("give last, all, or numbers of stages such as 1,3 (the base is always asked)")
+    return numbers
+
+
+class GeneralTask(Section):
+    """A task or group of lm-evaluation-harness; its name alone stands for it where it is asked as it was made."""
+
+    task: Annotated[str, Field(min_length=1)]
+    """Its name there, such as mmlu."""
+    shots: Annotated[int, Field(ge=0, le=1000)] | None = None
+    """Examples before each question; nothing: as the task has it (mmlu: none; SSR's paper: 5)."""
+    limit: Annotated[int, Field(ge=1)] | None = None
+    """Only so many questions of each of its parts, from the front."""
+
+
 class EvaluationConfig(Section):
     """What is measured after every stage."""
 
@@ -372,6 +406,14 @@ class EvaluationConfig(Section):
     """Measure perplexity on held-out general text and, for the embedded base, the micro-tasks."""
     general_text: Source | None = None
     """A text file (blank lines between passages) for perplexity; nothing: a short text that ships with everlearn."""
+    general_tasks: Annotated[list[GeneralTask], BeforeValidator(_tasks), AfterValidator(_asked_once)] = []
+    """Benchmarks by lm-evaluation-harness (the extra bench), before the stream and after the stages below."""
+    general_stages: Annotated[Literal["last", "all"] | list[int], BeforeValidator(_stages)] = "last"
+    """After which stages the benchmarks are asked: `last`, `all`, or numbers, 1 being the first stage."""
+    general_include_path: Source | None = None
+    """A folder of task files (YAML) of your own for the harness; their `data_files` are named from there."""
+    general_chat_template: bool = False
+    """Ask the benchmarks as messages in the tokenizer's chat template (the harness's apply_chat_template)."""
     bootstrap_samples: Annotated[int, Field(ge=100, le=100_000)] = 1000
     """Resamples of instances behind each confidence interval."""
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95

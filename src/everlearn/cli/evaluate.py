@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from everlearn.visible import tell
 
@@ -35,5 +37,14 @@ def run(args: argparse.Namespace) -> int:
         tell(f"general text: perplexity {perplexity['value']:.2f}")
     if microtasks := scores["general"].get("microtasks"):
         tell(f"micro-tasks: {microtasks['value']:.1f} % right")
+    for benchmark in scores.get("benchmarks", {}).values():
+        first = benchmark["results"][0]
+        values = "  ".join(f"{metric['metric']} {_shown(metric)}" for metric in first["metrics"])
+        tell(f"{first['name']}: {values}  (lm-evaluation-harness {benchmark['lm_eval']})")
     tell(f"Scores and predictions: {folder}")
     return 0
+
+
+def _shown(metric: Mapping[str, Any]) -> str:
+    value, error = metric["value"], metric["stderr"]
+    return "-" if value is None else f"{value:.4f}" + ("" if error is None else f" ± {error:.4f}")

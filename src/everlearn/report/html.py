@@ -17,6 +17,7 @@ from everlearn.report.page.markup import Html, el, name_of
 from everlearn.report.page.numbers import plural
 from everlearn.report.sections.acting import acting
 from everlearn.report.sections.answered import answered, scenario
+from everlearn.report.sections.benchmarks import benchmarks
 from everlearn.report.sections.comparison import comparison
 from everlearn.report.sections.cost import cost
 from everlearn.report.sections.curves import average_curve, curves
@@ -35,6 +36,7 @@ NAVIGATION = {
     "comparison": "Comparison",
     "matrix": "Matrix",
     "curves": "Curves",
+    "benchmarks": "Benchmarks",
     "probing": "Probing",
     "rehearsal": "Rehearsal",
     "acting": "While training",
@@ -99,6 +101,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
             heat_maps(study) if any(any_measured(method, study) for method in study.methods) else None,
         ),
         ("curves", "Learning and forgetting", curves(study)),
+        ("benchmarks", "Benchmarks before and after", benchmarks(study)),
         ("probing", "What the features still tell apart", probing(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("acting", "What acted while training", acting(study)),

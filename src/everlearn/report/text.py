@@ -10,6 +10,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from everlearn.report.facts.benchmarked import headlines, stages_asked, told, value
 from everlearn.report.facts.definitions import (
     MICROTASKS,
     PERPLEXITY,
@@ -159,6 +160,10 @@ def _metrics(method: MethodRuns, study: Study) -> Table:
             table.add_row(
                 _name(meaning), _plain(written(meaning, entry.value)), interval(entry.low, entry.high), better
             )
+    for one in headlines([method]):
+        before, now = value(method, 0, one), value(method, stages_asked(method)[-1], one)
+        course = told(now) if stages_asked(method) == [0] else f"{told(before)} to {told(now)}"
+        table.add_row(_plain(one.title), course, "", "higher" if one.rises else "lower")
     table.add_row("Computing time", duration(method.seconds.value), "", "lower")
     return table
 
@@ -177,6 +182,9 @@ def _comparison(study: Study) -> SideBySide:
             cells = [_estimate(meaning, entry, False) for entry in entries]
             rows.append((f"{meaning.short} {meaning.arrow}", cells))
             break
+    for one in headlines(study.methods):
+        cells = [_plain(told(value(method, (stages_asked(method) or [0])[-1], one))) for method in study.methods]
+        rows.append((f"{one.title} {one.arrow}", cells))
     rows.append(("Time ↓", [_plain(duration(method.seconds.value)) for method in study.methods]))
     columns = []
     for place, method in enumerate(study.methods):

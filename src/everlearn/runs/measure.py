@@ -20,7 +20,7 @@ from everlearn.fingerprints import fingerprint_of
 from everlearn.methods.base import Stage
 from everlearn.models.state import ModelState
 from everlearn.progress import Progress
-from everlearn.recipe import EMBEDDED, Recipe
+from everlearn.recipe import EMBEDDED, EvaluationConfig, Recipe
 from everlearn.runs.heads import BY_HEADS, States, answer_by_heads
 from everlearn.seeds import derive
 from everlearn.store import RunStore
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
     from everlearn.evaluation.answering import Answerer
+    from everlearn.evaluation.benchmark_tasks import Benchmark
     from everlearn.generation.protocol import Generator
     from everlearn.models.loading import LoadedModel
     from everlearn.runs.models_at_hand import ModelsAtHand
@@ -45,11 +46,13 @@ def check_measurement(
     """Refuses what could not be measured, before any training.
 
     Raises:
-        RecipeError: a task's metric is unknown.
+        RecipeError: a task's metric is unknown, or a benchmark cannot be asked.
+        MissingExtraError: benchmarks are asked for, and what asks them is not installed.
         DataError: an evaluation prompt fills the model's context (names task, row, its length and the context), or
             the general text cannot be read.
     """
     from everlearn.data.general import general_passages
+    from everlearn.evaluation.benchmark_tasks import find_benchmarks
     from everlearn.evaluation.tasks import check_lengths
     from everlearn.evaluation.text_metrics import METRICS
 
@@ -61,6 +64,7 @@ def check_measurement(
         check_lengths(task, [template.prompt_ids(row, tokenizer) for row in task.evaluation], context, room)
     if recipe.evaluation.general_text:
         general_passages(recipe.evaluation.general_text)
+    find_benchmarks(recipe.evaluation, tokenizer, context)
 
 
 def measured_text(recipe: Recipe) -> list[str]:
@@ -71,6 +75,13 @@ def measured_text(recipe: Recipe) -> list[str]:
     if not evaluation.general:
         return []
     return general_passages(evaluation.general_text, embedded=recipe.model.base == EMBEDDED)
+
+
+def asks_benchmarks(evaluation: EvaluationConfig, index: int, last: int) -> bool:
+    """Whether the recipe's benchmarks are asked after a stage; the base (0) always is."""
+    if not evaluation.general_tasks or isinstance(evaluation.general_stages, list):
+        return bool(evaluation.general_tasks) and index in (0, *evaluation.general_stages)
+    return index in (0, last) or evaluation.general_stages == "all"
 
 
 class Measurement:
@@ -112,6 +123,7 @@ class Measurement:
         self._rows: dict[int, dict[str, list[dict[str, Any]]]] = {}
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
+        self._benchmarks: dict[int, dict[str, dict[str, Any]]] = {}
         self._opened: tuple[ModelState, LoadedModel, Generator] | None = None
 
     def stage(
@@ -163,6 +175,8 @@ class Measurement:
                     lambda folder: self._measure_general(folder, name, *self._open(released)),
                 )
                 self._general[index] = read_mapping(artifact.path / "scores.json")
+            if state == released:
+                self._ask_benchmarks(name, index, released, step)
             if state == released and self.probing:
                 self.probing.stage(name, index, released)
         self._opened = None  # so that its memory can be freed
@@ -185,6 +199,8 @@ class Measurement:
             "tasks": self._scores[index],
             "general": self._general.get(index, {}),
         }
+        if index in self._benchmarks:
+            scores["benchmarks"] = self._benchmarks[index]
         if answerer:
             scores["answered_by"] = {task: dict(Counter(models)) for task, models in named.items()}
         write_json(self.store.folder / "stages" / name / "scores.json", scores)
@@ -325,6 +341,26 @@ class Measurement:
                     generator, loaded.tokenizer, held_out_microtasks(), tick, **self._level()
                 )
         write_json(folder / "scores.json", scores)
+
+    def _ask_benchmarks(self, name: str, index: int, released: ModelState, step: StepRunner) -> None:
+        """The benchmarks of the recipe, each in a step, where this stage is asked; the base always is."""
+        from everlearn.evaluation.benchmark_tasks import find_benchmarks
+        from everlearn.evaluation.benchmarks import measure_benchmark
+        from everlearn.models.loading import context_length
+
+        evaluation = self.recipe.evaluation
+        if not asks_benchmarks(evaluation, index, self.stages[-1].index if self.stages else 0):
+            return
+        for benchmark in find_benchmarks(evaluation, self.tokenizer, context_length(self.recipe.model)):
+
+            def make(folder: Path, benchmark: Benchmark = benchmark) -> None:
+                loaded, _ = self._open(released)
+                with self.progress.step(f"asking {benchmark.given.task} after {name}") as tick:
+                    measure_benchmark(benchmark, loaded, folder, tick, chat_template=evaluation.general_chat_template)
+
+            inputs = {"model": released.backbone.fingerprint, **benchmark.inputs}
+            artifact = step(f"benchmarks/{benchmark.place}", inputs, make)
+            self._benchmarks.setdefault(index, {})[benchmark.place] = read_mapping(artifact.path / "scores.json")
 
     def _add_f1(self, metrics: dict[str, object]) -> None:
         """Sets tasks and general ability beside each other in one number, where the latter is a share."""

@@ -101,6 +101,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     if folder:
         facts = replace(facts, kept=partial(kept_places, folder))
     refuse_unfit_scenario(method, stream)
+    _refuse_unknown_stages(recipe, len(method.stages(stream)))
     method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
     return Prepared(whole, formats, method, stream, read, template, base, facts)
@@ -110,6 +111,15 @@ def _manifest_in(folder: Path | None) -> dict[str, object]:
     """The manifest of a run that has begun."""
     path = folder and folder / "manifest.json"
     return read_vouched(path) if path and path.exists() else {}
+
+
+def _refuse_unknown_stages(recipe: Recipe, count: int) -> None:
+    asked = recipe.evaluation.general_stages
+    if isinstance(asked, list) and max(asked, default=0) > count:
+        raise RecipeError(
+            f"evaluation.general_stages: there is no stage {max(asked)}, the run has {count}: give numbers up to "
+            f"{count}, last or all."
+        )
 
 
 def refuse_unfit_scenario(method: Method, stream: TaskStream) -> None:

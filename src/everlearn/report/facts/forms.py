@@ -337,3 +337,36 @@ def misformed(path: Path, why: str) -> RunError:
 def _refuse_twice(what: str, names: Sequence[str]) -> None:
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{what} {twice[0]!r} stands there twice")
+
+
+class BenchmarkMetricForm(Form):
+    """A metric of lm-evaluation-harness, by its own name and in its own scale."""
+
+    metric: str
+    filter: str = "none"
+    value: float | None
+    stderr: float | None = None
+    rises: bool = True
+
+
+class BenchmarkResultForm(Form):
+    """A group or task of the harness."""
+
+    name: str
+    is_group: bool = False
+    version: str = ""
+    questions: Count | None = None
+    of: Count = 0
+    metrics: list[BenchmarkMetricForm]
+
+
+class BenchmarkForm(Form):
+    """What one model state scored on one entry of `evaluation.general_tasks`; groups come before tasks."""
+
+    task: str
+    lm_eval: str
+    shots: list[Count] = []
+    limit: Count | None = None
+    prompts: Count = 0
+    cut: Count = 0
+    results: Annotated[list[BenchmarkResultForm], Field(min_length=1)]

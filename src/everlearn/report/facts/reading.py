@@ -13,11 +13,12 @@ from pathlib import Path
 
 from everlearn.artifacts import RECORD, is_plain, read_record
 from everlearn.errors import RunError
-from everlearn.files import read_vouched, sha256_of
+from everlearn.files import read_json, read_vouched, sha256_of
 from everlearn.layout import BASE_STAGE
 from everlearn.recipe import read_stored
 from everlearn.report.facts.forms import (
     AnswersForm,
+    BenchmarkForm,
     EstimateForm,
     ManifestForm,
     MatrixForm,
@@ -162,6 +163,7 @@ class Run:
     probing: Probing | None = None
     has_heads: bool = False
     planned: tuple[PlanPartForm, ...] = ()
+    benchmarks: Mapping[int, Mapping[str, BenchmarkForm]] = field(default_factory=dict)
 
     @property
     def finished(self) -> int:
@@ -241,6 +243,7 @@ def read_run(folder: Path) -> Run:
         probing=_probing(folder / "probing.json"),
         has_heads=any("heads/heads.safetensors" in step.files for step in form.steps.values()),
         planned=tuple(form.plan.parts),
+        benchmarks=_benchmarks(folder, stages),
     )
 
 
@@ -328,6 +331,16 @@ def _general(folder: Path, stages: Sequence[Stage]) -> dict[int, General]:
         parsed = optional(folder / "stages" / name / "general" / "scores.json", _general_scores)
         if parsed:
             found[index] = parsed
+    return found
+
+
+def _benchmarks(folder: Path, stages: Sequence[Stage]) -> dict[int, dict[str, BenchmarkForm]]:
+    """By stage and by the name of the benchmark's folder."""
+    found: dict[int, dict[str, BenchmarkForm]] = {}
+    for index, name in [(0, BASE_STAGE), *((stage.index, stage.name) for stage in stages)]:
+        for path in sorted((folder / "stages" / name / "benchmarks").glob("*/scores.json")):
+            if stands(path):
+                found.setdefault(index, {})[path.parent.name] = in_form(path, read_json(path), BenchmarkForm)
     return found
 
 

@@ -19,6 +19,7 @@ KINDS = {
     "predictions": "evaluation",
     "answers": "evaluation",
     "general": "general ability",
+    "benchmarks": "benchmarks",
     "state": "method's state",
     "data": "keeping rows",
 }
