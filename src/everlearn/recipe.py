@@ -159,13 +159,17 @@ class ModelConfig(Section):
         "relation_classification_state",
         "relation_classification_qa",
         "short_answer",
+        "words",
+        "words_last",
     ] = "auto"
     """How an instance becomes a prompt. `auto`: the tokenizer's chat template if it has one, else `cue`: the query, a
     blank line, `Answer:` and a line break (a base whose answers follow the query directly learns to answer nothing).
     `vanilla`: the query alone, as published for base models, and what `auto` is for the embedded base; `alpaca` and
     `llama2`: the published frames. `classification`, `relation_classification_state`, `relation_classification_qa`
     (entities marked `[E11] head [E12]`, `[E21] tail [E22]`) and `short_answer`: the prompts of the study of
-    class-incremental learning, whose answers begin with a space."""
+    class-incremental learning, whose answers begin with a space. `words` and `words_last` read rows of words with
+    tags (for which `auto` is `words`): the sentence alone, and of a word of several tokens the state of the first
+    (published), or of the last."""
     device: str = "auto"
     """`auto`: cuda, then mps, then cpu; or a torch device name."""
 
@@ -191,7 +195,9 @@ class TaskConfig(Section):
     """A file of in-context demonstrations, or how many training rows to take (SSR: 20, the last rows of the
     training split; for labelled tasks half from the end of each class half, as published). An official SuperNI task
     file gives its positive examples."""
-    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "columns"] = "auto"
+    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "words", "columns"] = (
+        "auto"
+    )
     """Shape of the rows; `auto` looks at the first rows. `columns` uses the mapping below."""
     columns: Annotated[
         dict[Literal["instruction", "input", "output", "system", "history", "id"], str | list[str]],

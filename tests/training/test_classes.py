@@ -166,6 +166,10 @@ def of_words(headed: Headed, batch: dict[str, Any], at: int) -> Tensor:
     assert headed.backbone is not None
     sizes = [len(classes) for _, classes in headed.heads.tasks]
     labels = seen_labels(torch.tensor(batch["label_idx_cil"]), sum(sizes[:at]), sum(sizes[: at + 1]))
+    if headed.heads.kind == "linear":
+        has_state = labels != -100
+        states = headed.backbone(batch)[has_state]
+        return class_cross_entropy(states, headed.heads, labels[has_state])[0] / len(states)
     logits = over_sequence(headed.heads, headed.backbone(batch))
     return cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=-100)
 

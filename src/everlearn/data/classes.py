@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from everlearn.data.account import listed
 from everlearn.data.instance import Instance, Task, TaskStream
 from everlearn.data.labels import folded
+from everlearn.data.words import type_of
 from everlearn.errors import DataError
 
 
@@ -64,7 +65,8 @@ def check_scenario(stream: TaskStream) -> None:
         for name in task.classes:
             other = brought.setdefault(folded(name, ignore_case=True), task.name)
             if other != task.name:
+                what = f"entity type {type_of(name)!r}" if task.train[0].words else f"class {name!r}"
                 raise DataError(
-                    f"class {name!r} is in two tasks, {other} and {task.name}, and with stream.scenario each task "
+                    f"{what} is in two tasks, {other} and {task.name}, and with stream.scenario each task "
                     "brings classes of its own: leave it to one of them, or rename one."
                 )

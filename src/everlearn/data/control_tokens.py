@@ -84,6 +84,16 @@ def plain_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     ]
 
 
+def plain_offsets(text: str, tokenizer: PreTrainedTokenizerBase) -> list[tuple[int, int]]:
+    """Where in a text each token of `plain_ids` begins and ends, of a fast tokenizer."""
+    found = tokenizer(
+        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True, verbose=False
+    )
+    if control_ids(tokenizer).isdisjoint(found["input_ids"]):
+        return list(found["offset_mapping"])
+    return list(deaf_copy(tokenizer).encode(text, add_special_tokens=False).offsets)
+
+
 def _encoded(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """As `encode` does it; past its settings where there are none, which halves the time."""
     if (backend := _backend_of(tokenizer)) is None or backend.truncation or backend.padding:

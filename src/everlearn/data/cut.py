@@ -15,13 +15,14 @@ from pathlib import Path
 from typing import Any
 
 from everlearn.checking import first_double
+from everlearn.data import words
 from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.classes import first_seen
 from everlearn.data.containers import document
 from everlearn.data.conversations import Rows
 from everlearn.data.instance import Task
 from everlearn.data.labels import Spellings, ignores_case
-from everlearn.data.tasks import Account, check_order, made_of, read_part
+from everlearn.data.tasks import Account, check_order, held_out, made_of, note_cut, read_part
 from everlearn.errors import DataError, RecipeError, nearest
 from everlearn.ordinary_files import read_text
 from everlearn.recipe import EMBEDDED, ClassesConfig, StreamConfig
@@ -47,6 +48,8 @@ def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, 
     ignore_case = source.metric == "auto" or ignores_case(source.metric)
     train, evaluation, names = _read(source, account, told, ignore_case, seed)
     account.notes += [f"{WHERE}: {remark}" for remark in told.remarks()]
+    if train.instances[0].words:
+        return _cut_by_type(config, source, train, evaluation, names, account, told, seed)
     classes = _in_order(config, names or first_seen(train.instances, ignore_case), ignore_case, seed)
     spellings = Spellings(classes, ignore_case)
     for part, rows in (("training", train), ("test", evaluation)):
@@ -78,6 +81,53 @@ def cut_by_class(config: StreamConfig, source: ClassesConfig, account: Account, 
     return tasks
 
 
+def _cut_by_type(
+    config: StreamConfig,
+    source: ClassesConfig,
+    train: Rows,
+    evaluation: Rows | None,
+    names: Sequence[str],
+    account: Account,
+    told: TaskAccount,
+    seed: int,
+) -> list[Task]:
+    """The tasks of a corpus of words with tags, each with so many of its entity types (`everlearn.data.words`)."""
+    if evaluation is None:
+        train, evaluation = held_out(train, source, seed)
+    have = words.mentions((*train.instances, *evaluation.instances))
+    known = source.labels or words.types_in(names) or have
+    if foreign := [name for name in have if name not in known]:
+        raise DataError(
+            f"{WHERE}: {have[foreign[0]]} entities are of type {foreign[0]!r}, which is none of the {len(known)} that "
+            "are named: name it too, or make these tags O."
+        )
+    types = _in_order(config, tuple(known), False, seed)
+    groups = {f"{source.name}-{number}": group for number, group in enumerate(_groups(config, types), 1)}
+    check_order(config.order, list(groups))
+    shares = words.shared_out(train.instances, list(groups.values()), derive(seed, "words"))
+    left_out = len(train.instances) - sum(map(len, shares))
+    if left_out:
+        account.notes.append(
+            f"{WHERE}: {left_out} of {len(train.instances)} training sentences are left out, since no task may take "
+            "more of them."
+        )
+    tasks = []
+    for (name, group), share in zip(groups.items(), shares, strict=True):
+        if config.order and name not in config.order:
+            continue
+        limits = (config.train_limit, config.evaluation_limit)
+        task, cut = words.made_of(name, share, evaluation.instances, group, source.metric, limits)
+        about = TaskAccount(name, metric=task.metric, metric_reason="entities of rows of words")
+        for (part, read), rows, more in zip(told.parts.items(), (task.train, task.evaluation), cut, strict=False):
+            size = len(rows) + more
+            about.parts[part] = PartAccount(read.source, read.format, size, instances=size)
+        about.held_out = 0 if "evaluation" in about.parts else len(task.evaluation) + cut[1]
+        note_cut(about, cut)
+        account.tasks.append(about)
+        tasks.append(task)
+    return tasks
+
+
 def _read(
     source: ClassesConfig, account: Account, told: TaskAccount, ignore_case: bool, seed: int
 ) -> tuple[Rows, Rows | None, tuple[str, ...]]:
@@ -98,9 +148,11 @@ def _read(
     for part, given in (("train", source.train), ("evaluation", source.evaluation)):
         if given is None:
             continue
-        rows = read_part(source, WHERE, given, part, known if names else None, account, told)
-        named = tuple(replace(row, output=by_number.get(row.output, row.output)) for row in rows.instances)
-        parts.append(rows.with_instances(named))
+        rows = read_part(source, WHERE, given, part, known if names else None, account, told, by_number)
+        if by_number:
+            named = tuple(replace(row, output=by_number.get(row.output, row.output)) for row in rows.instances)
+            rows = rows.with_instances(named)
+        parts.append(rows)
     return parts[0], parts[1] if len(parts) > 1 else None, names
 
 

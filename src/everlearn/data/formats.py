@@ -17,7 +17,7 @@ from everlearn.data.instance import Instance
 from everlearn.data.labels import Spellings
 from everlearn.data.raw_rows import RawRows
 from everlearn.data.row import Row, kind_of, text_of
-from everlearn.data.shapes import PARSERS, Parser, detect_shape, parse_columns
+from everlearn.data.shapes import PARSERS, Parser, detect_shape, parse_columns, parse_words
 from everlearn.data.sources import read_source
 from everlearn.data.turns import Frame
 from everlearn.errors import DataError, nearest
@@ -59,6 +59,7 @@ class _Reader:
     id_key: str
     labels: Spellings | None
     id_prefix: str
+    names: Mapping[str, str] = field(default_factory=dict)
     ids: set[str] = field(default_factory=set)
     remarks: Counter[str] = field(default_factory=Counter)
 
@@ -73,6 +74,7 @@ def read_rows(
     labels: Spellings | None = None,
     id_prefix: str = "row",
     positive_examples: bool = False,
+    names: Mapping[str, str] | None = None,
 ) -> ReadResult:
     """Reads the instances of a file, a folder, or a dataset.
 
@@ -85,6 +87,7 @@ def read_rows(
         labels: The closed set of answers; a row with another output is bad. None: any output.
         id_prefix: Rows without an id are called `prefix-N`, N counting over the whole source.
         positive_examples: From SuperNI task files take the positive examples rather than the instances.
+        names: Of the tags of words that are numbers.
 
     Raises:
         DataError: the source is missing, empty, damaged, or of no known shape. Bad rows do not raise.
@@ -93,7 +96,7 @@ def read_rows(
     if columns and format not in ("auto", "columns"):
         raise DataError(f"columns are given, but format is {format}: leave format out, or set it to columns.")
     result = ReadResult()
-    reader = _Reader(task, str(columns.get("id", "id")), labels, id_prefix)
+    reader = _Reader(task, str(columns.get("id", "id")), labels, id_prefix, names or {})
     shapes = Counter[str]()
     for raw in read_source(source):
         if positive_examples and raw.document and isinstance(raw.document.get("Positive Examples"), list):
@@ -138,7 +141,7 @@ def _read_file(raw: RawRows, parse: Parser, reader: _Reader, instruction: str, r
                 name = f"{name}~{result.total}"
                 row.remarks.add("have an id that is given twice, and are told apart by their number behind a ~")
             reader.ids.add(name)
-            instances = parse(row, Frame(reader.task, instruction, name))
+            instances = parse(row, Frame(reader.task, instruction, name, reader.names))
             if reader.labels:
                 _check_labels(instances, reader.labels)
             unread = row.unread()
@@ -209,6 +212,8 @@ def _renaming(columns: Columns) -> Parser:
             values["history"] = row.get(earlier)
         elif "history" in columns and row.holds(earlier):
             raise RowFault(f"{earlier!r} is {kind_of(row.peek(earlier))}, not a list of earlier turns")
+        if isinstance(values.get("input"), list) and isinstance(values.get("output"), list):
+            return parse_words(row.renamed({"tokens": values["input"], "tags": values["output"]}), frame)
         return parse_columns(row.renamed(values), frame)
 
     return parse
@@ -253,6 +258,6 @@ def _unknown_shape(file: str, row: Mapping[str, object]) -> str:
 
 def _check_labels(instances: Sequence[Instance], labels: Spellings) -> None:
     for instance in instances:
-        if labels.label(instance.output) is None:
+        if not instance.words and labels.label(instance.output) is None:
             known = ", ".join(sorted(labels.labels)[:8])
             raise RowFault(f"output {instance.output[:40]!r} is none of the labels {known}")

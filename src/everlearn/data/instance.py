@@ -42,6 +42,8 @@ class Instance:
         history: Earlier turns of the conversation, system message included, oldest first.
         tokens: Of raw text: its ids as they are trained, in the model's own tokens. No template, no cut, all of them
             but the first are targets; `output` is the same for the reader.
+        words: Of a row of words with a tag each (`everlearn.data.words`); `input` has them with spaces between, and
+            `output` the tags.
     """
 
     instruction: str
@@ -53,6 +55,7 @@ class Instance:
     references: tuple[str, ...] = ()
     history: tuple[Turn, ...] = ()
     tokens: tuple[int, ...] = ()
+    words: tuple[str, ...] = ()
 
     @property
     def form(self) -> Literal["dialogue", "text"]:
@@ -88,6 +91,7 @@ class Instance:
             references=tuple(str(text) for text in row.get("references", ())),  # type: ignore[attr-defined]
             history=tuple(Turn(str(t["role"]), str(t["content"])) for t in row.get("history", ())),  # type: ignore[attr-defined]
             tokens=tuple(int(token) for token in row.get("tokens", ())),  # type: ignore[attr-defined]
+            words=tuple(str(word) for word in row.get("words", ())),  # type: ignore[attr-defined]
         )
 
 
@@ -103,7 +107,8 @@ class Task:
         metric: Name of the main metric (`everlearn.evaluation.text_metrics.METRICS`).
         labels: The closed set of answers of a classification task, empty otherwise.
         classes: In a stream with a scenario the classes that the task brings, in the order of their columns in a
-            head: its labels, which no other task of the stream has, and which all its answers are among.
+            head: its labels, which no other task of the stream has, and which all its answers are among; of rows of
+            words the tags of its entity types, which are its labels.
     """
 
     name: str

@@ -2,7 +2,7 @@
 
 Five templates: `vanilla` (the query as it is), `alpaca` and `llama2` (one fixed frame each, as in SSR's published
 training and evaluation: arXiv 2403.01244, spec section 5), `cue` (chosen here) and `chat` (the tokenizer's own,
-`chat_prompts.py`); and those that ask for a class (`class_prompts.py`).
+`chat_prompts.py`); those that ask for a class (`class_prompts.py`), and of rows of words (`word_prompts.py`).
 Prompt and answer are tokenized separately and the answer ends with EOS. A prompt is cut to its first
 `max_tokens` ids, BOS included; an answer that is too long is cut and then has no EOS: both as published.
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 TEMPLATE_NAMES = (
     *("auto", "chat", "cue", "vanilla", "alpaca", "llama2"),
     *("classification", "relation_classification_state", "relation_classification_qa", "short_answer"),
+    *("words", "words_last"),
 )
 CUE = "\n\nAnswer:\n"
 
@@ -100,6 +101,7 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
         ModelError: the tokenizer has no EOS token.
     """
     from everlearn.data.class_prompts import WORDINGS, ClassTemplate
+    from everlearn.data.word_prompts import WORDS, WordTemplate
 
     if name not in TEMPLATE_NAMES:
         raise RecipeError(f"model.template: {unknown('template', name, TEMPLATE_NAMES)}")
@@ -118,6 +120,8 @@ def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplat
         return ChatTemplate(tokenizer)
     if name in WORDINGS:
         return ClassTemplate(name)
+    if name in WORDS:
+        return WordTemplate(name)
     frames = {"vanilla": VanillaTemplate, "alpaca": AlpacaTemplate, "llama2": Llama2Template}
     return frames.get(name, CueTemplate)()
 

@@ -6,6 +6,7 @@
 | `sharegpt` | `conversations`: a list of `from` / `value` |
 | `messages` | `messages` (or `conversation`, `contents`): a list of `role` / `content` (or `parts`) |
 | `prompt_completion` | `prompt` and `completion` (or `response`, `chosen`): texts, or lists of messages |
+| `words` | `tokens` (or `words`) and `ner_tags` (or `tags`): a list of words and one of their BIO tags |
 | `alpaca` | `instruction`, `input` (may be empty), `output` (or `chosen`) |
 | `columns` | `instruction`, `input`, `output`, `system`, `history`, `id` under names that the recipe gives |
 
@@ -24,12 +25,14 @@ from sys import intern
 
 from everlearn.data.bad_rows import RowFault
 from everlearn.data.instance import Instance, Turn
-from everlearn.data.row import Row, as_text, text_of
+from everlearn.data.row import Row, as_text, kind_of, text_of
 from everlearn.data.turns import CONVERSATIONS, Frame, Spoken, answers, refuse_what_is_no_text, turns_of
+from everlearn.data.words import fault_of
 
 Parser = Callable[[Row, Frame], list[Instance]]
 
 _COMPLETIONS = ("completion", "response", "chosen")
+_WORDS, _TAGS = ("tokens", "words"), ("ner_tags", "tags")
 
 
 def parse_superni(row: Row, frame: Frame) -> list[Instance]:
@@ -89,6 +92,28 @@ def parse_prompt_completion(row: Row, frame: Frame) -> list[Instance]:
     return answers([*shown, *tail], frame, row)
 
 
+def parse_words(row: Row, frame: Frame) -> list[Instance]:
+    """A row of words with a BIO tag each; tags that are numbers get their names from outside the row."""
+    lists = [(key, row.get(key)) for key in (_held(row, _WORDS), _held(row, _TAGS))]
+    for key, value in lists:
+        if not isinstance(value, list):
+            raise RowFault(f"{key!r} is {kind_of(value)}, not a list" if value is not None else f"no {key!r}")
+    (of_words, words), (of_tags, tags) = lists
+    assert isinstance(words, list) and isinstance(tags, list), "just looked"  # noqa: PT018
+    if len(words) != len(tags) or not words:
+        raise RowFault(f"{len(words)} words in {of_words!r} and {len(tags)} tags in {of_tags!r}: each word has one")
+    texts = [as_text(word, of_words) for word in words]
+    if blank := next((number for number, text in enumerate(texts, 1) if not text.strip()), None):
+        raise RowFault(f"word {blank} is empty")
+    named = [frame.names.get(str(tag), tag) for tag in tags]
+    for number, tag in enumerate(named, 1):
+        if not isinstance(tag, str):
+            raise RowFault(f"tag {number} is {str(tag)[:40]}, not a text such as B-PER (label_names can name numbers)")
+    if fault := fault_of(named):
+        raise RowFault(fault)
+    return [Instance("", " ".join(texts), " ".join(named), frame.task, id=frame.id, words=(*texts,))]
+
+
 def parse_conversation(row: Row, frame: Frame) -> list[Instance]:
     """A conversation under `conversations` or `messages`; a `system` beside it is its first turn."""
     refuse_what_is_no_text(row, "it")
@@ -109,6 +134,7 @@ PARSERS: dict[str, Parser] = {
     "sharegpt": parse_conversation,
     "messages": parse_conversation,
     "prompt_completion": parse_prompt_completion,
+    "words": parse_words,
     "alpaca": parse_alpaca,
     "columns": parse_columns,
 }
@@ -118,6 +144,8 @@ def detect_shape(row: Mapping[str, object]) -> str | None:
     """Name of the shape that a row has by its keys, or None."""
     if "full_prompt" in row and "output" in row:
         return "superni"
+    if all(isinstance(row.get(_held(row, keys)), list) for keys in (_WORDS, _TAGS)):
+        return "words"
     if isinstance(row.get("conversations"), list):
         return "sharegpt"
     if any(isinstance(row.get(key), list) for key in CONVERSATIONS):
@@ -127,6 +155,11 @@ def detect_shape(row: Mapping[str, object]) -> str | None:
     if "instruction" in row and ("output" in row or "chosen" in row):
         return "alpaca"
     return "columns" if "input" in row and ("output" in row or "chosen" in row) else None
+
+
+def _held(row: Mapping[str, object], keys: tuple[str, ...]) -> str:
+    """The first of some keys that a row has; the first of all where it has none."""
+    return next((key for key in keys if row.get(key) is not None), keys[0])
 
 
 def _one(

@@ -20,6 +20,7 @@ from everlearn.data.control_tokens import mentioned, plain_ids
 from everlearn.data.cut import WHERE, cut_by_class
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.tasks import Account, build_task, check_order
+from everlearn.data.words import with_outside
 from everlearn.errors import RecipeError, UserError
 from everlearn.files import write_jsonl
 from everlearn.recipe import EMBEDDED, ClassesConfig, StreamConfig, TaskConfig
@@ -117,11 +118,12 @@ def read_stream(
         if config.from_ is None and isinstance(config.tasks, str):
             check_order(config.order, stream.names)
         stream = stream.ordered(name for name in config.order if name not in faults)
-    if config.scenario:
-        try:
+    try:
+        stream = with_outside(stream)
+        if config.scenario:
             check_scenario(stream)
-        except UserError as fault:
-            faults.setdefault("stream", fault)
+    except UserError as fault:
+        faults.setdefault("stream", fault)
     if tokenizer is not None:
         account.notes += [
             note for task in stream for note in (*_unwritable(task, tokenizer), *_mentions(task, tokenizer))

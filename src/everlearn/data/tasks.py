@@ -8,10 +8,11 @@ demonstration that is or belongs to an evaluation row is refused (a file), or pa
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from everlearn.data.account import PartAccount, TaskAccount
+from everlearn.data import words
+from everlearn.data.account import PartAccount, TaskAccount, listed
 from everlearn.data.bad_rows import SHOWN, BadRow
 from everlearn.data.classes import check_classes, first_seen
 from everlearn.data.conversations import Rows, links
@@ -107,6 +108,8 @@ def made_of(
     Raises:
         DataError: as `build_task`.
     """
+    if train.instances[0].words:
+        return _of_words(train, evaluation, config, account, told, seed, limits)
     ignore_case = config.metric == "auto" or ignores_case(config.metric)
     train_limit, evaluation_limit = limits
     labels, reason = tuple(config.labels), "the recipe gives the labels"
@@ -152,6 +155,46 @@ def made_of(
         check_classes(task)
     account.tasks.append(told)
     return task
+
+
+def _of_words(
+    train: Rows,
+    evaluation: Rows | None,
+    config: TaskConfig,
+    account: Account,
+    told: TaskAccount,
+    seed: int,
+    limits: tuple[int | None, int | None],
+) -> Task:
+    """The task of rows of words: it brings the entity types that are its labels, or those of its training rows."""
+    types = tuple(config.labels) or tuple(words.mentions(train.instances))
+    if evaluation is None:
+        train, evaluation = held_out(train, config, seed)
+        told.held_out = len(evaluation.instances)
+    tested = words.mentions(evaluation.instances)
+    if not config.labels and (foreign := [name for name in tested if name not in types]):
+        raise DataError(
+            f"task {config.name}: {tested[foreign[0]]} entities of its test rows are of type {foreign[0]!r}, which no "
+            "training row has: take these tags out, or give the type training rows."
+        )
+    task, cut = words.made_of(config.name, train.instances, evaluation.instances, types, config.metric, limits)
+    told.metric, told.metric_reason = task.metric, "entities of rows of words"
+    note_cut(told, cut)
+    if others := [name for name in words.mentions(train.instances) if name not in types]:
+        told.notes.append(f"types of other tasks are O in the training rows: {listed(map(repr, others))}.")
+    if aside := sum(not words.holds(row, types) for row in evaluation.instances):
+        told.notes.append(f"{aside} of {len(evaluation.instances)} test rows hold none of its types and are left out.")
+    account.tasks.append(told)
+    return task
+
+
+def note_cut(told: TaskAccount, cut: tuple[int, int]) -> None:
+    """Notes in the account of a task of words how many training and test rows the limits leave out."""
+    told.parts["train"].limited = cut[0]
+    if "evaluation" in told.parts:
+        told.parts["evaluation"].limited = cut[1]
+    elif cut[1]:
+        told.notes.append(f"{cut[1]} held-out instances are left out by the limit.")
 
 
 def check_order(order: Sequence[str] | None, names: Sequence[str]) -> None:
@@ -206,6 +249,7 @@ def read_part(
     labels: Spellings | None,
     account: Account,
     told: TaskAccount,
+    names: Mapping[str, str] | None = None,
 ) -> Rows:
     """Reads `train`, `evaluation` or `demonstrations` of a task.
 
@@ -217,9 +261,11 @@ def read_part(
         labels: All answers that there may be; None: any.
         account: Takes the bad rows.
         told: Takes what was read.
+        names: Of the tags of words that are numbers.
 
     Raises:
         DataError: the source is missing or unreadable, or none of its rows can be used.
+        RecipeError: an instruction for rows of words.
     """
     try:
         result = read_rows(
@@ -231,6 +277,7 @@ def read_part(
             labels=labels,
             id_prefix=part,
             positive_examples=part == "demonstrations",
+            names=names,
         )
     except DataError as error:
         raise DataError(f"{where} {part}: {error}") from None
@@ -252,6 +299,8 @@ def read_part(
             f"task {config.name} is empty: none of the {result.total} rows of {source} can be used ({reasons}): mend "
             "the rows, or say how to read them with format or columns."
         )
+    if config.instruction and result.rows[0].words:
+        raise RecipeError(f"{where}: instruction is for questions, and rows of words are read alone: take it out.")
     return Rows(tuple(result.rows), tuple(result.units))
 
 

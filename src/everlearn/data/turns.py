@@ -7,8 +7,8 @@ a row that cannot be used: its answers rest on what the model would not see.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from everlearn.data.bad_rows import RowFault
 from everlearn.data.instance import Instance, Turn
@@ -33,11 +33,12 @@ _TEXT_PARTS = ("text", "input_text", "output_text")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """What a row's instance takes from outside the row: its task, the task's definition, its id."""
+    """What a row's instance takes from outside the row: its task, the task's definition, its id, names of tags."""
 
     task: str
     instruction: str
     id: str
+    names: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from pydantic import Field, model_validator
 
 from everlearn.data.mixture import Group, Mixture
 from everlearn.data.reservoir import Memory, Plan, Reservoir, drawn_by
+from everlearn.data.words import is_of_words
 from everlearn.errors import RecipeError
 from everlearn.methods.base import Facts, Forecast, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
@@ -76,11 +77,16 @@ class ExperienceReplay(Method):
         self._memory = Memory()
 
     def check(self, facts: Facts) -> None:
-        """Refuses a memory to herd that leaves nothing for each class.
+        """Refuses a memory to herd that leaves nothing for each class, or whose rows are words.
 
         Raises:
             RecipeError: says how many rows it needs.
         """
+        if self.options.selection == "herding" and is_of_words(facts.stream):
+            raise RecipeError(
+                f"method {self.name}: selection: herding takes one state a row, and a row of words has many: set it "
+                "to reservoir."
+            )
         classes = sum(max(1, len(task.labels)) for task in facts.stream)
         if self.options.selection == "herding" and self.options.capacity < classes:
             raise RecipeError(
@@ -145,7 +151,7 @@ class ExperienceReplay(Method):
         found, tokenizer = [], context.latest().tokenizer
         for task in context.stage.tasks:
             most = context.training.max_prompt_tokens
-            name, prompts = task_prompts(task, "train", context.template, tokenizer, most)
+            name, prompts, _ = task_prompts(task, "train", context.template, tokenizer, most)
             with context.progress.step(f"reading training rows of {task.name}", len(prompts)) as tick:
                 path = kept_prompt_states(
                     context.step,

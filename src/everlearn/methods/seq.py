@@ -32,6 +32,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from everlearn.data.words import is_of_words
 from everlearn.errors import RecipeError
 from everlearn.methods.base import Facts, Method, MethodOptions, StageContext
 from everlearn.methods.registry import register
@@ -157,7 +158,7 @@ class SEQ(Method):
     traits = frozenset({"trains heads"})
 
     def check(self, facts: Facts) -> None:
-        """Refuses streams without classes, and weights in parts.
+        """Refuses streams without classes, a warm-up on words that rows of words do not have, and weights in parts.
 
         Raises:
             RecipeError: names the key.
@@ -166,6 +167,12 @@ class SEQ(Method):
             raise RecipeError(
                 f"method {self.name}: it trains heads over classes, and this stream says of none: set stream.scenario "
                 "to class_incremental or task_incremental."
+            )
+        options = self.options
+        if is_of_words(facts.stream) and options.warms_up and options.warmup_target == "causal_lm":
+            raise RecipeError(
+                f"method {self.name}: a warm-up on causal_lm learns class names as answers, and rows of words have "
+                "tags: set warmup_target: classes (published for words: warmup_epochs: 3 and head: linear)."
             )
         if facts.training.sharding == "fsdp":
             raise RecipeError(

@@ -67,7 +67,7 @@ def _embedded(
     most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
     ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
 
-    def mean(states: Tensor, mask: Tensor) -> Tensor:
+    def mean(states: Tensor, mask: Tensor, _: Sequence[int]) -> Tensor:
         weights = mask.clone()
         weights[:, : len(bos)] = 0
         weights = weights[:, :, None].float()  # (batch, length, 1)

@@ -1,9 +1,11 @@
-"""States of a model as features of texts: the last hidden state at the last token of a prompt, or another pooling.
+"""States of a model as features of texts: the last hidden state at the last token of a prompt, at a token of each of
+its words, or another pooling.
 
 A classifier on a causal model reads the state from which the first token of the answer would be predicted
 (zzz47zzz/codebase-for-incremental-learning-with-llm: the last layer, after its norm, at the last prompt token of a
 prompt without its answer). The model is in evaluation mode, so that no dropout acts: the published probing and
 training extract features with it (they switch back to training mode after every evaluation). No logits are computed.
+Rows of words have a state for each word (`everlearn.data.word_prompts`), one after the other.
 
 Rows of like length share a batch and are padded on the right, where causal attention does not see it; the tests hold a
 row's state to be the same alone and beside longer ones.
@@ -18,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from everlearn.artifacts import StepRunner
+from everlearn.data.word_prompts import places_in
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models.adapters import inner_model
 from everlearn.models.batching import by_length, tokens_at_once
@@ -37,26 +40,29 @@ if TYPE_CHECKING:
 
 Part = Literal["train", "evaluation"]
 """Of a task's rows."""
+Places = Sequence[Sequence[int]]
+"""Of each prompt the places of the tokens whose states are asked for, in order."""
 BATCH_TOKENS = 8192
 """Tokens computed at once on a GPU, padding included."""
 STATES = "states.safetensors"
-"""File of an artifact of kept states: `states`, (prompts, width), float32."""
+"""File of an artifact of kept states: `states`, (prompts, width) or, of words, (words, width), float32."""
 
 
 def last_prompt_states(
-    loaded: LoadedModel, prompts: Sequence[Sequence[int]], *, tick: Tick | None = None
+    loaded: LoadedModel, prompts: Sequence[Sequence[int]], places: Places | None = None, *, tick: Tick | None = None
 ) -> np.ndarray:
-    """The final hidden state at the last token of each prompt.
+    """The final hidden state at the last token of each prompt, or at other places of it.
 
     Args:
         loaded: The model; adapters count as they are switched.
         prompts: Token ids; none is empty.
+        places: Of each prompt the places of the tokens whose states are asked for; None: its last one.
         tick: Called with (prompts done, prompts in all).
 
     Returns:
-        (prompts, width), float32.
+        (prompts, width), or (places of all prompts, width) in their order; float32.
     """
-    return loaded.shared_out(_last_states, prompts, tick)
+    return loaded.shared_out(_states, (prompts, places), tick)
 
 
 def kept_prompt_states(
@@ -66,6 +72,8 @@ def kept_prompt_states(
     prompts: Sequence[Sequence[int]],
     open_model: Callable[[], LoadedModel],
     show: Callable[[], Tick | None] = lambda: None,
+    *,
+    places: Places | None = None,
 ) -> Path:
     """The same as a step of the store, so that states of an unchanged model are computed once, whoever asks.
 
@@ -76,6 +84,7 @@ def kept_prompt_states(
         prompts: Token ids.
         open_model: Loads it, where the step has not been made.
         show: Gives what to show by.
+        places: As for `last_prompt_states`.
 
     Returns:
         Path of the file.
@@ -84,15 +93,17 @@ def kept_prompt_states(
     def make(folder: Path) -> None:
         from safetensors.numpy import save_file
 
-        save_file({"states": last_prompt_states(open_model(), prompts, tick=show())}, folder / STATES)
+        given = () if places is None else (places,)
+        save_file({"states": last_prompt_states(open_model(), prompts, *given, tick=show())}, folder / STATES)
 
-    return step(f"features/{name}", {"model": model, "prompts": fingerprint_of(prompts)}, make).path / STATES
+    read = {"prompts": fingerprint_of(prompts), **({} if places is None else {"places": fingerprint_of(places)})}
+    return step(f"features/{name}", {"model": model, **read}, make).path / STATES
 
 
 def task_prompts(
     task: Task, part: Part, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, most: int
-) -> tuple[str, list[list[int]]]:
-    """The prompts of a task's rows as their states are read, and their name in the store, the same whoever asks.
+) -> tuple[str, list[list[int]], Places | None]:
+    """The prompts of a task's rows as their states are read, with their name in the store, the same whoever asks.
 
     Args:
         task: Whose rows.
@@ -100,9 +111,13 @@ def task_prompts(
         template: How an instance becomes a prompt.
         tokenizer: The model's.
         most: Tokens at which prompts of training rows are cut (`training.max_prompt_tokens`); others are whole.
+
+    Returns:
+        Name, token ids, and the places of words where the rows are such.
     """
     rows, cut = (task.train, most) if part == "train" else (task.evaluation, None)
-    return f"{task.name}/{part}", [template.prompt_ids(row, tokenizer, cut) for row in rows]
+    prompts = [template.prompt_ids(row, tokenizer, cut) for row in rows]
+    return f"{task.name}/{part}", prompts, places_in(rows, template, tokenizer, cut)
 
 
 def read_states(path: Path) -> np.ndarray:
@@ -113,46 +128,59 @@ def read_states(path: Path) -> np.ndarray:
     return states
 
 
-def _last_states(loaded: LoadedModel, prompts: Sequence[Sequence[int]], crew: Crew, tick: Tick | None) -> np.ndarray:
+def _states(
+    loaded: LoadedModel, order: tuple[Sequence[Sequence[int]], Places | None], crew: Crew, tick: Tick | None
+) -> np.ndarray:
     """The same in all processes, each some of the batches."""
-    return pooled(loaded, prompts, last_of, crew, tick, sees_prompt=True)
+    prompts, given = order
+    places = given or [(len(prompt) - 1,) for prompt in prompts]
+
+    def pool(states: Tensor, _: Tensor, batch: Sequence[int]) -> Tensor:
+        return states_at(states, [places[at] for at in batch])
+
+    return pooled(loaded, prompts, pool, crew, tick, sizes=[len(one) for one in places], sees_prompt=True)
 
 
-def last_of(states: Tensor, mask: Tensor) -> Tensor:
-    """The state at the last token of each row, (rows, width), of rows padded on the right.
+def states_at(states: Tensor, places: Places) -> Tensor:
+    """The states at places of each row, row after row, (places, width).
 
     Args:
         states: (rows, length, width).
-        mask: 1 where a token stands, (rows, length).
+        places: Of each row.
     """
     import torch
 
-    return states[torch.arange(len(states), device=states.device), mask.sum(1) - 1]
+    row_of = [row for row, own in enumerate(places) for _ in own]
+    index = torch.tensor([row_of, [at for own in places for at in own]], device=states.device, dtype=torch.long)
+    return states[index[0], index[1]]
 
 
 def pooled(
     loaded: LoadedModel,
     rows: Sequence[Sequence[int]],
-    pool: Callable[[Tensor, Tensor], Tensor],
+    pool: Callable[[Tensor, Tensor, Sequence[int]], Tensor],
     crew: Crew,
     tick: Tick | None = None,
     *,
+    sizes: Sequence[int] | None = None,
     batch_tokens: int | None = None,
     sees_prompt: bool = False,
 ) -> np.ndarray:
-    """One vector a row, of its final hidden states.
+    """One vector a row, or several, of its final hidden states.
 
     Args:
         loaded: The model.
         rows: Token ids; none is empty.
-        pool: States (rows, length, width) and mask (rows, length) of a batch, to its vectors (rows, width).
+        pool: States (rows, length, width) and mask (rows, length) of a batch, and which rows these are, to their
+            vectors, row after row, (vectors, width).
         crew: Processes that share the work; each calls this.
         tick: Called with (rows done, rows in all).
+        sizes: How many vectors each row has; None: one.
         batch_tokens: Most tokens of a batch, padding included; None: by the device.
         sees_prompt: Whether a soft prompt of the model stands before each row; else such a model is refused.
 
     Returns:
-        (rows, width), float32.
+        (vectors, width), in the order of the rows, float32.
     """
     import torch
 
@@ -173,7 +201,7 @@ def pooled(
             seen = torch.cat([mask.new_ones(len(batch), len(before)), mask], dim=1)
             states = decoder(inputs_embeds=vectors, attention_mask=seen, use_cache=False).last_hidden_state
             states = states[:, len(before) :]
-        found: np.ndarray = pool(states, mask).float().cpu().numpy()
+        found: np.ndarray = pool(states, mask, batch).float().cpu().numpy()
         done += len(batch)
         if tick:
             tick(min(done * crew.count, len(rows)), len(rows))
@@ -185,9 +213,11 @@ def pooled(
         shares = crew.share(batches, of_batch)
     if not batches:
         return np.zeros((0, 1), dtype=np.float32)
-    whole = np.empty((len(rows), shares[0].shape[1]), dtype=np.float32)
+    ends = np.cumsum([1] * len(rows) if sizes is None else sizes)
+    starts = [0, *ends[:-1]]
+    whole = np.empty((ends[-1], shares[0].shape[1]), dtype=np.float32)
     for batch, share in zip(batches, shares, strict=True):
-        whole[batch] = share
+        whole[np.concatenate([np.arange(starts[at], ends[at]) for at in batch])] = share
     return whole
 
 

@@ -116,6 +116,11 @@ class Heads(nn.Module):
         return tuple(name for _, classes in self.tasks for name in classes)
 
     @property
+    def known(self) -> tuple[str, ...]:
+        """The classes of all tasks so far."""
+        return tuple(name for _, classes in self.tasks[: len(self.tasks) - self.ahead] for name in classes)
+
+    @property
     def dtype(self) -> torch.dtype:
         """In which they compute."""
         return next(self.parameters()).dtype
@@ -175,6 +180,8 @@ def class_cross_entropy(
 def set_prototypes(heads: Heads, task: str, states: Tensor, labels: Tensor) -> None:
     """Makes the weights of a task's head the means of its classes' states, as they are (not normalised).
 
+    A class without rows, as an `I-` tag may be, has a weight of zeros.
+
     Args:
         heads: Gets the means.
         task: Whose head.
@@ -185,7 +192,8 @@ def set_prototypes(heads: Heads, task: str, states: Tensor, labels: Tensor) -> N
     assert columns is not None, "the task has a head"
     head = heads.each[[name for name, _ in heads.tasks].index(task)]
     for place, label in enumerate(range(columns.start, columns.stop)):
-        head.weight[place] = states[labels == label].mean(0)
+        own = states[labels == label]
+        head.weight[place] = own.sum(0) / max(len(own), 1)
 
 
 def best_classes(states: np.ndarray, heads: Heads, task: str | None) -> list[str]:
@@ -196,7 +204,7 @@ def best_classes(states: np.ndarray, heads: Heads, task: str | None) -> list[str
         heads: Those of tasks to come are not asked.
         task: Whose classes are asked for; None, or one that is to come or has no head: those of all tasks so far.
     """
-    known = sum(len(classes) for _, classes in heads.tasks[: len(heads.tasks) - heads.ahead])
+    known = len(heads.known)
     own = heads.columns(task) if task else None
     columns = own if own and own.stop <= known else slice(known)
     with torch.inference_mode():

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from everlearn.data.words import is_of_words
+from everlearn.errors import RecipeError
 from everlearn.files import held, read_mapping
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import BASE_STAGE
@@ -52,6 +54,11 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
         if answerer:
             name = fingerprint_of(name, *(state.fingerprint for state in answerer.models.values()))
         name = f"checkpoint-{name[:8]}"
+    if is_of_words(prepared.stream) and released.heads is None:
+        raise RecipeError(
+            "rows of words with tags are answered by heads, and the model that is to be measured has none: name the "
+            "'model' folder of a run that has trained some."
+        )
     with held(store.folder):
         store.update_manifest(kind=EVALUATION, **prepared.formats.to_json())
         tokenizer = prepared.facts.tokenizer

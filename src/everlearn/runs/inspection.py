@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.data.account import TaskAccount
 from everlearn.data.seen import as_seen
+from everlearn.data.words import is_of_words, mentions
 from everlearn.errors import UserError
 from everlearn.methods.base import Facts
 from everlearn.methods.stack import assemble
@@ -113,6 +114,7 @@ def inspect_data(
     from everlearn.data.bad_rows import told
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import read_stream
+    from everlearn.data.word_prompts import template_name
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
     from everlearn.runs.lengths import within_limits
@@ -122,10 +124,11 @@ def inspect_data(
 
     method = assemble(recipe.method)
     tokenizer = loading.load_tokenizer(recipe.model)
-    template = method.template(get_template(recipe.model.template_name, tokenizer))
     context = loading.context_length(recipe.model)
     reading = read_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer)
     stream, refused = reading.stream, reading.refusal(recipe.stream)
+    name = template_name(recipe.model.template, recipe.model.template_name, stream, tokenizer)
+    template = method.template(get_template(name, tokenizer))
     if tokens := method.tokens(stream):
         tokenizer = loading.load_tokenizer(with_tokens(recipe.model, tokens))
     try:
@@ -175,9 +178,9 @@ def _inspected(
         if number <= count:
             seen = template.prompt_ids(row, tokenizer, training.max_prompt_tokens)
             answer = answer[: training.max_target_tokens]
-            texts = as_seen(seen, tokenizer), as_seen(answer, tokenizer)
+            texts = as_seen(seen, tokenizer), row.output if row.words else as_seen(answer, tokenizer)
             rows.append(SeenRow(row.id, *texts, prompts[-1], answers[-1]))
-    had = Counter(row.output for row in task.train)
+    had = mentions(task.train) if is_of_words([task]) else Counter(row.output for row in task.train)
     return TaskInspection(
         account,
         {label: had[label] for label in task.labels},

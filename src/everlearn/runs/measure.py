@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.words import is_of_words
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import read_jsonl, read_mapping, write_json, write_jsonl, write_vouched
 from everlearn.fingerprints import fingerprint_of
@@ -21,7 +22,7 @@ from everlearn.methods.base import Stage
 from everlearn.models.state import ModelState
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, EvaluationConfig, Recipe
-from everlearn.runs.heads import BY_HEADS, States, answer_by_heads
+from everlearn.runs.heads import BY_HEADS, States
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 
@@ -53,11 +54,15 @@ def check_measurement(
     """
     from everlearn.data.general import general_passages
     from everlearn.evaluation.benchmark_tasks import find_benchmarks
+    from everlearn.evaluation.entities import check_seqeval
     from everlearn.evaluation.tasks import check_lengths
     from everlearn.evaluation.text_metrics import METRICS
 
+    of_words = is_of_words(stream)
+    if of_words:
+        check_seqeval()
     for task in stream:
-        if task.metric not in METRICS:
+        if not of_words and task.metric not in METRICS:
             raise RecipeError(f"task {task.name}: {unknown('metric', task.metric, METRICS)}")
         named = (Instance("", "", name, task.name) for name in task.classes) if stream.scenario else ()
         room = max((len(template.target_ids(row, tokenizer)) for row in named), default=1)
@@ -124,6 +129,7 @@ class Measurement:
         self._scores: dict[int, dict[str, dict[str, Any]]] = {}
         self._general: dict[int, dict[str, Any]] = {}
         self._benchmarks: dict[int, dict[str, dict[str, Any]]] = {}
+        self._matrix: dict[str, Any] = {}
         self._opened: tuple[ModelState, LoadedModel, Generator] | None = None
 
     def stage(
@@ -146,6 +152,11 @@ class Measurement:
             tasks: To be answered.
             answerer: Whose weights answer which row.
         """
+        if is_of_words(tasks):  # by heads alone, which know the types so far
+            from everlearn.models.heads import load_heads
+
+            known = released.heads and set(load_heads(released.heads.folder).known)
+            tasks = [task for task in tasks if known and set(task.classes) <= known]
         step = self.store.steps_below(name)
         named = {task.name: answerer.names_for(task.evaluation) for task in tasks} if answerer else {}
         chosen = {
@@ -228,6 +239,10 @@ class Measurement:
                 if count := empty_answers(rows):
                     empty.append(f"{task.name} {count} of {len(rows)}")
         told = f"  (empty answers: {', '.join(empty)})" if empty else ""
+        if cells and is_of_words(self.stream):
+            name = stage.tasks[-1].name
+            whole = self._matrix["values"][-1][self._matrix["tasks"].index(name)]
+            told = f"  (their own types; all types so far {whole:.1f})"
         return f"after {stage.name}: " + "  ".join(cells) + told
 
     def finish(self) -> tuple[dict[str, object], dict[str, object]]:
@@ -260,13 +275,16 @@ class Measurement:
     def _predict(self, folder: Path, task: Task, state: ModelState, step: StepRunner) -> None:
         """Answers the rows of a task, or of a part of one."""
         from everlearn.evaluation.choice import CHOSEN, choose_classes
+        from everlearn.evaluation.entities import tagged_rows
         from everlearn.evaluation.tasks import answered_rows, predict_task
 
         if state.heads is not None:
             most = self.recipe.training.max_prompt_tokens
             states = States(step, self.template, self.tokenizer, most, self.models.open, self.progress)
-            given = states.of_evaluation(state, task)
-            answers = answer_by_heads(state, task, self.stream, given)
+            answers = states.answers(state, task, self.stream)
+            if is_of_words([task]):
+                self._score(folder, task, tagged_rows(task, answers, BY_HEADS))
+                return
             rows = answered_rows(task, [(answer, BY_HEADS) for answer in answers], METRIC_NAMES)
             self._score(folder, task, rows)
             return
@@ -293,11 +311,12 @@ class Measurement:
         self._score(folder, task, [next(answers[state]) for state in chosen])
 
     def _score(self, folder: Path, task: Task, rows: Sequence[dict[str, Any]]) -> None:
+        from everlearn.evaluation.entities import score_task
         from everlearn.evaluation.tasks import score_rows
 
         evaluation = self.recipe.evaluation
         write_jsonl(folder / "predictions.jsonl", rows)
-        scores = score_rows(
+        scores = (score_task if is_of_words([task]) else score_rows)(
             rows,
             task,
             samples=evaluation.bootstrap_samples,
@@ -388,6 +407,7 @@ class Measurement:
         self._add_f1(metrics)
         if self.probing:
             self.probing.summarise(self.stages, self._rows, metrics)
+        self._matrix = matrix
         write_vouched(self.store.folder / "matrix.json", matrix)
         write_vouched(self.store.folder / "metrics.json", metrics)
         self.store.vouch_for_rows()

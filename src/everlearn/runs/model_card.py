@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from everlearn.data.instance import Instance, TaskStream
+from everlearn.data.word_prompts import FIRST, WordTemplate
+from everlearn.data.words import OUTSIDE
 from everlearn.models.kinds import EXPERTS, STORED
 from everlearn.visible import visible
 
@@ -81,8 +83,10 @@ def model_card(
         scored = "the likeliest of the classes of a row's task, each as a whole answer"
     if handed.heads:
         what = f"Classification heads over {base}" if handed.is_base else f"{what}, with classification heads"
-        how = "It names the class of texts like those it was trained on."
+        of_words = isinstance(template, WordTemplate)
+        how = f"It names the class of {'words in ' if of_words else ''}texts like those it was trained on."
         scored = "the class of the greatest logit" + (" of the task's own head" if handed.knows_task else "")
+        scored = f"F1 of entities of all types by then, tags by {scored}" if of_words else scored
     names = ", ".join(escaped(name) for name in matrix["trained_at"])
     parts = [
         f"# {escaped(recipe.name)}",
@@ -187,12 +191,13 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
         place = f"{base}{revision}" if handed.is_base else "FOLDER"
         lines += [f"model = AutoModelForCausalLM.from_pretrained({place}, dtype=torch.{handed.dtype}).eval()"]
     if handed.heads:
+        asks_task = ", task" if handed.knows_task else ""
         lines += [
             'heads = json.load(open(f"{FOLDER}/heads/heads.json", encoding="utf-8"))["tasks"]',
             'tensors = load_file(f"{FOLDER}/heads/heads.safetensors")',
             "",
             "",
-            f"def answer(question{', task' if handed.knows_task else ''}):",
+            *([] if isinstance(template, WordTemplate) else [f"def answer(question{asks_task}):"]),
         ]
     elif answerer:
         choice = f"chosen(routing, {answerer.asks})"
@@ -200,6 +205,8 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
         lines += [f"    model.set_adapter({choice})" if is_adapter else f"    model = models[{choice}]"]
     else:
         lines += ["", "", "def answer(question):"]
+    if isinstance(template, WordTemplate):
+        return "\n".join([*lines, *_code_of_words(template, tokenizer, formula)])
     if handed.has_template:
         lines += [
             '    messages = [{"role": "user", "content": question}]',
@@ -243,6 +250,36 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     return "\n".join(lines)
 
 
+def _code_of_words(template: WordTemplate, tokenizer: PreTrainedTokenizerBase, formula: str) -> list[str]:
+    """What tags the words of a sentence."""
+    from everlearn.data.prompts import bos_ids
+
+    before = bos_ids(tokenizer)
+    return [
+        "def answer(words):",
+        '    text = " ".join(words)',
+        "    read = tokenizer(",
+        "        text, add_special_tokens=False, split_special_tokens=True, return_offsets_mapping=True",
+        "    )",
+        f'    ids = torch.tensor([{before} + read["input_ids"]])',
+        "    with torch.inference_mode():",
+        f"        states = model(ids, output_hidden_states=True).hidden_states[-1][0, {len(before)}:].float()",
+        '    names = [name for head in heads for name in head["classes"]]',
+        "    tags, begin = [], 0",
+        "    for word in words:",
+        "        end = begin + len(word)",
+        '        own = [at for at, (b, e) in enumerate(read["offset_mapping"]) if b < end and e > begin]',
+        "        begin = end + 1",
+        "        if not own:",
+        f'            tags.append("{OUTSIDE}")',
+        "            continue",
+        f"        state = states[own[{0 if template.name == FIRST else -1}]]",
+        f"        logits = torch.cat([{formula} for at in range(len(heads))])",
+        "        tags.append(names[int(logits.argmax())])",
+        "    return tags",
+    ]
+
+
 def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> str:
     measured = "" if handed.knows_task else " as they were measured"
     remarks_on_answers = [
@@ -255,14 +292,19 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
             "is written may be another class, or none."
         )
     if handed.heads:
+        token = "the last token of the prompt"
+        if isinstance(template, WordTemplate):
+            token = f"the {'first' if template.name == FIRST else 'last'} token of each word"
         scope = "the head of the task that is named" if handed.knows_task else "the heads of all tasks"
         remarks_on_answers = [
-            f"An answer is the class of the greatest logit of {scope}, over the last hidden state at the last token "
-            "of the prompt. `heads/heads.json` names tasks and classes in the order of the columns; "
-            "`heads/heads.safetensors` holds the weights, `0.weight` those of the first task."
+            f"An answer is the class of the greatest logit of {scope}, over the last hidden state at {token}. "
+            "`heads/heads.json` names tasks and classes in the order of the columns; `heads/heads.safetensors` holds "
+            "the weights, `0.weight` those of the first task."
         ]
     remarks = [
-        "A question is a row's instruction and input with a blank line between, where it has both.",
+        "A row is a sentence of words."
+        if isinstance(template, WordTemplate)
+        else "A question is a row's instruction and input with a blank line between, where it has both.",
         f"Prompts are those of the template {template.name}"
         + (", which the tokenizer's chat template renders." if handed.has_template else " (the text above)."),
         *remarks_on_answers,

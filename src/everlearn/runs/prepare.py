@@ -11,6 +11,7 @@ from everlearn.crew import crew
 from everlearn.data.account import data_line
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.kept import kept_places, kept_task
+from everlearn.data.words import is_of_words
 from everlearn.errors import RecipeError
 from everlearn.files import read_vouched
 from everlearn.methods.base import Facts, Method
@@ -60,6 +61,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     """
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import load_stream
+    from everlearn.data.word_prompts import template_name
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
     from everlearn.models.checking import check_model
@@ -72,10 +74,11 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
     sharers = crew().count if recipe.training.sharding == "fsdp" else 1
     model = check_model(recipe.model, trains=trains, sharers=sharers)
     tokenizer = loading.load_tokenizer(recipe.model)
-    template = method.template(get_template(recipe.model.template_name, tokenizer))
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     kept = partial(kept_task, folder) if folder else None
     stream = load_stream(recipe.stream, seed=recipe.seed, tokenizer=tokenizer, bad_rows_file=bad_rows, kept=kept)
+    name = template_name(recipe.model.template, recipe.model.template_name, stream, tokenizer)
+    template = method.template(get_template(name, tokenizer))
     read = stream.tasks
     origin = find_base(recipe.model, weights=False).note
     stream = replace(stream, notes=(*([origin] if origin else []), *stream.notes, *template.notes))
@@ -123,11 +126,16 @@ def _refuse_unknown_stages(recipe: Recipe, count: int) -> None:
 
 
 def refuse_unfit_scenario(method: Method, stream: TaskStream) -> None:
-    """Refuses a method that must be told a row's task where the scenario says that the task is unknown.
+    """Refuses a method that must be told a row's task where it is unknown, and one that cannot answer rows of words.
 
     Raises:
         RecipeError: names the method.
     """
+    if is_of_words(stream) and "trains heads" not in method.traits:
+        raise RecipeError(
+            f"method {method.name} answers in words of its own, and rows of words with tags are answered by heads: "
+            "take the method seq, alone or stacked with a rehearsal."
+        )
     told = next((part.name for part in parts_of(method) if "is told tasks" in part.traits), None)
     if told is not None and stream.scenario == "class_incremental":
         raise RecipeError(

@@ -12,12 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
-from everlearn.data.instance import Task, TaskStream
+from everlearn.data.instance import Instance, Task, TaskStream
+from everlearn.data.words import OUTSIDE, is_of_words, tags_of
 from everlearn.evaluation import bootstrap
+from everlearn.evaluation.entities import TestSet, tagged_rows
 from everlearn.files import read_mapping, write_json, write_vouched
 from everlearn.fingerprints import fingerprint_of
 from everlearn.layout import PROBING
@@ -33,8 +35,9 @@ if TYPE_CHECKING:
 
     from everlearn.artifacts import StepRunner
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.data.word_prompts import WordTemplate
     from everlearn.evaluation.probing import Rows
-    from everlearn.models.features import Part
+    from everlearn.models.features import Part, Places
     from everlearn.runs.models_at_hand import ModelsAtHand
     from everlearn.runs.summary import Predictions
 
@@ -75,10 +78,15 @@ class Probing:
         self.probes: list[Probe] = recipe.evaluation.probing.probes if stream.scenario else []
         self.summary: dict[str, object] | None = None
         self._template, self._tokenizer = template, tokenizer
-        self._prompts: dict[tuple[str, str], tuple[str, list[list[int]]]] = {}  # with their names
+        self._prompts: dict[tuple[str, str], tuple[str, list[list[int]], Places | None]] = {}  # with their names
         self._rows_read = ""
         self._stage_of: dict[str, int] = {}  # in which a backbone was first met, by its fingerprint
-        self._right: dict[int, dict[Probe, dict[str, np.ndarray]]] = {}  # by stage; 100.0 where a row is right
+        # by stage: 100.0 where a row is right; of words the rows with their tags
+        self._right: dict[int, dict[Probe, dict[str, Any]]] = {}
+        self._test_set: TestSet | None = None
+        if is_of_words(stream):
+            samples = recipe.evaluation.bootstrap_samples
+            self._test_set = TestSet(stream, samples, derive(recipe.seed, "bootstrap"))
 
     def stage(self, name: str, index: int, released: ModelState) -> None:
         """Probes what a stage has released.
@@ -100,7 +108,9 @@ class Probing:
             path = step(f"{PROBING}/{probe}", self._inputs(probe, released), self._fit_for(probe, name, states)).path
             found = read_mapping(path / "predictions.json")
             self._right.setdefault(index, {})[probe] = {
-                task.name: 100.0 * (np.array(found[task.name]) == self._labels(task, "evaluation"))
+                task.name: tagged_rows(task, found[task.name], probe)
+                if self._test_set
+                else 100.0 * (np.array(found[task.name]) == self._labels(task, "evaluation"))
                 for task in self.stream
             }
 
@@ -116,13 +126,15 @@ class Probing:
                 for part in PARTS
             }
             self._rows_read = fingerprint_of(
-                [task.name, list(task.classes), self._labels(task, part).tolist(), self._prompts[task.name, part][1]]
+                [task.name, list(task.classes), self._labels(task, part).tolist(), *self._prompts[task.name, part][1:]]
+                if self._test_set is None
+                else [task.fingerprint(), *self._prompts[task.name, part][1:]]
                 for task in self.stream
                 for part in PARTS
             )
-        found, done, total = {}, 0, sum(len(prompts) for _, prompts in self._prompts.values())
+        found, done, total = {}, 0, sum(len(prompts) for _, prompts, _ in self._prompts.values())
         with self.progress.step(f"reading all tasks' prompts after {name}", total) as tick:
-            for key, (named, prompts) in self._prompts.items():
+            for key, (named, prompts, places) in self._prompts.items():
                 show = _from(done, total, tick)
                 found[key] = kept_prompt_states(
                     step,
@@ -131,6 +143,7 @@ class Probing:
                     prompts,
                     lambda: self.models.open(released),
                     lambda show=show: show,  # type: ignore[misc]
+                    places=places,
                 )
                 done += len(prompts)
         return found
@@ -161,8 +174,8 @@ class Probing:
                     made = fitted(probe, self._rows(tasks, states), schedule, seed, tick)
                 heads.append({"steps": made.steps, "loss": made.loss, "is_flat": made.is_flat} if made.steps else {})
                 for task in tasks:
-                    found = predicted(probe, made, read_states(states[task.name, "evaluation"]))
-                    answers[task.name] = found.tolist()
+                    found = predicted(probe, made, read_states(states[task.name, "evaluation"])).tolist()
+                    answers[task.name] = self._tagged(task, found) if self._test_set else found
             write_json(folder / "predictions.json", answers)
             write_json(folder / "heads.json", heads)
 
@@ -183,10 +196,31 @@ class Probing:
         return Rows(features, labels, sum(len(task.classes) for task in tasks))
 
     def _labels(self, task: Task, part: str) -> np.ndarray:
-        """Columns of the rows' classes in the head of the task."""
+        """Columns of the classes of rows, or of words that have a state, in the head of the task."""
         of_head = self.stream.classes if self.stream.scenario == "class_incremental" else task.classes
         column = {name: at for at, name in enumerate(of_head)}
-        return np.array([column[row.output] for row in getattr(task, part)])
+        rows, most = getattr(task, part), self.recipe.training.max_prompt_tokens if part == "train" else None
+        if self._test_set is None:
+            return np.array([column[row.output] for row in rows])
+        return np.array([column[tags_of(row)[word]] for row in rows for word in self._read(row, most)])
+
+    def _read(self, row: Instance, most: int | None = None) -> list[int]:
+        """The words of a row that have a state."""
+        return [word for word, _ in cast("WordTemplate", self._template).places(row, self._tokenizer, most)]
+
+    def _tagged(self, task: Task, columns: Sequence[int]) -> list[str]:
+        """The tags of the words of held-out rows, from the columns of those that have a state."""
+        left, rows = iter(columns), []
+        for row in task.evaluation:
+            of_row = {word: self.stream.classes[next(left)] for word in self._read(row)}
+            rows.append(" ".join(of_row.get(word, OUTSIDE) for word in range(len(row.words))))
+        return rows
+
+    def _on_test_set(self, answered: Mapping[str, Any], tasks: Sequence[Task]) -> tuple[float, np.ndarray]:
+        """The F1 of what was answered to the rows of tasks of words, and that of each resample."""
+        assert self._test_set is not None, "the rows are words"
+        rows = [answered[task.name] for task in tasks]
+        return self._test_set.scored(rows, tasks, tasks[-1].metric)[:2]
 
     def summarise(self, stages: Sequence[Stage], answered: Predictions, metrics: dict[str, object]) -> None:
         """Writes `probing.json`, and adds gap and slope to the metrics.
@@ -202,6 +236,8 @@ class Probing:
 
         def row(probe: Probe, index: int) -> list[float]:
             right = self._right[index][probe]
+            if self._test_set:
+                return [self._on_test_set(right, self.stream.tasks)[0]] * len(self.stream)
             return [float(right[task.name].mean()) for task in self.stream]
 
         self.summary = {
@@ -226,7 +262,7 @@ class Probing:
         seed = derive(self.recipe.seed, "bootstrap")
         last, gaps, courses = measured[-1].index, [], []
         learnt = {task.name for stage in measured for task in stage.tasks}
-        for task in self.stream:
+        for task in self.stream if self._test_set is None else ():
             courses.append(np.stack([self._right[stage.index][probe][task.name] for stage in measured]))
             if task.name in learnt:
                 observed = np.array([row["scores"][task.metric] for row in answered[last][task.name]])
@@ -244,15 +280,36 @@ class Probing:
             low, high = bootstrap.percentile_interval(np.mean(drawn, axis=0), evaluation.confidence)
             return {"value": float(point), "low": low, "high": high}
 
-        found = {"probe_gap": estimate(gaps)}
-        if len(measured) > 1:
-            at = np.arange(len(measured)) - (len(measured) - 1) / 2
-            found["probe_slope"] = estimate(list(zip(self.stream.names, courses, strict=True)), at / (at @ at))
+        at = np.arange(len(measured)) - (len(measured) - 1) / 2
+        weights = at / (at @ at) if len(measured) > 1 else at
+        if self._test_set:
+            found = self._of_words(measured, probe, answered[last], weights)
+        else:
+            found = {"probe_gap": estimate(gaps)}
+            found["probe_slope"] = estimate(list(zip(self.stream.names, courses, strict=True)), weights)
+        if len(measured) == 1:
+            del found["probe_slope"]
         definitions = metrics["definitions"]
         assert isinstance(definitions, dict), "definitions are by name"
         for name, entry in found.items():
             metrics[name] = entry
             definitions[name] = DEFINITIONS[name].format(probe=_said(probe))
+
+    def _of_words(
+        self, measured: Sequence[Stage], probe: Probe, answered: Mapping[str, Any], weights: np.ndarray
+    ) -> dict[str, dict[str, object]]:
+        """The same of words: F1 on the test set of the tasks learnt (gap), and of all tasks (slope)."""
+        learnt = [task for stage in measured for task in stage.tasks]
+        by_stage = [self._right[stage.index][probe] for stage in measured]
+        pairs = [self._on_test_set(rows, learnt) for rows in (by_stage[-1], answered)]
+        courses = [self._on_test_set(rows, self.stream.tasks) for rows in by_stage]
+        gap = (pairs[0][0] - pairs[1][0], pairs[0][1] - pairs[1][1])
+        slope = (weights @ [value for value, _ in courses], weights @ np.stack([drawn for _, drawn in courses]))
+        found: dict[str, dict[str, object]] = {}
+        for name, (value, drawn) in (("probe_gap", gap), ("probe_slope", slope)):
+            low, high = bootstrap.percentile_interval(drawn, self.recipe.evaluation.confidence)
+            found[name] = {"value": float(value), "low": low, "high": high}
+        return found
 
 
 def _said(probe: Probe) -> str:

@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 
 from everlearn.data.instance import TaskStream
+from everlearn.data.words import is_of_words
 from everlearn.evaluation import bootstrap, continual
+from everlearn.evaluation.entities import TestSet
 from everlearn.evaluation.tasks import empty_answers
 from everlearn.methods.base import Stage
 from everlearn.seeds import derive
@@ -39,7 +41,17 @@ def summarise(
     rows = [0, *(stage.index for stage in measured)]
     values: dict[str, dict[int, float]] = {task.name: {} for task in stream}
     resamples: dict[str, dict[int, bootstrap.Scores]] = {task.name: {} for task in stream}
-    for task in stream:
+    by_type: list[dict[str, float]] = []
+    if is_of_words(stream):
+        test_set = TestSet(stream, samples, seed)
+        for stage in measured:
+            tasks = [task for task in (*stage.seen, *stage.tasks) if task.name in predictions[stage.index]]
+            answered = [predictions[stage.index][task.name] for task in tasks]
+            value, drawn, types = test_set.scored(answered, tasks, stage.tasks[-1].metric)
+            by_type.append(types)
+            for task in tasks:
+                values[task.name][stage.index], resamples[task.name][stage.index] = value, drawn
+    for task in stream if not by_type else ():
         known = [row for row in rows if task.name in predictions.get(row, {})]
         if not known:
             continue
@@ -72,6 +84,7 @@ def summarise(
         "base_empty": [empty(name, 0) for name in stream.names],
         "empty": [[empty(name, stage.index) for name in stream.names] for stage in measured],
         "trained_at": trained_at,
+        **({"types": by_type} if by_type else {}),
     }
     measured_at = [stage.index for stage in measured]
     brings_classes = stream.scenario is not None

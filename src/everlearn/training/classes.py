@@ -1,10 +1,11 @@
-"""The objective of classification heads: the state at the last token of a prompt, the cross-entropy over classes.
+"""The objective of classification heads: states of prompts, the cross-entropy over classes.
 
-A row is its prompt, and the place of its class among all logits stands where an answer's token would: so batches,
-groups, packing and shares of processes are those of answers. No answer is computed and no logit of the vocabulary.
-The state that predicts the "answer" is the last prompt token's, and its logits are those of all heads in play.
+A row is its prompt, and a class counts as an answer's token does (`EncodedRow.classes`): so batches, groups, packing
+and shares of processes are those of answers. No answer is computed and no logit of the vocabulary. The state that
+predicts a class is the last prompt token's, of a row of words one of each word, and its logits are those of all heads
+in play.
 
-    class-incremental   cross-entropy over all heads in play, mean over the rows of the step
+    class-incremental   cross-entropy over all heads in play, mean over the rows (or words) of the step
     task-incremental    for each task with rows in the step its mean over its own head, summed
 
 Where the language model does not move and no dropout acts, states are given (`models/features.py`) and the heads alone
@@ -19,19 +20,21 @@ Source: zzz47zzz/codebase-for-incremental-learning-with-llm (`models/SEQ.py`, `u
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, nn
 
+from everlearn.data.words import tags_of
 from everlearn.errors import DataError
 from everlearn.files import write_json
-from everlearn.models.features import decoder_within, last_of, padded
+from everlearn.models.features import decoder_within, padded, states_at
 from everlearn.models.heads import Heads, class_cross_entropy, load_heads, save_heads, set_prototypes
-from everlearn.models.sides import Sides
 from everlearn.training.answer_loss import AnswerLoss, Passed
 from everlearn.training.answers import Answers, Batch
 from everlearn.training.packing import Packing
@@ -46,6 +49,7 @@ if TYPE_CHECKING:
 
     from everlearn.data.instance import Instance
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.data.word_prompts import WordTemplate
     from everlearn.models.loading import LoadedModel
     from everlearn.models.state import Part
 
@@ -161,7 +165,7 @@ def put_heads(
 
 
 def make_prototypes(
-    folder: Path, plan: HeadTraining, start: Part | None, states: np.ndarray, classes: Sequence[str]
+    folder: Path, plan: HeadTraining, start: Part | None, states: np.ndarray, rows: Sequence[EncodedRow]
 ) -> None:
     """Makes the heads of a stage's own tasks the means of their classes' states; no step is taken.
 
@@ -169,49 +173,61 @@ def make_prototypes(
         folder: Receives heads and summary.
         plan: The heads.
         start: Those to go on from.
-        states: Of the stage's rows, (rows, width).
-        classes: Of each row.
+        states: Of the stage's rows, one after the other, (states, width).
+        rows: The rows.
     """
     heads = make_heads(plan, states.shape[1], load_heads(start.folder, tasks=plan.tasks) if start else None)
-    places = {name: at for at, name in enumerate(heads.classes)}
-    labels = torch.tensor([places[name] for name in classes])
     for task in plan.own:
-        set_prototypes(heads, task, torch.from_numpy(states), labels)
+        set_prototypes(heads, task, torch.from_numpy(states), _labels(rows))
     save_heads(heads, folder)
-    write_json(folder / "summary.json", {"steps": 0, "rows": len(states)})
+    write_json(folder / "summary.json", {"steps": 0, "rows": len(rows)})
 
 
 def encode_classes(
     rows: Sequence[Instance],
     plan: HeadTraining,
-    template: PromptTemplate | None,
+    template: PromptTemplate,
     tokenizer: PreTrainedTokenizerBase,
     most: int,
+    *,
+    has_states: bool = False,
 ) -> list[EncodedRow]:
-    """Rows as prompts, each with the place of its class among all logits behind it.
+    """Rows as prompts, each with the places of its classes among all logits.
 
     Args:
         rows: Of a group.
         plan: The heads.
-        template: Makes the prompts; None: their states are given, and one token stands for each.
+        template: Makes the prompts.
         tokenizer: The model's.
         most: Tokens at which prompts are cut.
+        has_states: Whether their states are given: one token then stands for each prompt.
 
     Raises:
-        DataError: there are no rows, or one's answer is no class that has a head; names task and row.
+        DataError: there are no rows, one's answer is no class that has a head, or no word of one has a state; names
+            task and row.
     """
     if not rows:
         raise DataError("there are no rows to train on: give the stage's task at least one training row.")
     places = {name: at for at, name in enumerate(name for _, classes in plan.tasks for name in classes)}
     encoded = []
     for number, row in enumerate(rows, 1):
-        if row.output not in places:
+        where = f"task {row.task!r}, training row {row.id or number}"
+        prompt = [0] if has_states else template.prompt_ids(row, tokenizer, most)
+        answers = [(len(prompt) - 1, row.output)]
+        if row.words:
+            tags = tags_of(row)
+            answers = [(at, tags[word]) for word, at in cast("WordTemplate", template).places(row, tokenizer, most)]
+            if not answers:
+                raise DataError(
+                    f"{where}: none of its words has a token within training.max_prompt_tokens: remove it."
+                )
+        if (other := next((name for _, name in answers if name not in places), None)) is not None:
             raise DataError(
-                f"task {row.task!r}, training row {row.id or number}: its answer {row.output!r} is none of the "
-                f"{len(places)} classes that have a head by now: mend the row, or leave it out."
+                f"{where}: its answer {other!r} is none of the {len(places)} classes that have a head by now: mend "
+                "the row, or leave it out."
             )
-        prompt = [0] if template is None else template.prompt_ids(row, tokenizer, most)
-        encoded.append(EncodedRow((*prompt, places[row.output]), len(prompt), number=number - 1))
+        classes = tuple((at, places[name]) for at, name in answers)
+        encoded.append(EncodedRow(tuple(prompt), len(prompt), number=number - 1, classes=classes))
     return encoded
 
 
@@ -231,14 +247,11 @@ class ClassLoss(AnswerLoss):
         super().__init__(inner, pad_id=pad_id, autocast=autocast)
         self._answers = AnswerLoss(inner, pad_id=pad_id, autocast=autocast)
         self.model, self._headed = headed, headed
-        side = Sides(self.inner).of
-        self._side = lambda length: side(length - 1)  # of what is computed: the class behind a prompt is not
 
     @contextmanager
     def packed_where_equal(self, rows: Sequence[EncodedRow]) -> Iterator[bool]:
         """Packs where rows of answers may be packed."""
-        prompts = [EncodedRow(row.ids[:-1], row.prompt_length) for row in rows]
-        with self._answers.packed_where_equal(prompts) as is_packed:
+        with self._answers.packed_where_equal(rows) as is_packed:
             self.is_packed = is_packed
             yield is_packed
 
@@ -255,10 +268,10 @@ class ClassLoss(AnswerLoss):
             return super().passed(part, keeps_text=keeps_text, keeps_layers=keeps_layers)
 
     def _plain(self, rows: Sequence[EncodedRow], keeps_text: bool, keeps_layers: bool) -> Passed:
-        ids, mask = (part.to(self.device) for part in padded([row.ids[:-1] for row in rows], self.pad_id))
+        ids, mask = (part.to(self.device) for part in padded([row.ids for row in rows], self.pad_id))
         output = decoder_within(self.inner)(input_ids=ids, attention_mask=mask, use_cache=False)
-        targets = torch.tensor([row.ids[-1] for row in rows], device=self.device)
-        return Passed(last_of(output.last_hidden_state, mask), None, targets, None, ())
+        states = states_at(output.last_hidden_state, [[at for at, _ in row.classes] for row in rows])
+        return Passed(states, None, _labels(rows).to(self.device), None, ())
 
     def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor, None]:
         plan, heads = self._headed.plan, self._headed.heads
@@ -271,14 +284,20 @@ class StatesLoss:
 
     Args:
         headed: The heads.
-        states: By group, in the order of its rows, (rows, width).
+        states: By group, in the order of its rows and their words, (states, width).
+        rows: All that there are.
     """
 
     lockstep = None
 
-    def __init__(self, headed: Headed, states: Mapping[str, np.ndarray]) -> None:
+    def __init__(self, headed: Headed, states: Mapping[str, np.ndarray], rows: Sequence[EncodedRow]) -> None:
         self.model = headed
         self._states = {group: torch.from_numpy(values) for group, values in states.items()}
+        self._first: dict[tuple[str, int], int] = {}
+        ends = Counter[str]()
+        for row in sorted(rows, key=lambda row: row.number):
+            self._first[row.group, row.number] = ends[row.group]
+            ends[row.group] += len(row.classes)
 
     def micro_batches(self, rows: Sequence[EncodedRow], most_tokens: int) -> list[list[EncodedRow]]:
         """All rows together."""
@@ -293,13 +312,16 @@ class StatesLoss:
     ) -> tuple[Tensor, None]:
         """The weighted sum; there is nothing to see."""
         assert not isinstance(part, Packing), "nothing is packed"
-        groups = [row.group for row in part]
-        if len(set(groups)) == 1:
-            states = self._states[groups[0]][[row.number for row in part]]
-        else:
-            states = torch.stack([self._states[row.group][row.number] for row in part])
-        labels = torch.tensor([row.ids[-1] for row in part])
-        factors = None if weights is None else torch.tensor(weights)
+        states = torch.cat(
+            [
+                self._states[group][
+                    [self._first[group, row.number] + at for row in own for at in range(len(row.classes))]
+                ]
+                for group, own in groupby(part, key=lambda row: row.group)
+            ]
+        )
+        labels, counts = _labels(part), torch.tensor([len(row.classes) for row in part])
+        factors = None if weights is None else torch.tensor(weights).repeat_interleave(counts)
         within = self.model.plan.within_task
         return class_cross_entropy(states, self.model.heads, labels, factors, within_task=within)[0], None
 
@@ -316,6 +338,11 @@ class StatesLoss:
         yield False
 
 
+def _labels(rows: Sequence[EncodedRow]) -> Tensor:
+    """The classes of rows, one after the other."""
+    return torch.tensor([label for row in rows for _, label in row.classes])
+
+
 class ClassRows(Answers):
     """The same batches, where a task-incremental loss is the sum of its tasks' means."""
 
@@ -328,7 +355,7 @@ class ClassRows(Answers):
         batch = super().read(step)
         if not self._task_of:
             return batch
-        tasks = [self._task_of[row.ids[-1]] for row in batch.whole]
+        tasks = [self._task_of[row.classes[0][1]] for row in batch.whole]
         own = batch.factors or {}
         factors = {
             id(row): own.get(id(row), 1 / batch.answers) * batch.answers / tasks.count(task)

@@ -138,10 +138,14 @@ def pack(groups: Sequence[Group]) -> Packing:
             positions += range(shared, shared + length)
             spans.append(_Span(start, length, prefix_start, shared))
             first = max(row.prompt_length, 1)
-            predicts += range(start + first - 1 - shared, start + len(row.ids) - 1 - shared)
+            if row.classes:
+                predicts += [prefix_start + at if at < shared else start + at - shared for at, _ in row.classes]
+                targets += [label for _, label in row.classes]
+            else:
+                predicts += range(start + first - 1 - shared, start + len(row.ids) - 1 - shared)
+                targets += row.ids[first:]
             text += range(start, start + length) if row.is_text else ()
             places.append((range(prefix_start, prefix_start + shared), range(start, start + length)))
-            targets += row.ids[first:]
     blocks, query_slot, key_slot = _blocks(spans, len(ids))
     return Packing(
         rows=tuple(row for group in groups for row in group.rows),

@@ -50,6 +50,8 @@ class EncodedRow:
         group: Group that it came with (`everlearn.data.mixture`).
         number: Place among the rows of its group.
         is_text: Raw text, without prompt: the state of its last token is computed as well.
+        classes: Of a prompt that heads are trained on, in the place of an answer: where the states stand that tell a
+            class, and the place of that class among all logits.
     """
 
     ids: tuple[int, ...]
@@ -57,16 +59,17 @@ class EncodedRow:
     group: str = OWN
     number: int = 0
     is_text: bool = False
+    classes: tuple[tuple[int, int], ...] = ()
 
     @property
     def computed(self) -> int:
         """Tokens that a packed forward pass takes: the last one of an answer predicts nothing and is left out."""
-        return len(self.ids) if self.is_text else len(self.ids) - 1
+        return len(self.ids) if self.is_text or self.classes else len(self.ids) - 1
 
     @property
     def answer_count(self) -> int:
-        """Answer tokens that have a token before them to be predicted from."""
-        return len(self.ids) - max(self.prompt_length, 1)
+        """Answer tokens that have a token before them to be predicted from; classes of a row without an answer."""
+        return len(self.classes) or len(self.ids) - max(self.prompt_length, 1)
 
 
 class _Known(dict[int, int]):

@@ -146,9 +146,8 @@ def train_stage(
         new = [row for row in instances if id(row) not in known]
         if new or not instances:
             if phase.heads:
-                made = encode_classes(
-                    new, phase.heads, None if states else worded, loaded.tokenizer, config.max_prompt_tokens
-                )
+                most, has_states = config.max_prompt_tokens, states is not None
+                made = encode_classes(new, phase.heads, worded, loaded.tokenizer, most, has_states=has_states)
             else:
                 made = encode_rows(new, worded, loaded.tokenizer, config, loaded.context_length)
             known.update((id(row), one) for row, one in zip(new, made, strict=True))
@@ -165,6 +164,7 @@ def train_stage(
             shuffled += of_group
         else:
             apart.append(of_group)
+    everything = [*shuffled, *(row for of_group in apart for row in of_group)]
     processes = here(loaded.device) if states is None else Processes(loaded.device)  # heads alone are no work for more
     if config.sharding == "fsdp":
         processes = replace(processes, shares_weights=True)
@@ -178,7 +178,7 @@ def train_stage(
     elif states is None:
         loss = ClassLoss(headed, inner_model(whole.model), pad_id=pad_id, autocast=autocast)
     else:
-        loss = StatesLoss(headed, states)
+        loss = StatesLoss(headed, states, everything)
     watch = Stopwatch(loaded.device)
     objective = (Answers if phase.heads is None else partial(ClassRows, phase.heads))(
         loss,
@@ -193,13 +193,12 @@ def train_stage(
         watch=watch,
         steps=phase.steps,
     )
-    everything = [*shuffled, *(row for of_group in apart for row in of_group)]
     row_count = sum(map(len, wordings.values()))
     wordings.clear()
     key = fingerprint_of(
         loaded.fingerprint,
         seed,
-        ([row.ids, row.prompt_length, row.group] for row in everything),
+        ([row.ids, row.prompt_length, row.group, *row.classes] for row in everything),
         config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
         mixture.describe(),
         [[type(influence).__name__, dict(influence.inputs())] for influence in influences],
