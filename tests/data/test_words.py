@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from everlearn.data.containers import read_container
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance
 from everlearn.data.prompts import bos_ids, get_template
@@ -122,6 +123,27 @@ def test_a_file_a_task_brings_the_types_of_its_labels_or_of_its_training_rows(tm
     tasks[1].pop("labels")
     with pytest.raises(DataError, match=r"entity type '(DAY|PER)' is in two tasks, a and b"):
         load_stream(StreamConfig.model_validate(config), seed=1)
+
+
+def test_sentences_of_conll_files_are_rows(tmp_path: Path) -> None:
+    text = "-DOCSTART- -X- O O\n\nada NNP B-NP B-PER\nruns VBZ B-VP O\n\n# O\nrome B-LOC\n\nlonely\n"
+    raw = read_container(text.encode(), "a.conll")
+    assert raw.rows == [
+        (3, {"tokens": ["ada", "runs"], "ner_tags": ["B-PER", "O"]}),
+        (6, {"tokens": ["#", "rome"], "ner_tags": ["O", "B-LOC"]}),
+    ]
+    assert [(bad.line, bad.reason.partition(":")[0]) for bad in raw.bad] == [(9, "a word without a tag")]
+    assert raw.notes == ["2 columns between words and tags are not read."]
+
+
+def test_rows_that_everlearn_has_written_are_read_again(stream, tmp_path: Path) -> None:
+    made = stream()
+    write_jsonl(tmp_path / "own.jsonl", (row.to_json() for row in made[0].train))
+    one = {"name": "task-1", "train": str(tmp_path / "own.jsonl"), "evaluation": str(tmp_path / "test.jsonl")}
+    config = {"tasks": [one | {"labels": list(made[0].labels)}], "scenario": "class_incremental"}
+    again = load_stream(StreamConfig.model_validate(config), seed=1)
+    assert again[0].train == made[0].train
+    assert set(again.accounts[0].parts["train"].unread) <= {"origin", "task"}
 
 
 def test_other_types_are_background() -> None:

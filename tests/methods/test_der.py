@@ -6,22 +6,28 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from torch.nn.functional import cross_entropy
+from safetensors.torch import load_file
+from torch.nn.functional import cross_entropy, mse_loss
 
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.errors import RecipeError, RunError
-from everlearn.files import read_jsonl
+from everlearn.files import read_jsonl, read_mapping
 from everlearn.methods.registry import make_method
+from everlearn.models.heads import Heads, load_heads
 from everlearn.models.loading import load_model
 from everlearn.progress import LineProgress
-from everlearn.recipe import TrainingConfig
+from everlearn.recipe import TrainingConfig, make_recipe
+from everlearn.runs.loop import execute
+from everlearn.training.classes import Headed, StatesLoss
 from everlearn.training.influence import Influence
-from everlearn.training.kept_logits import distance
+from everlearn.training.kept_logits import Matched, distance
+from everlearn.training.phase import HeadTraining
 from everlearn.training.row_order import Batches
-from everlearn.training.row_outputs import RowOutputs
-from everlearn.training.rows import encode_rows
+from everlearn.training.row_outputs import RowOutputs, write_row_outputs
+from everlearn.training.rows import EncodedRow, encode_rows
 from everlearn.training.stage import train_stage
 from tests.methods.contexts import Bench, number_stream, stored_and_loaded, tiny_config
 
@@ -174,3 +180,63 @@ def test_a_step_adds_the_distance_and_the_memorys_cross_entropy(
 def test_nonsense_is_refused_by_key(options: dict, words: str) -> None:
     with pytest.raises(RecipeError, match=f"method der: .*{words}"):
         make_method("der", options)
+
+
+def test_over_heads_its_term_is_the_mean_square_over_the_classes_before(tmp_path: Path) -> None:
+    heads = Heads("cosine", 4, (("a", ("x", "y")), ("b", ("z",))), seed=1, scale=8.0)
+    plan = HeadTraining("cosine", heads.tasks, ("b",), moves_old=True)
+    rows = [
+        EncodedRow((0,), 1, group, at, classes=((0, label),))
+        for group, at, label in (("own", 0, 2), ("der", 0, 1), ("der", 1, 0), ("own", 1, 2))
+    ]
+    states = {
+        group: np.random.default_rng(at).normal(size=(2, 4)).astype(np.float32)
+        for at, group in enumerate(("own", "der"))
+    }
+    kept = torch.randn(2, 2, generator=torch.Generator().manual_seed(0))
+    ids = torch.arange(2, dtype=torch.int32)[None]
+    write_row_outputs(tmp_path, lambda first: [{"ids": ids, "logits": row[None]} for row in kept][first:])
+    matched = Matched("der", RowOutputs(tmp_path), "kept", 0.5, "mse")
+    total, seen = StatesLoss(Headed(None, heads, plan), states, rows).seen(rows, [1.0, 0.5, 0.5, 1.0])
+    term = matched.term(seen)
+    assert term is not None
+    logits = heads(torch.from_numpy(states["der"]))
+    expected = 0.5 * mse_loss(logits[:, :2], kept)
+    torch.testing.assert_close(term / matched.units(rows), expected)
+    each = cross_entropy(logits, torch.tensor([1, 0]), reduction="sum") * 0.5
+    each += cross_entropy(heads(torch.from_numpy(states["own"])), torch.tensor([2, 2]), reduction="sum")
+    torch.testing.assert_close(total, each)
+    (found,) = torch.autograd.grad(term / matched.units(rows), heads.each[0].weight, retain_graph=True)
+    torch.testing.assert_close(found, torch.autograd.grad(expected, heads.each[0].weight)[0])
+
+
+@pytest.mark.parametrize("preset", ["seq_lin", "w_fixbc_lin"])
+def test_over_heads_the_logits_of_all_classes_before_are_kept_of_all_rows_held(
+    tmp_path: Path, tiny_model: Path, preset: str
+) -> None:
+    from tests.methods.test_seq import RATE, heads_after, recipe_of
+    from tests.runs.test_loop import TASKS
+
+    def ran(alpha: float) -> Path:
+        method = [{"name": "seq", **RATE, "preset": preset, "fix_old_heads": False}]
+        method.append({"name": "der", "capacity": 8, "memory_batch": 4, "alpha": alpha})
+        recipe = recipe_of(tmp_path, tiny_model).model_copy(
+            update={"method": make_recipe({"method": method}).method, "name": f"alpha-{alpha}"}
+        )
+        return execute(recipe).folder
+
+    run, without = ran(2.0), ran(0.0)
+    for stage in (1, 2):
+        place = run / "stages" / f"{stage:02d}-{TASKS[stage - 1]}"
+        kept = list(RowOutputs(place / "logits"))
+        held = read_mapping(place / "state" / "state.json")
+        assert len(kept) == 8
+        assert {task for task, _ in held["der"]["held"]} == set(TASKS[:stage])
+        heads = load_heads(place / "training")
+        for row in kept:
+            assert row["ids"].tolist() == [list(range(3 * stage))]
+        if preset == "w_fixbc_lin":  # the states stand there
+            for (task, at), row in zip(held["der"]["held"], kept, strict=True):
+                (file,) = run.glob(f"stages/*-{task}/features/{task}/train/states.safetensors")
+                torch.testing.assert_close(row["logits"], heads(load_file(file)["states"][at : at + 1]))
+    assert not torch.equal(heads_after(run, 2)["0.weight"], heads_after(without, 2)["0.weight"])

@@ -135,6 +135,37 @@ def test_what_words_cannot_be_trained_with_is_refused(tmp_path: Path, sections: 
         prepare(recipe_of(tmp_path, "embedded", TINY, FRAMES, **sections), trains=True)
 
 
+@pytest.mark.parametrize("preset", ["w_fixbc_lin", "seq_lin"])
+def test_what_a_run_over_words_reads_and_trains_is_what_was_planned(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, preset: str
+) -> None:
+    from everlearn.models import features
+    from everlearn.runs.plan import GENERAL, plan_run
+    from everlearn.runs.prepare import prepare
+    from tests.runs.test_plan import spent
+
+    read: list[int] = []
+    states = features.last_prompt_states
+
+    def counted(loaded: Any, prompts: Any, *places: Any, **keys: Any) -> Any:
+        read.append(sum(map(len, prompts)))
+        return states(loaded, prompts, *places, **keys)
+
+    monkeypatch.setattr(features, "last_prompt_states", counted)
+    method = {"name": "seq", "preset": preset, "warmup_target": "classes"}
+    recipe = recipe_of(tmp_path, tiny_model, TINY, FRAMES, method=method)
+    parts = plan_run(prepare(recipe, trains=True), "seq").parts
+    trained = spent(execute(recipe).folder)
+    planned = {stage: [0, 0] for stage in trained}
+    for part in parts:
+        if part.stage in planned:
+            planned[part.stage][0] += part.steps
+            planned[part.stage][1] += part.trained_tokens
+    assert {stage: tuple(sums) for stage, sums in planned.items()} == trained
+    assert sum(part.read_tokens for part in parts if part.kind != GENERAL) == sum(read)
+    assert not any(part.writings for part in parts)
+
+
 def test_rows_of_words_are_inspected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = recipe_of(tmp_path, "embedded", TINY, FRAMES)
     path = tmp_path / "recipe.yaml"

@@ -1,7 +1,8 @@
-"""From the bytes of a data file to numbered rows: gzip, JSON, JSON Lines, CSV, TSV and Parquet.
+"""From the bytes of a data file to numbered rows: gzip, JSON, JSON Lines, CSV, TSV, Parquet and CoNLL.
 
 The kind of a file is told by its content (magic bytes, first character that is no space); the suffix only decides
-where the content leaves it open. SuperNI files in SSR's repository are JSON Lines although they end in `.json`.
+where the content leaves it open, and for CoNLL. SuperNI files in SSR's repository are JSON Lines although they end in
+`.json`.
 Text is UTF-8, with or without a byte order mark; anything else is refused with the place of the first wrong byte.
 A line of JSON Lines that cannot be read is one bad row; a JSON document, a CSV or a Parquet file that cannot be
 read is refused whole, because what follows the fault has no sure meaning. No more than `MOST_BYTES` are unpacked.
@@ -16,6 +17,7 @@ from pathlib import PurePath
 from everlearn.checking import first_double
 from everlearn.data.account import listed
 from everlearn.data.bad_rows import BadRow
+from everlearn.data.conll import SUFFIXES, read_conll
 from everlearn.data.parquet import read_parquet
 from everlearn.data.raw_rows import RawRows
 from everlearn.data.tables import read_table
@@ -23,7 +25,7 @@ from everlearn.data.unpacking import GZIP, unpacked
 from everlearn.errors import DataError
 from everlearn.ordinary_files import MOST_BYTES, size
 
-DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet")
+DATA_SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", *SUFFIXES)
 _PARQUET, _UTF8_MARK = b"PAR1", b"\xef\xbb\xbf"
 _FOREIGN = {
     b"PK\x03\x04": "a zip archive or a spreadsheet: unpack it, or export it as CSV",
@@ -75,6 +77,8 @@ def read_container(data: bytes, file: str) -> RawRows:
     if not start:
         raise DataError(f"{file} is empty: give a file with at least one row, or take it out of the recipe.")
     suffix = data_suffix(file)
+    if suffix in SUFFIXES:
+        return read_conll(_text(data, file), file)
     if start in (b"{", b"[") and suffix not in (".csv", ".tsv"):
         return _json(data, file)
     return _lines(data, file) if suffix in (".jsonl", ".ndjson", ".json") else read_table(_text(data, file), file)

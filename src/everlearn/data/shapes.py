@@ -95,6 +95,9 @@ def parse_prompt_completion(row: Row, frame: Frame) -> list[Instance]:
 def parse_words(row: Row, frame: Frame) -> list[Instance]:
     """A row of words with a BIO tag each; tags that are numbers get their names from outside the row."""
     lists = [(key, row.get(key)) for key in (_held(row, _WORDS), _held(row, _TAGS))]
+    if lists[1][1] is None and isinstance(row.peek("output"), str):  # as everlearn writes such rows
+        lists[1] = ("output", text_of(row, "output").split(" "))
+        row.get("input")
     for key, value in lists:
         if not isinstance(value, list):
             raise RowFault(f"{key!r} is {kind_of(value)}, not a list" if value is not None else f"no {key!r}")
@@ -144,7 +147,9 @@ def detect_shape(row: Mapping[str, object]) -> str | None:
     """Name of the shape that a row has by its keys, or None."""
     if "full_prompt" in row and "output" in row:
         return "superni"
-    if all(isinstance(row.get(_held(row, keys)), list) for keys in (_WORDS, _TAGS)):
+    if isinstance(row.get(_held(row, _WORDS)), list) and (
+        isinstance(row.get(_held(row, _TAGS)), list) or isinstance(row.get("output"), str)
+    ):
         return "words"
     if isinstance(row.get("conversations"), list):
         return "sharegpt"

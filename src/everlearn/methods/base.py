@@ -221,6 +221,8 @@ class Method:
 
     lora_alone: ClassVar[tuple[str, str] | None] = None
     """Of a method that needs `model.tuning: lora`: what it does, and what full tuning does instead."""
+    bears_heads: ClassVar[bool] = False
+    """Whether its influences act where heads are trained, too: there `Seen.states` are the logits of classes."""
     bears_sharding: ClassVar[bool] = False
     """Whether its influences compute the same where weights in training are parts of tensors (`DTensor`: full tuning
     with `training.sharding: fsdp`); else it is refused there. Methods without influences need not say."""

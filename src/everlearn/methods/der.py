@@ -12,6 +12,10 @@ from the next stage on), and stay for as long as the row is held. The published 
 the row was trained, with dropout; that is not built here, since it is state within a stage. One draw of memory rows
 serves both terms here, as in zzz47zzz and avalanche (`draws: two` is mammoth's, at the cost of a third pass). Rows are
 real ones of earlier tasks.
+
+Stacked on a method that trains heads the logits are those of all classes that have a head by the end of a stage, and
+those of all rows held are made anew then: so z are matched to the model that training starts with, over the classes
+before (arXiv 2312.07887's code, which has that model compute along; alpha, beta: its 0.5).
 """
 
 from __future__ import annotations
@@ -71,6 +75,7 @@ class DER(Method):
     options: DEROptions
     title = "DER++"
     traits = frozenset({"rehearses"})
+    bears_heads = True
 
     def __init__(self, options: DEROptions) -> None:
         super().__init__(options)
@@ -140,6 +145,9 @@ class DER(Method):
         """Lets the stage's rows into the memory, and keeps the logits of those that are new in it."""
         if context.stage.is_last:
             return
+        if context.state.heads is not None:
+            self._keep_classes(context)
+            return
         before = len(self._memory.held)
         old = self._logits(context) if before else None
         plan = self._planned(context, self.name)(context.order)
@@ -168,6 +176,29 @@ class DER(Method):
             "template": context.template.name,
             "training": training.model_dump(mode="json", include=set(_READ_BY_ROWS)),
             "top_k": self.options.top_k,
+        }
+        context.step(_LOGITS, inputs, make)
+        self._kept = {"stage": context.stage.index, "inputs": inputs}
+
+    def _keep_classes(self, context: StageContext) -> None:
+        """Lets the stage's rows into the memory, and keeps the heads' logits of all rows in it."""
+        self._memory.follow(self._planned(context, self.name)(context.order), context.stage.tasks)
+        rows = self._memory.rows((*context.stage.seen, *context.stage.tasks))
+
+        def make(folder: Path) -> None:
+            from everlearn.training.kept_logits import class_logits_by_row
+            from everlearn.training.row_outputs import write_row_outputs
+
+            assert context.state.heads is not None, "just looked"
+            most = context.training.max_prompt_tokens
+            found = class_logits_by_row(context.latest(), context.state.heads.folder, rows, context.template, most)
+            write_row_outputs(folder, lambda first: found[first:])
+
+        inputs: dict[str, object] = {
+            "model": context.state.fingerprint,
+            "rows": fingerprint_of([row.to_json() for row in rows]),
+            "template": context.template.name,
+            "most": context.training.max_prompt_tokens,
         }
         context.step(_LOGITS, inputs, make)
         self._kept = {"stage": context.stage.index, "inputs": inputs}

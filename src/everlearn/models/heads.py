@@ -140,11 +140,13 @@ class Heads(nn.Module):
         return None
 
     def forward(self, states: Tensor) -> Tensor:
-        """Logits of all heads beside each other, (..., classes of all tasks)."""
+        """Logits of all heads beside each other, (..., classes of all tasks), in the number format of the heads."""
         weight = torch.cat([head.weight for head in self.each])
-        if self.kind != "linear":
-            return self.scale * cosine_logits(states, weight)
-        return linear(states, weight, torch.cat([head.bias for head in self.each if head.bias is not None]))
+        with torch.autocast(states.device.type, enabled=False):
+            states = states.to(self.dtype)
+            if self.kind != "linear":
+                return self.scale * cosine_logits(states, weight)
+            return linear(states, weight, torch.cat([head.bias for head in self.each if head.bias is not None]))
 
 
 def class_cross_entropy(

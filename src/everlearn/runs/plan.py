@@ -16,6 +16,7 @@ from everlearn.data.instance import Instance
 from everlearn.data.mixture import OWN as OF_THE_STAGE
 from everlearn.data.mixture import Mixture
 from everlearn.data.samples import LOOKED_AT, even_rows
+from everlearn.data.words import is_of_words
 from everlearn.generation.writing import Writing, answering
 from everlearn.layout import BASE_STAGE
 from everlearn.methods.base import Forecast, Method, Stage, StageContext
@@ -187,6 +188,8 @@ class _Planner:
         self, name: str, learnt: Sequence[Task], asked: Sequence[Task], *, has_heads: bool = False
     ) -> list[Part]:
         """What a stage measures: tasks that were learnt are answered at the length of their answers."""
+        if is_of_words(self.stream):
+            asked = [task for task in learnt if has_heads]
         writings: list[Writing] = []
         read, is_new = 0, self._model not in self._measured_models
         self._measured_models.add(self._model)

@@ -25,7 +25,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import replace
 from itertools import groupby
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from everlearn.models.features import decoder_within, padded, states_at
 from everlearn.models.heads import Heads, class_cross_entropy, load_heads, save_heads, set_prototypes
 from everlearn.training.answer_loss import AnswerLoss, Passed
 from everlearn.training.answers import Answers, Batch
+from everlearn.training.influence import Seen
 from everlearn.training.packing import Packing
 from everlearn.training.phase import HeadTraining
 from everlearn.training.rows import EncodedRow
@@ -273,6 +274,13 @@ class ClassLoss(AnswerLoss):
         states = states_at(output.last_hidden_state, [[at for at, _ in row.classes] for row in rows])
         return Passed(states, None, _labels(rows).to(self.device), None, ())
 
+    def seen(
+        self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None, **keeps: bool
+    ) -> tuple[Tensor, Seen]:
+        """The weighted sum, and what there is to see: the logits of all heads in play."""
+        total, seen = super().seen(part, weights, **keeps)
+        return total, replace(seen, states=self._headed.heads(seen.states), head=None)
+
     def _loss(self, passed: Passed, weights: Tensor | None) -> tuple[Tensor, Tensor, None]:
         plan, heads = self._headed.plan, self._headed.heads
         found = class_cross_entropy(passed.states, heads, passed.targets, weights, within_task=plan.within_task)
@@ -309,8 +317,8 @@ class StatesLoss:
 
     def seen(
         self, part: Packing | Sequence[EncodedRow], weights: Sequence[float] | None, **_: bool
-    ) -> tuple[Tensor, None]:
-        """The weighted sum; there is nothing to see."""
+    ) -> tuple[Tensor, Seen]:
+        """The weighted sum, and what there is to see: the logits of all heads in play, and no other view."""
         assert not isinstance(part, Packing), "nothing is packed"
         states = torch.cat(
             [
@@ -322,8 +330,11 @@ class StatesLoss:
         )
         labels, counts = _labels(part), torch.tensor([len(row.classes) for row in part])
         factors = None if weights is None else torch.tensor(weights).repeat_interleave(counts)
-        within = self.model.plan.within_task
-        return class_cross_entropy(states, self.model.heads, labels, factors, within_task=within)[0], None
+        within, heads = self.model.plan.within_task, self.model.heads
+        total, each = class_cross_entropy(states, heads, labels, factors, within_task=within)
+        row_of = torch.arange(len(part)).repeat_interleave(counts)
+        losses = torch.zeros(len(part)).index_add_(0, row_of, each.float())
+        return total, Seen(tuple(part), row_of, labels, heads(states), None, losses, None, _no_other_view)
 
     def look_again(self, part: object) -> None:
         """Nothing is shared."""
@@ -336,6 +347,10 @@ class StatesLoss:
     def packed_where_equal(self, rows: Sequence[EncodedRow]) -> Iterator[bool]:
         """Nothing is packed."""
         yield False
+
+
+def _no_other_view(view: object) -> NoReturn:
+    raise AssertionError("states are given, and no model could make others")
 
 
 def _labels(rows: Sequence[EncodedRow]) -> Tensor:

@@ -73,7 +73,8 @@ class Seen:
         rows: What the part holds.
         row_of: Row (its place in `rows`) that each answer token belongs to, (answers,).
         targets: The answer tokens, (answers,).
-        states: Hidden states that predict them, (answers, width); logits (answers, vocabulary) where `head` is None.
+        states: Hidden states that predict them, (answers, width); logits (answers, vocabulary) where `head` is None,
+            of classes where heads are trained, (answers, classes of all heads in play).
         head: The model's output head; None where the model treats its logits in a way of its own.
         losses: Summed cross-entropy of each row's answer, detached, (rows,).
         text: Final hidden states of all tokens of the rows of raw text, the last ones too, row after row, (tokens,

@@ -8,6 +8,8 @@ logits in training and y those kept, over the kept ids of a token:
     squared_l2   sum (z - y)^2
     kl           KL(softmax(y) || softmax(z)), both over the kept ids alone
 
+Where heads are trained, they are the logits of the classes that had a head when they were kept.
+
 Source: DER (arXiv 2004.07211) has the sum, its published code (mammoth) the mean, which with all of V logits is V
 times less; the k largest are chosen here, since all of a memory's need gigabytes.
 """
@@ -22,12 +24,19 @@ import torch
 from torch import Tensor
 from torch.nn.functional import kl_div, log_softmax
 
+from everlearn.data.word_prompts import places_in
 from everlearn.devices import autocast_format
+from everlearn.models.features import last_prompt_states
+from everlearn.models.heads import load_heads
 from everlearn.training.answer_loss import AnswerLoss
 from everlearn.training.influence import Influence, Seen
 from everlearn.training.losses import answer_match, largest_logits
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    from everlearn.data.instance import Instance
+    from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
     from everlearn.recipe import TrainingConfig
     from everlearn.training.row_outputs import Outputs, RowOutputs
@@ -94,6 +103,30 @@ class Matched(Influence):
         match = partial(distance, kind=self._kind)
         found = answer_match(seen.states[places], seen.head, (kept[IDS], kept[LOGITS]), match, seen.logits_at(places))
         return self._strength * found
+
+
+def class_logits_by_row(
+    loaded: LoadedModel, heads: Path, rows: Sequence[Instance], template: PromptTemplate, most: int
+) -> list[Outputs]:
+    """The logits of all classes so far for each prompt of rows, or for each of its words.
+
+    Args:
+        loaded: The model below the heads.
+        heads: Folder that they stand in.
+        rows: As they will be trained on.
+        template: Makes their prompts.
+        most: Tokens at which prompts are cut.
+    """
+    prompts = [template.prompt_ids(row, loaded.tokenizer, most) for row in rows]
+    places = places_in(rows, template, loaded.tokenizer, most)
+    states = torch.from_numpy(last_prompt_states(loaded, prompts, places))
+    known = load_heads(heads)
+    with torch.no_grad():
+        logits = known(states)[:, : len(known.known)]
+    ids = torch.arange(logits.shape[1], dtype=torch.int32).expand(logits.shape)
+    sizes = [1] * len(rows) if places is None else [len(own) for own in places]
+    parts = (values.contiguous().split(sizes) for values in (ids, logits))
+    return [{IDS: of_row, LOGITS: values} for of_row, values in zip(*parts, strict=True)]
 
 
 def logits_by_row(
