@@ -20,7 +20,7 @@ FLOORS = {
     **dict.fromkeys("seeds shares usage visible".split(), 0),
     "data": 1,
     "models": 2,
-    "generation": 3,
+    **dict.fromkeys(("generation", "rewards"), 3),
     **dict.fromkeys(("synthesis", "training", "evaluation"), 4),
     "methods": 5,
     **dict.fromkeys(("runs", "updates", "report"), 6),

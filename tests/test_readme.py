@@ -13,6 +13,7 @@ from everlearn.cli.main import COMMANDS, main
 from everlearn.methods.registry import method_names
 
 README = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+METHODS = (Path(__file__).parents[1] / "docs" / "methods.md").read_text(encoding="utf-8")
 
 
 def test_the_python_example_runs_as_written(
@@ -43,6 +44,11 @@ def test_every_command_and_method_is_in_the_readme() -> None:
         assert f"`everlearn {command}" in README
     for method in method_names():
         assert f"`{method}`" in README
+
+
+def test_every_method_is_in_the_table_of_methods() -> None:
+    rows = [line.split(" | ")[0] for line in METHODS.splitlines() if line.startswith("| `")]
+    assert not [method for method in method_names() if not any(f"`{method}`" in row for row in rows)]
 
 
 def test_the_readme_holds_no_unfilled_place() -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from everlearn.runs.inspection import Inspection
     from everlearn.runs.loop import RunResult
     from everlearn.runs.outlook import Outlook
+    from everlearn.synthesis.chains import Chains
     from everlearn.synthesis.pipeline import Synthesis
     from everlearn.updates.config import UpdateRecipe
 
@@ -239,8 +240,8 @@ def update(
 
 def synthesize(
     recipe: Recipe | str | Path = EMBEDDED, *, progress: Progress | None = None, **sections: Any
-) -> dict[Path, Synthesis]:
-    """Makes only the synthetic rehearsal rows of a recipe's tasks; file to what was made, in task order.
+) -> Mapping[Path, Synthesis | Chains]:
+    """Makes only what models write of a recipe's tasks: rehearsal rows, or walks. Gives file to what was made.
 
     Args:
         recipe: A recipe, a YAML file, or `embedded`.

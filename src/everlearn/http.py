@@ -13,7 +13,7 @@ import os
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
@@ -65,7 +65,7 @@ class Server:
         """
         return self._ask(path, None)
 
-    def post(self, path: str, body: Mapping[str, object]) -> dict[str, Any]:
+    def post(self, path: str, body: Mapping[str, object] | Sequence[object]) -> dict[str, Any]:
         """The answer to a POST of JSON.
 
         Raises:

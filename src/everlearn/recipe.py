@@ -195,9 +195,17 @@ class TaskConfig(Section):
     """A file of in-context demonstrations, or how many training rows to take (SSR: 20, the last rows of the
     training split; for labelled tasks half from the end of each class half, as published). An official SuperNI task
     file gives its positive examples."""
-    format: Literal["auto", "superni", "alpaca", "sharegpt", "messages", "prompt_completion", "words", "columns"] = (
-        "auto"
-    )
+    format: Literal[
+        "auto",
+        "superni",
+        "alpaca",
+        "sharegpt",
+        "messages",
+        "prompt_completion",
+        "translation",
+        "words",
+        "columns",
+    ] = "auto"
     """Shape of the rows; `auto` looks at the first rows. `columns` uses the mapping below."""
     columns: Annotated[
         dict[Literal["instruction", "input", "output", "system", "history", "id"], str | list[str]],
@@ -436,6 +444,11 @@ class SynthesizeConfig(Section):
     """Rows to make of each task; nothing means `method.ratio` of the task's."""
     checkpoint: Source | None = None
     """A stage's training folder, whose model answers the inputs again; nothing: the base model's answers stay."""
+    chains: bool = False
+    """Whether walks are written for the tasks' own training rows, in the place of new rows; `checkpoint` is then the
+    model that writes, and nothing the base."""
+    patterns: Source | None = None
+    """With `chains`: a YAML file of patterns (`id`, `pattern`, `steps`) beside those that ship."""
     out: Folder | None = None
     """Where the data goes, relative to the working directory; nothing means `runs_dir/name-synthesis`."""
 

@@ -229,3 +229,48 @@ def test_shapes_written_from_an_instance_are_read_back(instruction, given_input,
     assert only("superni", full) == wanted
     alpaca = {"instruction": wanted.instruction, "input": given_input, "output": output}
     assert only("alpaca", alpaca) == wanted
+
+
+CORPUS_ROW = {"source_text": "Guten Tag.", "target_text": "Good day.", "source_lang": "de", "target_lang": "en"}
+CHAIN_ROW = {
+    "instruction": "published wording",
+    "input": "Guten Tag.",
+    "source_lang": "German",
+    "target_lang": "English",
+    "target_text": "Good day.",
+    "output": "<think>I look.</think>\n\n<answer>Good day.</answer>",
+}
+
+
+@pytest.mark.parametrize("row", [CORPUS_ROW, CHAIN_ROW])
+def test_a_translation_is_asked_by_its_languages(row: dict[str, object]) -> None:
+    assert detect_shape(row) == "translation"
+    instance = only("translation", row)
+    assert instance.instruction == "Please translate the following German Source sentence into English."
+    assert (instance.input, instance.output) == ("Guten Tag.", "Good day.")
+    assert instance.walk == ("I look." if "output" in row else "")
+
+
+@pytest.mark.parametrize(
+    ("changes", "fault"),
+    [
+        ({"target_text": " "}, "no reference"),
+        ({"source_text": ""}, "no source"),
+        ({"target_lang": None}, "no language under 'target_lang'"),
+        ({"source_lang": "dee"}, "source_lang: the language code 'dee' is not known, did you mean 'de'"),
+    ],
+)
+def test_a_translation_that_lacks_something_is_refused(changes: dict[str, object], fault: str) -> None:
+    with pytest.raises(RowFault, match=fault):
+        parse("translation", {**CORPUS_ROW, **changes})
+
+
+def test_a_chain_with_wrong_tags_keeps_its_answer_and_says_so() -> None:
+    row = Row({**CHAIN_ROW, "output": "<think>I look. <answer>Good day.</answer>", "target_text": ""})
+    (instance,) = PARSERS["translation"](row, FRAME)
+    assert (instance.output, instance.walk) == ("Good day.", "")
+    assert any("their walk is left out" in remark for remark in row.remarks)
+
+
+def test_what_is_thought_may_stand_under_walk() -> None:
+    assert only("alpaca", {"instruction": "Do it.", "output": "y", "walk": "so"}).walk == "so"

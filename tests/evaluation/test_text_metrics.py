@@ -151,7 +151,7 @@ def test_every_score_is_a_percentage(name: str, prediction: str, reference: str)
     assert 0 <= METRICS[name](prediction, [reference]) <= 100
 
 
-@pytest.mark.parametrize("name", METRICS)
+@pytest.mark.parametrize("name", [name for name in METRICS if name != "chrf"])  # which minds recall more
 @given(prediction=st.text(max_size=30), reference=st.text(max_size=30))
 def test_every_score_is_the_same_both_ways_round(name: str, prediction: str, reference: str) -> None:
     metric = METRICS[name]
@@ -168,7 +168,7 @@ def test_an_answer_like_its_gold_scores_full(name: str, words: list[str]) -> Non
 def test_the_best_of_several_references_counts(name: str) -> None:
     metric = METRICS[name]
     assert metric("the red cat", ["a dog", "the red cat"]) == 100
-    assert metric("the red cat", ["a dog", "a cow"]) == 0
+    assert metric("the red cat", ["if so", "is bus"]) == 0
 
 
 def test_exact_match_ignores_case_punctuation_and_spacing() -> None:

@@ -52,6 +52,15 @@ def with_classes(stream: TaskStream) -> TaskStream:
     return replace(stream, tasks=tuple(map(own, stream)), scenario="class_incremental")
 
 
+def with_walks(stream: TaskStream) -> TaskStream:
+    """The stream with something that is thought before each answer."""
+
+    def thought(task: Task) -> Task:
+        return replace(task, train=tuple(replace(row, walk=f"so {row.output}") for row in task.train))
+
+    return replace(stream, tasks=tuple(map(thought, stream)))
+
+
 def tiny_config(folder: Path, tuning: str = "lora") -> ModelConfig:
     """LoRA of rank 2, or full tuning, of the tiny model."""
     return ModelConfig(base=str(folder), tuning=tuning, lora=LoraConfig(rank=2), device="cpu")  # type: ignore[arg-type]

@@ -20,12 +20,15 @@ from tests.methods.contexts import (
     stored_and_loaded,
     trained,
     with_classes,
+    with_walks,
 )
 
 PUBLISHED = ("ewc", "kmeans_rehearsal", "l2", "multitask", "random_rehearsal", "sequential", "single_task", "ssr")
 
 WHOLE = ("osf",)
 """Methods that do without adapters."""
+OPTIONS: dict[str, dict[str, object]] = {"r1_t1": {"epochs": 0, "wording": "plain"}}
+"""Where the defaults need a package that is not everywhere."""
 OVER_CLASSES = ("seq",)
 """Methods that train heads over the classes of a stream."""
 
@@ -69,10 +72,10 @@ def test_each_seed_stage_and_purpose_has_a_random_stream_of_its_own(tmp_path: Pa
 
 @pytest.mark.parametrize("name", method_names())
 def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_path: Path, tiny_model: Path) -> None:
-    stream = with_classes(number_stream(rows=200)) if name in OVER_CLASSES else number_stream(rows=200)
+    stream = with_classes(number_stream(rows=200)) if name in OVER_CLASSES else with_walks(number_stream(rows=200))
     tuning = "full" if name in WHOLE else "lora"
     bench = Bench(tmp_path, tiny_model, tuning)
-    method = make_method(name, {})
+    method = make_method(name, OPTIONS.get(name, {}))
     method.check(facts_of(stream, tuning=tuning))
     stages = method.stages(stream)
     assert [task.name for stage in stages for task in stage.tasks] == stream.names
@@ -88,7 +91,9 @@ def test_a_method_walks_a_stream_and_its_state_survives_a_kill(name: str, tmp_pa
         penalty = penalty_of(method, context, bench.latest.model)
         assert penalty is None or penalty.isfinite()
         method.after_stage(trained(method, context, bench.latest.model))
-        resumed = stored_and_loaded(method, make_method(name, {}), tmp_path / f"state-{stage.index}")
+        resumed = stored_and_loaded(
+            method, make_method(name, OPTIONS.get(name, {})), tmp_path / f"state-{stage.index}"
+        )
         assert equal_tensors(resumed.state_tensors(), method.state_tensors())
         assert resumed.state_json() == method.state_json()
         if not stage.is_last:

@@ -33,6 +33,7 @@ OPTIONS: dict[str, dict[str, object]] = {
     "kmeans_rehearsal": {"ratio": 0.5, "clusters": 2},
     "lamol": {"gamma": 0.2, "max_new_tokens": 40},
     "moelora": {"experts": 2},
+    "r1_t1": {"wording": "plain", "epochs": 0},
     "progressive_prompts": {"tokens": 3},
     "random_rehearsal": {"ratio": 0.5},
     "sers": {
@@ -64,7 +65,12 @@ def ground(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for task in TASKS:
         for kind, count in (("train", 16), ("evaluation", 3)):
             rows = [
-                {"instruction": f"Say the {task}.", "input": f"{kind} thing {at}", "output": f"{task} {at % 3}"}
+                {
+                    "instruction": f"Say the {task}.",
+                    "input": f"{kind} thing {at}",
+                    "output": f"{task} {at % 3}",
+                    "walk": f"{at} by 3",
+                }
                 for at in range(count)
             ]
             texts += [f"{row['instruction']} Input: {row['input']} Output: {row['output']}" for row in rows]

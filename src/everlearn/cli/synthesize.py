@@ -1,4 +1,4 @@
-"""`everlearn synthesize`: only the synthetic rehearsal rows of a task, step by step, without any training."""
+"""`everlearn synthesize`: only what models write of a task, rehearsal rows or walks, without any training."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ FLAGS = {
     "--task": ("synthesize.tasks", "only these tasks"),
     "--count": ("synthesize.count", "rows to make of each task; nothing: method.ratio of the task's"),
     "--checkpoint": ("synthesize.checkpoint", "a stage's training folder, whose model answers the inputs again"),
+    "--patterns": ("synthesize.patterns", "with --chains: a YAML file of further patterns"),
     "--out": ("synthesize.out", "where the data goes; nothing: RUNS_DIR/NAME-synthesis"),
 }
 
@@ -18,8 +19,10 @@ def add_parser(commands: argparse._SubParsersAction) -> None:
     """Adds the command."""
     from everlearn.cli.options import add_display, add_recipe
 
-    parser = commands.add_parser("synthesize", help="write synthetic rehearsal data of a recipe's tasks")
+    parser = commands.add_parser("synthesize", help="write synthetic rehearsal data of a recipe's tasks, or walks")
     add_recipe(parser, FLAGS)
+    text = "write what is thought before the answers of the tasks' own rows (synthesize.chains)"
+    parser.add_argument("--chains", dest="key:synthesize.chains", action="store_true", default=None, help=text)
     add_display(parser)
 
 

@@ -143,6 +143,10 @@ class ChatTemplate:
         ends = self._encoded(self._end)[-1:]
         return tuple(dict.fromkeys([*ends, tokenizer.eos_token_id]))
 
+    def answer(self, completion: str) -> str:
+        """All of it, but for white space around it."""
+        return completion.strip()
+
     def _prompt_ids(self, messages: list[Message]) -> list[int]:
         with self._naming(messages):
             ids = self._ids(self._rendered(messages, True), messages, self._shape(_roles(messages)).prompt)

@@ -44,6 +44,7 @@ class Instance:
             but the first are targets; `output` is the same for the reader.
         words: Of a row of words with a tag each (`everlearn.data.words`); `input` has them with spaces between, and
             `output` the tags.
+        walk: What is thought before the answer, where a method trains on that; empty: nothing is given.
     """
 
     instruction: str
@@ -56,6 +57,7 @@ class Instance:
     history: tuple[Turn, ...] = ()
     tokens: tuple[int, ...] = ()
     words: tuple[str, ...] = ()
+    walk: str = ""
 
     @property
     def form(self) -> Literal["dialogue", "text"]:
@@ -92,6 +94,7 @@ class Instance:
             history=tuple(Turn(str(t["role"]), str(t["content"])) for t in row.get("history", ())),  # type: ignore[attr-defined]
             tokens=tuple(int(token) for token in row.get("tokens", ())),  # type: ignore[attr-defined]
             words=tuple(str(word) for word in row.get("words", ())),  # type: ignore[attr-defined]
+            walk=str(row.get("walk", "")),
         )
 
 

@@ -87,6 +87,10 @@ class PromptTemplate(Protocol):
         """Ids that end an answer: generation stops at any of them."""
         ...
 
+    def answer(self, completion: str) -> str:
+        """What of a completion is the answer."""
+        ...
+
 
 def get_template(name: str, tokenizer: PreTrainedTokenizerBase) -> PromptTemplate:
     """The template of that name for that tokenizer.
@@ -166,6 +170,10 @@ class TextTemplate:
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """EOS alone."""
         return (tokenizer.eos_token_id,)
+
+    def answer(self, completion: str) -> str:
+        """All of it, but for white space around it."""
+        return completion.strip()
 
     def _framed(self, instance: Instance) -> list[Exchange]:
         system, exchanges = exchanges_of(instance.history, instance.query)

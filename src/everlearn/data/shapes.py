@@ -8,13 +8,16 @@
 | `prompt_completion` | `prompt` and `completion` (or `response`, `chosen`): texts, or lists of messages |
 | `words` | `tokens` (or `words`) and `ner_tags` (or `tags`): a list of words and one of their BIO tags |
 | `alpaca` | `instruction`, `input` (may be empty), `output` (or `chosen`) |
+| `translation` | `source_text`, `target_text`, `source_lang`, `target_lang`; of a chain `input` and `output` |
 | `columns` | `instruction`, `input`, `output`, `system`, `history`, `id` under names that the recipe gives |
 
 `system` beside any of them but the first is a system message, `history` (pairs of question and answer) are earlier
 turns. An output may be a list of texts, also as SQuAD's `{"text": [...]}`: the first is the answer, the others are
 further references. Of a preference the chosen answer is learnt; a row whose answer is marked as unwanted (`kto_tag` or
 TRL's `label` is false) cannot be used, nor one that rests on tools or images. In a conversation the question is an
-instance's `input`, so that `instruction` stays what all rows of a task share.
+instance's `input`, so that `instruction` stays what all rows of a task share. Languages are given by code or by their
+English names; the `output` of a chain holds what is thought and the answer between tags (`everlearn.data.walks`); in
+other rows with one answer what is thought may stand under `walk`.
 """
 
 from __future__ import annotations
@@ -26,7 +29,9 @@ from sys import intern
 from everlearn.data.bad_rows import RowFault
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.row import Row, as_text, kind_of, text_of
+from everlearn.data.translation import asked, language_name
 from everlearn.data.turns import CONVERSATIONS, Frame, Spoken, answers, refuse_what_is_no_text, turns_of
+from everlearn.data.walks import answer_in, is_well_formed, walk_in
 from everlearn.data.words import fault_of
 
 Parser = Callable[[Row, Frame], list[Instance]]
@@ -92,6 +97,34 @@ def parse_prompt_completion(row: Row, frame: Frame) -> list[Instance]:
     return answers([*shown, *tail], frame, row)
 
 
+def parse_translation(row: Row, frame: Frame) -> list[Instance]:
+    """A row of R1-T1's corpus, or of its chains; what is thought is taken as it is, the reference is the answer."""
+    source = as_text(row.first("source_text", "input"), "source_text")
+    names = []
+    for key in ("source_lang", "target_lang"):
+        if not (language := text_of(row, key).strip()):
+            raise RowFault(f"no language under {key!r}")
+        try:
+            names.append(language_name(language))
+        except ValueError as fault:
+            raise RowFault(f"{key}: {fault}") from None
+    written = text_of(row, "output")
+    answer, walk = answer_in(written), walk_in(written) if is_well_formed(written) else None
+    reference = text_of(row, "target_text") or (written if answer is None else answer)
+    if not reference.strip():
+        raise RowFault("no reference (nothing under 'target_text')")
+    if not source.strip():
+        raise RowFault("no source (nothing under 'source_text')")
+    if answer is not None and not walk:
+        row.remarks.add(
+            "have tags around an answer, but not each of the four once and in order: their walk is left out"
+        )
+    if walk and (answer or "").split() != reference.split():
+        row.remarks.add("have a walk to another answer than the reference, which is trained in its place")
+    instruction = intern(asked(*names))
+    return [Instance(instruction, source, reference, frame.task, id=frame.id, walk=walk or "")]
+
+
 def parse_words(row: Row, frame: Frame) -> list[Instance]:
     """A row of words with a BIO tag each; tags that are numbers get their names from outside the row."""
     lists = [(key, row.get(key)) for key in (_held(row, _WORDS), _held(row, _TAGS))]
@@ -139,12 +172,15 @@ PARSERS: dict[str, Parser] = {
     "prompt_completion": parse_prompt_completion,
     "words": parse_words,
     "alpaca": parse_alpaca,
+    "translation": parse_translation,
     "columns": parse_columns,
 }
 
 
 def detect_shape(row: Mapping[str, object]) -> str | None:
     """Name of the shape that a row has by its keys, or None."""
+    if {"source_lang", "target_lang"} <= set(row) and ({"source_text", "input"} & set(row)):
+        return "translation"
     if "full_prompt" in row and "output" in row:
         return "superni"
     if isinstance(row.get(_held(row, _WORDS)), list) and (
@@ -181,7 +217,18 @@ def _one(
         raise RowFault("neither instruction nor input")
     further = tuple(filter(None, texts[1:]))
     shared = intern(instruction)  # one for all rows that have it
-    return [Instance(shared, given, texts[0], frame.task, id=frame.id, references=further, history=history)]
+    return [
+        Instance(
+            shared,
+            given,
+            texts[0],
+            frame.task,
+            id=frame.id,
+            references=further,
+            history=history,
+            walk=text_of(row, "walk"),
+        )
+    ]
 
 
 def _outputs(row: Row, value: object, key: str) -> list[str]:

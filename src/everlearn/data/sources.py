@@ -1,7 +1,8 @@
 """Where rows come from: a file, a folder of files, a dataset saved to disk, or a dataset of the Hugging Face hub.
 
 A source is written as in a recipe: a path, or `name[:config][@split]` for the hub. `@split` also picks a split of a
-saved folder. Nothing is ever run from a dataset: `trust_remote_code` is not passed on.
+saved folder, and a direction of one with parallel files (`flores.py`).
+Nothing is ever run from a dataset: `trust_remote_code` is not passed on.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.data.containers import DATA_SUFFIXES, read_container
+from everlearn.data.flores import flores_files, read_flores
 from everlearn.data.parquet import with_class_names
 from everlearn.data.raw_rows import RawRows
 from everlearn.data.source_names import (
@@ -46,6 +48,8 @@ def read_source(source: str) -> list[RawRows]:
         path, split = Path(source.rpartition("@")[0]), source.rpartition("@")[2]
     if is_saved_dataset(path):
         return [_saved_dataset(path, split)]
+    if is_folder(path) and flores_files(path):
+        return [read_flores(path, split)]
     if is_folder(path):
         return [_file(inner) for inner in data_files(path)]
     if is_there:

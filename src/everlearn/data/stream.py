@@ -204,10 +204,14 @@ def _cut(
 
 
 def _embedded_task(config: StreamConfig, task: TaskConfig, seed: int, account: Account) -> Task:
-    """One of the embedded tasks, in a list with others."""
+    """One of the embedded tasks, in a list with others: of the stream, or of the made-up languages."""
     stream = _embedded(config, seed)
-    if task.name not in stream.names:
-        raise RecipeError(f"stream.tasks: no task {task.name!r} is embedded; those are {', '.join(stream.names)}.")
+    languages = _languages(config, seed)
+    if task.name in languages.names:
+        stream = languages
+    elif task.name not in stream.names:
+        known = ", ".join((*stream.names, *languages.names))
+        raise RecipeError(f"stream.tasks: no task {task.name!r} is embedded; those are {known}.")
     account.tasks += stream.ordered([task.name]).accounts
     return stream[task.name]
 
@@ -223,6 +227,19 @@ def _embedded(config: StreamConfig, seed: int) -> TaskStream:
     if (fewer_train, fewer_evaluation) != (train, evaluation):
         stream = embedded_stream(seed, train=fewer_train, evaluation=fewer_evaluation)
     return replace(stream, accounts=tuple(map(_drawn, stream)))
+
+
+def _languages(config: StreamConfig, seed: int) -> TaskStream:
+    """The embedded tasks of translation, with fewer rows where a limit says so."""
+    from everlearn.data.embedded.translation import embedded_translations
+
+    whole = embedded_translations(seed)
+    fewer = embedded_translations(
+        seed,
+        train=min(len(whole[0].train), config.train_limit or len(whole[0].train)),
+        evaluation=min(len(whole[0].evaluation), config.evaluation_limit or len(whole[0].evaluation)),
+    )
+    return TaskStream(fewer, accounts=tuple(map(_drawn, fewer)))
 
 
 def _drawn(task: Task) -> TaskAccount:

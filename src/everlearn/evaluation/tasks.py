@@ -54,7 +54,7 @@ def predict_task(
 
     Returns:
         One row an instance, as in `predictions.jsonl`: id, instruction, input, gold, references, prediction,
-        finish_reason, scores (metric to percent).
+        finish_reason, scores (metric to percent), and where the answer is a part of what was written, `written`.
 
     Raises:
         DataError: a prompt leaves no room for an answer; names task, row and lengths.
@@ -69,7 +69,12 @@ def predict_task(
     sampling = Sampling(max_new_tokens=max_new_tokens, max_length=context_length, end_ids=ends)
     with progress.step(f"answering {task.name}", len(prompts)) as tick:
         completions = generator.generate(prompts, sampling, Counted(tick).call())
-    return answered_rows(task, [(one.text.strip(), one.finish_reason) for (one,) in completions], metrics)
+    answers = [(template.answer(one.text), one.finish_reason) for (one,) in completions]
+    rows = answered_rows(task, answers, metrics)
+    for row, (one,) in zip(rows, completions, strict=True):
+        if row["prediction"] != one.text.strip():
+            row["written"] = one.text
+    return rows
 
 
 def answered_rows(task: Task, answers: Sequence[tuple[str, str]], metrics: Sequence[str]) -> list[Row]:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Sequence
 
 from everlearn.errors import RecipeError, unknown
 from everlearn.evaluation.segmentation import counted_tokens, unicode_words, word_tokens
+from everlearn.rewards import texts
 
 Metric = Callable[[str, Sequence[str]], float]
 """`metric(prediction, references)` in percent, 0 to 100."""
@@ -84,6 +85,11 @@ def token_f1(prediction: str, references: Sequence[str]) -> float:
     return _best(prediction, references, lambda a, b: _overlap_f1(_comparable(a).split(), _comparable(b).split()))
 
 
+def chrf(prediction: str, references: Sequence[str]) -> float:
+    """Sentence chrF2 with sacrebleu's defaults (`everlearn.rewards.texts`)."""
+    return _best(prediction, references, lambda a, b: 100.0 * texts.chrf(a, b))
+
+
 def normalised(text: str) -> str:
     """Lower case, ASCII punctuation removed, white space squeezed (Super-NaturalInstructions' normalisation)."""
     return " ".join(text.lower().translate(_WITHOUT_PUNCTUATION).split())
@@ -97,6 +103,7 @@ METRICS: dict[str, Metric] = {
     "exact_match": exact_match,
     "accuracy": accuracy,
     "token_f1": token_f1,
+    "chrf": chrf,
 }
 
 

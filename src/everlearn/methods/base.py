@@ -51,6 +51,7 @@ Trait = Literal[
     "rewrites own rows",
     "starts elsewhere",
     "synthesizes",
+    "trains by reward",
     "trains heads",
     "trains once",
     "weighs own rows",

@@ -109,6 +109,8 @@ def _against(one: Method, other: Method) -> Iterator[tuple[str, str | None]]:
         if one.overrides(hook) and other.overrides(hook):
             yield f"each decides {what}", None
     for head, acting in ((one, other), (other, one)):
+        if "trains by reward" in head.traits and acting.overrides("influences"):
+            yield f"{head.name} trains by reward, where {acting.name} would not act", None
         if "trains heads" in head.traits and acting.overrides("influences") and not acting.bears_heads:
             yield (
                 f"{head.name} trains heads on classes, and {acting.name} acts where tokens of answers are trained",

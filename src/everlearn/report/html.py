@@ -2,8 +2,9 @@
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
 The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-probing, rehearsal, what else acted while training, what methods found, forgotten instances, what the data held, costs,
-and last how it all came about. Parts whose files are absent are left out, so an unfinished run has a report too.
+translations, probing, rehearsal, what else acted while training, what methods found, forgotten instances, what the
+data held, costs, and last how it all came about. Parts whose files are absent are left out, so an unfinished run has a
+report too.
 """
 
 from __future__ import annotations
@@ -31,12 +32,14 @@ from everlearn.report.sections.probing import probing
 from everlearn.report.sections.provenance import provenance
 from everlearn.report.sections.rehearsal import rehearsal
 from everlearn.report.sections.tiles import legend, tiles
+from everlearn.report.sections.translating import translating
 
 NAVIGATION = {
     "comparison": "Comparison",
     "matrix": "Matrix",
     "curves": "Curves",
     "benchmarks": "Benchmarks",
+    "translating": "Translations",
     "probing": "Probing",
     "rehearsal": "Rehearsal",
     "acting": "While training",
@@ -102,6 +105,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ),
         ("curves", "Learning and forgetting", curves(study)),
         ("benchmarks", "Benchmarks before and after", benchmarks(study)),
+        ("translating", "Translations by direction", translating(study)),
         ("probing", "What the features still tell apart", probing(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("acting", "What acted while training", acting(study)),

@@ -17,6 +17,7 @@ from everlearn.data.mixture import OWN as OF_THE_STAGE
 from everlearn.data.mixture import Mixture
 from everlearn.data.samples import LOOKED_AT, even_rows
 from everlearn.data.words import is_of_words
+from everlearn.generation.protocol import Sampling
 from everlearn.generation.writing import Writing, answering
 from everlearn.layout import BASE_STAGE
 from everlearn.methods.base import Forecast, Method, Stage, StageContext
@@ -32,10 +33,12 @@ if TYPE_CHECKING:
     from everlearn.data.instance import Task
     from everlearn.data.prompts import PromptTemplate
     from everlearn.runs.prepare import Prepared
+    from everlearn.training.phase import PolicyTraining
     from everlearn.training.rows import EncodedRow
 
 TRAINING, ANSWERS, GENERAL, OWN = "training", "answers", "general ability", "the method's own steps"
 HEADS, PROBES = "heads on kept states", "probes"
+POLICY = "training by reward"
 TRIED = 12
 """Steps of a stage whose rows a trial gets."""
 _STATE_BYTES = 12
@@ -266,8 +269,12 @@ class _Planner:
         rows_of = {OF_THE_STAGE: own, **{group.name: group.rows for group in mixture.groups}}
         steps = tokens = of_heads = read = 0
         batches: list[list[Instance]] = []
+        rewarded: list[Part] = []
         self._model += any(phase.heads is None or phase.heads.moves_backbone for phase in phases)
         for phase in phases:
+            if phase.policy:
+                rewarded.append(self._rewarded(stage, phase.policy))
+                continue
             changed = {key: phase.changes[key] for key in ("batch_size", "epochs") if key in phase.changes}
             walk = Walk(shuffled, apart, mixture, **{**how, **changed}, steps=phase.steps)
             if phase.heads and phase.heads.keeps_states:
@@ -285,9 +292,18 @@ class _Planner:
             ]
             steps, tokens = steps + len(walk), tokens + round(sum(passed) * len(walk) / len(some))
         parts = [Part(stage.name, TRAINING, steps, tokens, batches=batches)] if steps else []
+        parts += rewarded
         if of_heads or read:
             parts.append(Part(stage.name, HEADS, of_heads, read_tokens=read))
         return forecast, parts, any(phase.is_released and phase.heads for phase in phases)
+
+    def _rewarded(self, stage: Stage, policy: PolicyTraining) -> Part:
+        """What a phase by reward asks and writes."""
+        some = even_rows(policy.rows, min(len(policy.rows), LOOKED_AT))
+        prompts = [self.template.prompt_ids(row, self.tokenizer) for row in some]
+        sampling = Sampling(policy.max_new_tokens, temperature=policy.temperature, samples_per_prompt=policy.rollouts)
+        written = Writing(f"rollouts of {stage.name}", prompts, policy.steps * policy.prompts, sampling)
+        return Part(stage.name, POLICY, policy.steps, writings=[written])
 
     def _encoded(self, own: Sequence[Instance], mixture: Mixture) -> tuple[list[EncodedRow], list[list[EncodedRow]]]:
         """Rows of the right lengths, as the trainer has them: those that are shuffled, and each other group's."""

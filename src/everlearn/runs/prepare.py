@@ -47,7 +47,7 @@ class Prepared:
     facts: Facts
 
 
-def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False) -> Prepared:
+def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False, asks_method: bool = True) -> Prepared:
     """Checks all that can be checked before training.
 
     Args:
@@ -55,6 +55,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         folder: Gets the bad rows of a tolerant stream, and gives the rows of tasks, and what methods were given, whose
             data is there no more.
         trains: Whether the training rows are to be trained on, so that they must fit into the context.
+        asks_method: Whether the method's own check is made.
 
     Raises:
         UserError: recipe, data, model or method cannot be used as asked.
@@ -105,7 +106,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False)
         facts = replace(facts, kept=partial(kept_places, folder))
     refuse_unfit_scenario(method, stream)
     _refuse_unknown_stages(recipe, len(method.stages(stream)))
-    method.check(facts)
+    if asks_method:
+        method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
     return Prepared(whole, formats, method, stream, read, template, base, facts)
 

@@ -50,7 +50,14 @@ def train(order: Training, progress: Progress | None) -> LoadedModel | None:
     load = {"trainable": True, **order.load}
     loaded = loading.load_model(order.model, **load)
     _refuse_other_weights(crew().gather(loaded.fingerprint))
-    train_stage(loaded, **order.stage, folder=order.folder, progress=progress or LineProgress())
+    shown = progress or LineProgress()
+    if order.stage["phase"].policy is None:
+        train_stage(loaded, **order.stage, folder=order.folder, progress=shown)
+    else:
+        from everlearn.training.policy import train_policy
+
+        how = {key: order.stage[key] for key in ("config", "template", "seed", "what", "phase")}
+        train_policy(loaded, **how, folder=order.folder, progress=shown)
     if order.stage["config"].sharding == "fsdp":
         trained = gathered(moving_tensors(loaded.model), here(loaded.device))
         del loaded

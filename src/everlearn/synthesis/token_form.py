@@ -157,6 +157,10 @@ class TokenForm:
         """EOS alone."""
         return (tokenizer.eos_token_id,)
 
+    def answer(self, completion: str) -> str:
+        """All of it: question and answer are read from tokens or lines (`read`)."""
+        return completion
+
     def fits(self, instance: Instance, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether the row has no more than `limit` tokens once its context is cut."""
         ids = self.target_ids(instance, tokenizer)

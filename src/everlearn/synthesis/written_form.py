@@ -87,6 +87,10 @@ class WrittenForm:
         """EOS alone."""
         return (tokenizer.eos_token_id,)
 
+    def answer(self, completion: str) -> str:
+        """All of it: question and answer are read from tokens or lines (`read`)."""
+        return completion
+
     def fits(self, instance: Instance, tokenizer: PreTrainedTokenizerBase) -> bool:
         """Whether the row has no more than `limit` tokens once its context is cut."""
         texts = ("".join(parts_of(instance)), self.mark, instance.output, self.text(instance))

@@ -8,10 +8,13 @@ training; and two phases over the same steps see the same rows.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
+from everlearn.data.instance import Instance
+from everlearn.fingerprints import fingerprint_of
 from everlearn.models.state import HeadKind, Tuning
+from everlearn.rewards.scorers import ScorerSettings
 from everlearn.training.schedules import Schedule
 
 TRAINING = "training"
@@ -61,6 +64,57 @@ class HeadTraining:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyTraining:
+    """Reinforcement as what a phase trains by (`everlearn.training.policy`), in the place of its rows' answers.
+
+    Attributes:
+        rows: What is asked; a row's `output` is the reference.
+        scorer: Who judges an answer's quality.
+        epochs: Passes over the rows; what does not fill a step is left out.
+        prompts: Rows of a step.
+        rollouts: Completions of each.
+        max_new_tokens: Of a completion.
+        temperature: At which they are drawn.
+        beta: Strength of the KL to the model as it is when the phase begins; 0: none.
+        kl_clip: Bound of a token's KL.
+        epsilon: Added to the standard deviation of a group's rewards.
+        clip: Of the ratio of probabilities, on both sides of 1.
+        format_weight: What right tags are worth.
+        rounds_quality: Whether quality is rounded to two digits.
+        loss: Mean over the tokens of a pass (`bnpo`), or over those of the whole step (`dapo`).
+        pass_rows: Completions that are computed at once; None: those of the step.
+        rollouts_by: The house's engine, Transformers' `generate`, or vLLM.
+    """
+
+    rows: tuple[Instance, ...]
+    scorer: ScorerSettings
+    epochs: int = 2
+    prompts: int = 8
+    rollouts: int = 8
+    max_new_tokens: int = 8000
+    temperature: float = 0.8
+    beta: float = 0.001
+    kl_clip: float = 10.0
+    epsilon: float = 1e-6
+    clip: float = 0.2
+    format_weight: float = 0.2
+    rounds_quality: bool = True
+    loss: Literal["bnpo", "dapo"] = "bnpo"
+    pass_rows: int | None = None
+    rollouts_by: Literal["engine", "transformers", "vllm"] = "engine"
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps."""
+        return self.epochs * (len(self.rows) // self.prompts)
+
+    def describe(self) -> dict[str, object]:
+        """What the trained weights depend on, as JSON."""
+        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        return {**found, "scorer": self.scorer.describe(), "rows": fingerprint_of(row.to_json() for row in self.rows)}
+
+
+@dataclass(frozen=True, slots=True)
 class Phase:
     """What is trained, from where, how long and at which rate.
 
@@ -77,6 +131,7 @@ class Phase:
         is_released: Whether its weights are what the stage has learnt: measured, and the start of the next stage.
             Exactly one phase of a stage is.
         heads: What is trained on the rows' classes instead of the tokens of their answers; None: nothing is.
+        policy: How completions are rewarded instead of answers learnt; None: they are not. It has rows of its own.
     """
 
     name: str = TRAINING
@@ -89,6 +144,7 @@ class Phase:
     keeps_moments: bool = False
     is_released: bool = True
     heads: HeadTraining | None = None
+    policy: PolicyTraining | None = None
 
     def describe(self, tuning: Tuning) -> dict[str, object] | None:
         """What the weights depend on beyond start, rows and training settings, as JSON; None: nothing.
@@ -103,6 +159,7 @@ class Phase:
             "steps": self.steps and list(self.steps),
             "keeps_moments": self.keeps_moments or None,
             "heads": self.heads and asdict(self.heads) | ({"ahead": self.heads.ahead} if self.heads.ahead else {}),
+            "policy": self.policy and self.policy.describe(),
         }
         return {key: value for key, value in found.items() if value is not None} or None
 

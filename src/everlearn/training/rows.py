@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from everlearn.data.mixture import OWN
+from everlearn.data.walks import completion_of
 from everlearn.errors import DataError
 
 if TYPE_CHECKING:
@@ -117,7 +118,7 @@ def overlong(
         may_have, controls = _bytes(template.text(row)), _controls(row)
         if may_have + controls > longest_prompt and len(template.prompt_ids(row, tokenizer)) > longest_prompt:
             prompts.add(place)
-        may_have = _bytes(row.output)
+        may_have = _bytes(row.output) + _bytes_of_walk(row)
         if may_have + controls > longest_answer and len(template.target_ids(row, tokenizer)) > longest_answer:
             answers.add(place)
     return Overlong(frozenset(prompts), frozenset(answers))
@@ -141,12 +142,18 @@ def check_rows(
     if config.max_prompt_tokens + config.max_target_tokens <= context_length:
         return
     for at, row in enumerate(rows):
-        if _bytes(template.text(row)) + _bytes(row.output) + _controls(row) > context_length:
+        most = _bytes(template.text(row)) + _bytes(row.output) + _bytes_of_walk(row) + _controls(row)
+        if most > context_length:
             _checked(row, at, *_ids(row, template, tokenizer, config, _Known()), context_length)
 
 
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
+
+
+def _bytes_of_walk(row: Instance) -> int:
+    """Of what a template may write before an answer, with its tags."""
+    return _bytes(completion_of(row.walk, ""))
 
 
 def _controls(row: Instance) -> int:

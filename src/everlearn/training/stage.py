@@ -205,7 +205,7 @@ def train_stage(
         *([described] if tuning and (described := phase.describe(tuning)) else []),
     )
     with (
-        _state_kept(whole, recompute=config.gradient_checkpointing) if states is None else nullcontext(),
+        state_kept(whole, recompute=config.gradient_checkpointing) if states is None else nullcontext(),
         loss.packed_where_equal(everything) as is_packed,
         progress.step(what, len(objective)) as tick,
         tracking(config.report_to if processes.is_first else (), folder, what) as track,
@@ -229,7 +229,7 @@ def train_stage(
     }
     if seconds := watch.seconds():
         summary["influence_seconds"] = seconds
-    if notes := _means_of_notes(course.history):
+    if notes := means_of_notes(course.history):
         summary["notes"] = notes
     if processes.is_first:
         if headed is not None:
@@ -240,7 +240,7 @@ def train_stage(
     return summary
 
 
-def _means_of_notes(history: Sequence[Row]) -> dict[str, float]:
+def means_of_notes(history: Sequence[Row]) -> dict[str, float]:
     """What influences have noted, by name: the mean over the steps that have it."""
     names = dict.fromkeys(name for row in history for name in row if name not in _STANDING)
     found = {name: [row[name] for row in history if name in row] for name in names}
@@ -431,7 +431,7 @@ def schedule_of(config: TrainingConfig, steps: int) -> Schedule:
 
 
 @contextmanager
-def _state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
+def state_kept(loaded: LoadedModel, *, recompute: bool) -> Iterator[None]:
     """Puts back what training sets: torch's global generators, the model's mode and settings."""
     inner = inner_model(loaded.model, sees_prompt=True)
     drawn_from = [inner.device] if inner.device.type == "cuda" else []  # left out: every GPU of the machine

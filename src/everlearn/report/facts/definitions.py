@@ -159,6 +159,7 @@ TASK_METRICS = {
     "rouge_l_word": "ROUGE-L (ASCII words)",
     "rouge_l_unicode": "ROUGE-L (Unicode words)",
     "token_f1": "token F1",
+    "chrf": "chrF",
 }
 RIGHT_OR_WRONG = frozenset({"exact_match", "accuracy"})
 """Task metrics that are either 0 or 100."""

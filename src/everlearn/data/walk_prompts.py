@@ -1,0 +1,75 @@
+"""A template whose answers are thought about first: the prompt ends in `<think>`, the answer stands between tags.
+
+It words a row through another template (the tokenizer's chat, a frame of text), so that there is one templating only;
+the published code applies a chat template to a prompt that has one already. With `system` the published message and
+quiz; without, the row's own query. A chat template may take what is thought out of an answer, so the completion is
+encoded by itself, up to the token that ends a turn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from everlearn.data.control_tokens import plain_ids
+from everlearn.data.instance import Instance, Turn
+from everlearn.data.translation import SYSTEM, quiz
+from everlearn.data.walks import OPENING, answer_in, completion_of
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+    from everlearn.data.prompts import PromptTemplate
+
+
+class WalkTemplate:
+    """Asks for a walk and an answer.
+
+    Args:
+        inner: Frames what is asked.
+        published: Whether rows are asked in the published words, with the published system message.
+    """
+
+    def __init__(self, inner: PromptTemplate, *, published: bool) -> None:
+        self._inner, self._published = inner, published
+        self.name = f"{inner.name}+{'published ' if published else ''}walk"
+        self.notes = inner.notes
+
+    def check(self, rows: Sequence[Instance]) -> None:
+        """See `PromptTemplate.check`."""
+        self._inner.check([self._asked(row) for row in rows])
+
+    def text(self, instance: Instance) -> str:
+        """See `PromptTemplate.text`."""
+        return self._inner.text(self._asked(instance)) + OPENING
+
+    def prompt_ids(
+        self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
+    ) -> list[int]:
+        """The other template's prompt, which alone is cut, and the opening tag."""
+        opening = plain_ids(OPENING, tokenizer)
+        most = None if max_tokens is None else max(1, max_tokens - len(opening))
+        return self._inner.prompt_ids(self._asked(instance), tokenizer, most) + opening
+
+    def target_ids(
+        self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
+    ) -> list[int]:
+        """The walk and the answer between their tags, and what ends an answer."""
+        written = plain_ids(completion_of(instance.walk, instance.output), tokenizer)
+        return [*written, self._inner.end_ids(tokenizer)[0]][:max_tokens]
+
+    def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+        """See `PromptTemplate.end_ids`."""
+        return self._inner.end_ids(tokenizer)
+
+    def answer(self, completion: str) -> str:
+        """What stands between the tags; nothing where there are none."""
+        return answer_in(OPENING + completion) or ""
+
+    def _asked(self, row: Instance) -> Instance:
+        if not self._published:
+            return replace(row, walk="")
+        return replace(
+            row, instruction="", input=f"{quiz(row)}\n", walk="", history=(Turn("system", SYSTEM), *row.history)
+        )

@@ -1,0 +1,1 @@
+"""What a completion is worth: its format, and its quality by a scorer."""

@@ -1,0 +1,127 @@
+"""R1-T1: what it trains in which phase, and what it refuses before any training."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from everlearn.data.embedded.translation import LANGUAGES, embedded_translations
+from everlearn.data.instance import Instance, TaskStream
+from everlearn.data.prompts import VanillaTemplate
+from everlearn.data.translation import asked
+from everlearn.data.walk_prompts import WalkTemplate
+from everlearn.errors import MissingExtraError, RecipeError
+from everlearn.methods.registry import make_method
+from everlearn.methods.stack import refuse_unfit
+from tests.methods.contexts import Bench, facts_of, number_stream, with_walks
+
+PLAIN = {"wording": "plain"}
+
+
+def test_chains_come_first_and_the_reward_starts_from_them(tmp_path: Path, tiny_model: Path) -> None:
+    method = make_method("r1_t1", PLAIN)
+    context = Bench(tmp_path, tiny_model).context(method.stages(with_walks(number_stream()))[0])
+    chains, reward = method.phases(context)
+    assert (chains.policy, chains.is_released, reward.parent) == (None, False, chains.name)
+    assert reward.policy is not None
+    assert (reward.policy.beta, reward.policy.rollouts, reward.policy.temperature) == (0.001, 8, 0.8)
+    assert reward.changes["learning_rate"] == 4e-7
+    assert reward.policy.steps == 2 * (len(context.stage.rows) // 8)
+
+
+def test_zero_leaves_the_chains_out_and_no_epoch_the_reward(tmp_path: Path, tiny_model: Path) -> None:
+    stream = with_walks(number_stream())
+    zero, alone = make_method("r1_t1", {"zero": True}), make_method("r1_t1", {"epochs": 0})
+    context = Bench(tmp_path, tiny_model).context(zero.stages(stream)[0])
+    (phase,) = zero.phases(context)
+    assert phase.policy is not None
+    assert phase.parent is None
+    (phase,) = alone.phases(context)
+    assert phase.policy is None
+
+
+def test_rows_without_a_walk_are_asked_by_reward_alone(tmp_path: Path, tiny_model: Path) -> None:
+    stream = with_walks(number_stream())
+    first = stream[0]
+    rows = (replace(first.train[0], walk=""), *first.train[1:])
+    stream = replace(stream, tasks=(replace(first, train=rows), *stream.tasks[1:]))
+    method = make_method("r1_t1", PLAIN)
+    context = Bench(tmp_path, tiny_model).context(method.stages(stream)[0])
+    assert method.rehearsal(context).rewritten == list(rows[1:])
+    policy = method.phases(context)[1].policy
+    assert policy is not None
+    assert policy.rows == rows
+
+
+def test_without_any_walk_it_says_how_to_write_some() -> None:
+    with pytest.raises(RecipeError, match=r"has a walk to learn from.*synthesize --chains.*method.zero to true"):
+        make_method("r1_t1", {"epochs": 0}).check(facts_of(number_stream()))
+
+
+def test_fewer_rows_than_a_step_asks_are_refused() -> None:
+    with pytest.raises(RecipeError, match=r"asks 50 rows and 01-first has 40: lower method.prompts"):
+        make_method("r1_t1", {"prompts": 50}).check(facts_of(with_walks(number_stream())))
+
+
+def test_a_prompt_that_would_be_cut_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("everlearn.training.policy.check_trl", lambda: None)
+    facts = facts_of(with_walks(number_stream()))
+    facts = replace(facts, training=facts.training.model_copy(update={"max_prompt_tokens": 9}))
+    with pytest.raises(RecipeError, match=r"task first, training row .* tokens.*would cut its source"):
+        make_method("r1_t1", PLAIN).check(facts)
+
+
+@pytest.mark.skipif(importlib.util.find_spec("trl") is not None, reason="TRL is installed")
+def test_without_trl_the_extra_is_named() -> None:
+    with pytest.raises(MissingExtraError, match=r"everlearn\[rl\]"):
+        make_method("r1_t1", PLAIN).check(facts_of(with_walks(number_stream())))
+
+
+@pytest.mark.parametrize(
+    ("options", "fault"),
+    [
+        ({"scorer": "table"}, "scorer table needs scorer_source, its file: give it"),
+        ({"scorer_source": "x"}, "scorer chrf reads nothing: leave scorer_source out"),
+        ({"scorer": "service", "scorer_source": "ftp://x"}, "give a server's address"),
+        ({"pass_rows": 7}, "pass_rows 7 does not divide the 64 completions of a step"),
+        ({"zero": True, "epochs": 0}, "keep one of them"),
+    ],
+)
+def test_options_that_do_not_go_together_are_refused(options: dict[str, object], fault: str) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        make_method("r1_t1", options)
+
+
+def test_what_acts_in_each_step_is_not_stacked_with_a_reward() -> None:
+    other = make_method("l2", {})
+    with pytest.raises(RecipeError, match="trains by reward, where l2 would not act"):
+        refuse_unfit([make_method("r1_t1", {}), other])
+    refuse_unfit([make_method("r1_t1", {"epochs": 0}), other])
+
+
+def test_an_answer_is_cut_out_of_its_tags_and_without_tags_there_is_none() -> None:
+    template = WalkTemplate(VanillaTemplate(), published=False)
+    assert template.answer("a walk</think>\n\n<answer> ja </answer>") == "ja"
+    assert template.answer("ja") == ""
+
+
+def test_the_published_prompt_asks_the_published_quiz() -> None:
+    row = Instance(asked("German", "French"), "Guten Tag.", "Bonjour.", "t")
+    text = WalkTemplate(VanillaTemplate(), published=True).text(row)
+    assert text.startswith(" You are a helpful assistant.")
+    assert text.endswith("French.\nSource sentence: Guten Tag.\n<think>")
+
+
+def test_a_translation_follows_from_its_walk_by_order_alone() -> None:
+    for language, task in zip(LANGUAGES, embedded_translations(3), strict=True):
+        assert not {row.input for row in task.train} & {row.input for row in task.evaluation}
+        for row in (*task.train, *task.evaluation):
+            told = [pair.split() for pair in row.walk.split(" , ")]
+            assert row.input == "the " + " ".join(word for word, _ in told)
+            assert row.output == " ".join(told[place][1] for place in language.order)
+    first, second = (language.words for language in LANGUAGES)
+    assert not set(first.values()) & set(second.values())
+    assert TaskStream(embedded_translations(3)).names == ["tolu", "kesh"]
