@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from everlearn import recipe_file
 from everlearn.checking import checked, first_double
 from everlearn.errors import RecipeError, RunError, UserError, nearest
+from everlearn.http import checked_address
 from everlearn.ordinary_files import is_regular, stat_of
 from everlearn.recipe_method import JOIN, one_form, renamed
 from everlearn.recipe_paths import Folder, Source, Word, anchored
@@ -409,6 +410,29 @@ class GeneralTask(Section):
     """Only so many questions of each of its parts, from the front."""
 
 
+class JudgeConfig(Section):
+    """A language model that says which of two answers is better; asked by OpenAI's protocol for chats."""
+
+    url: Annotated[str, AfterValidator(checked_address)]
+    """Base of its server, such as http://127.0.0.1:8000/v1. Requests and answers of the test rows are sent there."""
+    model: Annotated[str, Field(min_length=1)]
+    """Its name there."""
+    against: Annotated[Source, Word("gold")] = "gold"
+    """What the final model's answers are held against: `gold` (the test rows' outputs), or the folder of a run."""
+    limit: Annotated[int, Field(ge=1)] | None = 100
+    """Rows of each task, from the front; nothing: all."""
+    max_tokens: Annotated[int, Field(ge=1)] = 16
+    """Of its reply, which is one word; a model that thinks aloud needs hundreds."""
+    api_key_env: str = ""
+    """Environment variable that holds the key to send; empty: none is sent."""
+    timeout_s: Annotated[float, Field(gt=0)] = 120
+    """Seconds for one reply."""
+    attempts: Annotated[int, Field(ge=1, le=100)] = 5
+    """How often a question is sent at most while the server is busy or away."""
+    parallel: Annotated[int, Field(ge=1, le=256)] = 4
+    """Questions at a time."""
+
+
 class EvaluationConfig(Section):
     """What is measured after every stage."""
 
@@ -433,6 +457,8 @@ class EvaluationConfig(Section):
     confidence: Annotated[float, Field(gt=0.5, lt=1)] = 0.95
     """Level of the intervals."""
     probing: ProbingConfig = ProbingConfig()
+    judge: JudgeConfig | None = None
+    """A judge of the final model's answers; nothing: none is asked."""
 
 
 class SynthesizeConfig(Section):

@@ -41,6 +41,9 @@ def run(args: argparse.Namespace) -> int:
         first = benchmark["results"][0]
         values = "  ".join(f"{metric['metric']} {_shown(metric)}" for metric in first["metrics"])
         tell(f"{first['name']}: {values}  (lm-evaluation-harness {benchmark['lm_eval']})")
+    if (judge := scores.get("judge")) and judge["all"]["win_rate"]:
+        plain, controlled = (judge["all"][name]["value"] for name in ("win_rate", "length_controlled"))
+        tell(f"judge {judge['judge']}: win rate {plain:.1f} %, controlled for length {controlled:.1f} %")
     tell(f"Scores and predictions: {folder}")
     return 0
 

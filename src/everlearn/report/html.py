@@ -27,6 +27,7 @@ from everlearn.report.sections.findings import findings
 from everlearn.report.sections.forgotten import forgotten
 from everlearn.report.sections.headline import headline, metrics_line, unfinished
 from everlearn.report.sections.heatmap import any_measured, heat_maps, matrix_title
+from everlearn.report.sections.judged import judged
 from everlearn.report.sections.lineage import lineage
 from everlearn.report.sections.probing import probing
 from everlearn.report.sections.provenance import provenance
@@ -40,6 +41,7 @@ NAVIGATION = {
     "curves": "Curves",
     "benchmarks": "Benchmarks",
     "translating": "Translations",
+    "judged": "Judged",
     "probing": "Probing",
     "rehearsal": "Rehearsal",
     "acting": "While training",
@@ -106,6 +108,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
         ("curves", "Learning and forgetting", curves(study)),
         ("benchmarks", "Benchmarks before and after", benchmarks(study)),
         ("translating", "Translations by direction", translating(study)),
+        ("judged", "What a judge preferred", judged(study)),
         ("probing", "What the features still tell apart", probing(study)),
         ("rehearsal", "What was rehearsed", rehearsal(study)),
         ("acting", "What acted while training", acting(study)),

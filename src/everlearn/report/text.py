@@ -28,6 +28,7 @@ from everlearn.report.facts.study import MethodRuns, Study, read_study
 from everlearn.report.page.numbers import NONE, duration, interval, score
 from everlearn.report.sections.answered import scenario
 from everlearn.report.sections.headline import best_of, unfinished
+from everlearn.report.sections.judged import judge_of, rates
 from everlearn.visible import visible
 
 if TYPE_CHECKING:
@@ -164,6 +165,9 @@ def _metrics(method: MethodRuns, study: Study) -> Table:
         before, now = value(method, 0, one), value(method, stages_asked(method)[-1], one)
         course = told(now) if stages_asked(method) == [0] else f"{told(before)} to {told(now)}"
         table.add_row(_plain(one.title), course, "", "higher" if one.rises else "lower")
+    if form := judge_of(method):
+        for what, rate in zip(("win rate", "win rate controlled for length"), rates(method), strict=True):
+            table.add_row(_plain(f"{what} (judge {form.judge})"), rate, "", "higher")
     table.add_row("Computing time", duration(method.seconds.value), "", "lower")
     return table
 
@@ -185,6 +189,9 @@ def _comparison(study: Study) -> SideBySide:
     for one in headlines(study.methods):
         cells = [_plain(told(value(method, (stages_asked(method) or [0])[-1], one))) for method in study.methods]
         rows.append((f"{one.title} {one.arrow}", cells))
+    if judges := {form.judge for method in study.methods if (form := judge_of(method))}:
+        told_of = [_plain(rates(method)[1] if judge_of(method) else NONE) for method in study.methods]
+        rows.append((f"win rate controlled for length (judge {', '.join(sorted(judges))}) ↑", told_of))
     rows.append(("Time ↓", [_plain(duration(method.seconds.value)) for method in study.methods]))
     columns = []
     for place, method in enumerate(study.methods):

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from everlearn.store import RunStore
 
 _APART = (*NOT_OF_A_RUN, "cache_dir")
+_MEASURED_APART = ("evaluation.judge", "evaluation.general_tasks", "evaluation.general_stages",
+                   "evaluation.general_include_path", "evaluation.general_chat_template")  # fmt: skip
+"""Benchmarks and a judge may be asked of a run that has begun, or is done, and a judge's server may move."""
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -44,8 +47,13 @@ def claim(folder: Path, recipe: Recipe) -> None:
         RunError: the folder was made by another recipe; names the keys that differ.
     """
     refuse_foreign(folder, recipe)
-    if not (folder / "recipe.yaml").exists() or not _has_begun(folder):
+    if not (folder / "recipe.yaml").exists() or not _has_begun(folder) or _is_measured_otherwise(folder, recipe):
         write_kept(folder, recipe, _APART)
+
+
+def _is_measured_otherwise(folder: Path, recipe: Recipe) -> bool:
+    keys = differing_keys(recipe_of(folder), as_kept(recipe, folder), _APART)
+    return bool(keys) and all(key.startswith(_MEASURED_APART) for key in keys)
 
 
 def take(store: RunStore, recipe: Recipe, method: Method, stream: TaskStream, read: Sequence[Task]) -> None:
@@ -79,8 +87,9 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
     """
     if stat_of(folder / "recipe.yaml", RunError) is None:
         return
-    made_with, mine = recipe_of(folder), as_kept(recipe, folder)  # newer keys take their defaults
-    differing = set(differing_keys(made_with, mine, _APART))
+    made_with, mine = recipe_of(folder), as_kept(recipe, folder)
+    found = differing_keys(made_with, mine, _APART)  # newer keys take their defaults
+    differing = {key for key in found if not key.startswith(_MEASURED_APART)}
     if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
         differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
     if grows(made_with.stream, mine.stream):

@@ -15,6 +15,7 @@ from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
 from everlearn.run_folder import EVALUATION, refuse_other
 from everlearn.runs.checkpoint import checkpoint_fingerprint, state_in
+from everlearn.runs.judge import judge_answers
 from everlearn.runs.measure import Measurement
 from everlearn.runs.models_at_hand import ModelsAtHand
 from everlearn.runs.prepare import prepare, tell_about
@@ -66,4 +67,9 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
             prepared.recipe, prepared.stream, [], prepared.template, store, progress, models, tokenizer
         )
         measurement.stage(name, 0, released, prepared.stream.tasks, answerer)
-        return read_mapping(folder / "stages" / name / "scores.json")
+        step = store.steps_below(name)
+        judge_answers(prepared.recipe, prepared.stream.tasks, measurement.answers(0), step, progress)
+        scores = read_mapping(folder / "stages" / name / "scores.json")
+        if recipe.evaluation.judge:
+            scores["judge"] = read_mapping(folder / "stages" / name / "judge" / "scores.json")
+        return scores

@@ -30,6 +30,7 @@ from everlearn.run_folder import RUN, refuse_other, unmade_if_refused
 from everlearn.runs.claim import claim, take
 from everlearn.runs.description import describe_run, describe_stages
 from everlearn.runs.heads import States, train_heads
+from everlearn.runs.judge import judge_answers
 from everlearn.runs.lengths import rehearsed_within_limits
 from everlearn.runs.lineage import Lineage
 from everlearn.runs.measure import Measurement
@@ -175,6 +176,9 @@ class _Run:
             progress.say(self.measurement.line(stage))
         matrix, metrics = self.measurement.finish()
         self._publish(released, answerer, matrix)
+        last = self.stages[-1]
+        answers = self.measurement.answers(last.index)
+        judge_answers(self.recipe, self.stream.tasks, answers, store.steps_below(last.name), progress)
         store.vouch_for_files()
         store.update_manifest(status="complete")
         store.tidy()

@@ -245,6 +245,10 @@ class Measurement:
             told = f"  (their own types; all types so far {whole:.1f})"
         return f"after {stage.name}: " + "  ".join(cells) + told
 
+    def answers(self, index: int) -> Mapping[str, Sequence[Mapping[str, Any]]]:
+        """Rows of `predictions.jsonl` by task, after a stage."""
+        return self._rows[index]
+
     def finish(self) -> tuple[dict[str, object], dict[str, object]]:
         """The matrix and the metrics as written."""
         return self._summarise()

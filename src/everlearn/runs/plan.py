@@ -165,21 +165,25 @@ class _Planner:
         ]
         if self._probes:
             unknown.append(f"probing: the fits of {len(self._probes)} probes")
-        unknown += self._benchmarks(stages)
+        unknown += self._asked(stages)
         acts = any(
             one.overrides(hook) for one in parts_of(self.method) for hook in ("influences", "phases", "released")
         )
         is_plain = not (acts or mixtures[0].rows or mixtures[0].rewritten or mixtures[0].own)
         return Plan(label, [self._counted(part) for part in parts], list(dict.fromkeys(unknown)), is_plain)
 
-    def _benchmarks(self, stages: Sequence[Stage]) -> list[str]:
-        """What the harness asks and how often; how long that takes is not tried."""
+    def _asked(self, stages: Sequence[Stage]) -> list[str]:
+        """What the harness and a judge are asked and how often; how long that takes is not tried."""
         from everlearn.evaluation.benchmark_tasks import find_benchmarks
 
         last = stages[-1].index
         times = sum(asks_benchmarks(self.recipe.evaluation, index, last) for index in range(last + 1))
         found = find_benchmarks(self.recipe.evaluation, self.tokenizer, self.context)
-        return [f"{one.given.task}: {one.questions:,} questions, asked of up to {times} models" for one in found]
+        told = [f"{one.given.task}: {one.questions:,} questions, asked of up to {times} models" for one in found]
+        if judge := self.recipe.evaluation.judge:
+            pairs = sum(min(len(task.evaluation), judge.limit or len(task.evaluation)) for task in self.stream)
+            told.append(f"the judge {judge.model}: up to {2 * pairs:,} questions to its server")
+        return told
 
     def _counted(self, part: Part) -> Part:
         expected = [writing.expected_tokens(self.context) for writing in part.writings]

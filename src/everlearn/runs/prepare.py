@@ -19,6 +19,7 @@ from everlearn.methods.stack import assemble, parts_of
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe
 from everlearn.runs.formats import Formats, formats_of
+from everlearn.runs.judge import check_judge
 from everlearn.runs.lengths import within_limits
 from everlearn.runs.measure import check_measurement, measured_text
 
@@ -106,6 +107,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
         facts = replace(facts, kept=partial(kept_places, folder))
     refuse_unfit_scenario(method, stream)
     _refuse_unknown_stages(recipe, len(method.stages(stream)))
+    check_judge(recipe, stream, folder)
     if asks_method:
         method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)

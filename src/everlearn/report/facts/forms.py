@@ -370,3 +370,34 @@ class BenchmarkForm(Form):
     prompts: Count = 0
     cut: Count = 0
     results: Annotated[list[BenchmarkResultForm], Field(min_length=1)]
+
+
+class RateForm(Form):
+    """A win rate in per cent."""
+
+    value: Score
+    low: Score
+    high: Score
+
+
+class JudgedForm(Form):
+    """What a judge said of some rows."""
+
+    judged: Count
+    won: Count
+    tied: Count
+    lost: Count
+    equal: Count = 0
+    differing: Count = 0
+    unreadable: Count = 0
+    win_rate: RateForm | None = None
+    length_controlled: RateForm | None = None
+
+
+class JudgeForm(Form):
+    """`judge/scores.json`."""
+
+    judge: str
+    against: str
+    all: JudgedForm
+    tasks: dict[str, JudgedForm]

@@ -20,6 +20,7 @@ from everlearn.report.facts.forms import (
     AnswersForm,
     BenchmarkForm,
     EstimateForm,
+    JudgeForm,
     ManifestForm,
     MatrixForm,
     PlanPartForm,
@@ -164,6 +165,7 @@ class Run:
     has_heads: bool = False
     planned: tuple[PlanPartForm, ...] = ()
     benchmarks: Mapping[int, Mapping[str, BenchmarkForm]] = field(default_factory=dict)
+    judge: JudgeForm | None = None
 
     @property
     def finished(self) -> int:
@@ -244,6 +246,7 @@ def read_run(folder: Path) -> Run:
         has_heads=any("heads/heads.safetensors" in step.files for step in form.steps.values()),
         planned=tuple(form.plan.parts),
         benchmarks=_benchmarks(folder, stages),
+        judge=_judge(folder, stages),
     )
 
 
@@ -342,6 +345,12 @@ def _benchmarks(folder: Path, stages: Sequence[Stage]) -> dict[int, dict[str, Be
             if stands(path):
                 found.setdefault(index, {})[path.parent.name] = in_form(path, read_json(path), BenchmarkForm)
     return found
+
+
+def _judge(folder: Path, stages: Sequence[Stage]) -> JudgeForm | None:
+    """Of the final model; a run that has grown since is judged anew."""
+    path = folder / "stages" / stages[-1].name / "judge" / "scores.json" if stages else folder / "judge"
+    return in_form(path, read_json(path), JudgeForm) if stands(path) else None
 
 
 def _general_scores(value: Mapping[str, object]) -> General:

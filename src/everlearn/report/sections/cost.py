@@ -18,7 +18,7 @@ from everlearn.report.page.numbers import NONE, count, duration, mean
 from everlearn.report.page.tables import scrolling_table
 from everlearn.report.sections.provenance import KINDS, size
 
-_OF_EVERY_RUN = ("predictions", "answers", "general", "benchmarks", "data")
+_OF_EVERY_RUN = ("predictions", "answers", "general", "benchmarks", "judge", "data")
 """Kinds of steps that measure or keep what there is, whatever the method."""
 _EXPLANATION = (
     "Training is all of it, rehearsed rows included; acting is the part of it that the method's own terms, gradients "

@@ -20,6 +20,7 @@ KINDS = {
     "answers": "evaluation",
     "general": "general ability",
     "benchmarks": "benchmarks",
+    "judge": "asking the judge",
     "state": "method's state",
     "data": "keeping rows",
 }
