@@ -19,7 +19,7 @@ from everlearn.files import read_json, read_vouched
 from everlearn.generation.protocol import Sampling
 from everlearn.generation.writing import Writing
 from everlearn.models import checking, features, loading
-from everlearn.recipe import MethodConfig, Recipe
+from everlearn.recipe import MethodConfig, Recipe, make_recipe
 from everlearn.runs import probe
 from everlearn.runs.compare import compare
 from everlearn.runs.loop import execute
@@ -66,9 +66,10 @@ def test_a_run_trains_the_steps_and_tokens_that_it_has_planned(method: str, tmp_
     assert [part["steps"] for part in kept["parts"] if part["kind"] == TRAINING] == [part.steps for part in planned]
 
 
-@pytest.mark.parametrize("preset", ["w_fixbc_cos", "w_fixbc_proto", "seq_lin"])
+@pytest.mark.parametrize("probes", [None, []])
+@pytest.mark.parametrize("preset", ["w_fixbc_cos", "w_fixbc_proto", "seq_lin", "rehearsed"])
 def test_steps_of_heads_and_tokens_read_for_their_states_are_those_planned(
-    preset: str, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+    preset: str, probes: list[str] | None, tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[int] = []
     states = features.last_prompt_states
@@ -78,7 +79,13 @@ def test_steps_of_heads_and_tokens_read_for_their_states_are_those_planned(
         return states(loaded, prompts, **keys)
 
     monkeypatch.setattr(features, "last_prompt_states", counted)
-    recipe = heads_recipe(tmp_path, tiny_model, preset=preset)
+    recipe = heads_recipe(tmp_path, tiny_model, preset="w_fixbc_lin" if preset == "rehearsed" else preset)
+    tree = recipe.model_dump()
+    if preset == "rehearsed":
+        tree["method"] = [tree["method"], {"name": "random_rehearsal", "ratio": 0.5}]
+    if probes is not None:
+        tree["evaluation"]["probing"]["probes"] = probes
+    recipe = make_recipe(tree)
     parts = plan_of(recipe).parts
     folder = execute(recipe).folder
     planned: dict[str, tuple[int, int]] = {}
@@ -304,3 +311,11 @@ def test_a_trial_that_runs_out_of_time_takes_the_others_rates(
     training = [part.seconds for part in plan.parts if part.kind == TRAINING]
     assert len(training) == len(TASKS)
     assert all(seconds and seconds > 0 for seconds in training)
+
+
+def test_a_trial_times_the_steps_of_heads(tmp_path: Path, tiny_model: Path) -> None:
+    (plan,) = look_ahead(heads_recipe(tmp_path, tiny_model, preset="w_fixbc_lin")).plans
+    found = [part for part in plan.parts if part.kind == HEADS]
+    assert len(found) == 3
+    assert all(part.steps and part.seconds for part in found)
+    assert plan.unknown == ["probing: the fits of 4 probes"]

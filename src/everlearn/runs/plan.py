@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from everlearn.data.instance import Task
     from everlearn.data.prompts import PromptTemplate
     from everlearn.runs.prepare import Prepared
-    from everlearn.training.phase import PolicyTraining
+    from everlearn.training.phase import HeadTraining, PolicyTraining
     from everlearn.training.rows import EncodedRow
 
 TRAINING, ANSWERS, GENERAL, OWN = "training", "answers", "general ability", "the method's own steps"
@@ -61,6 +61,7 @@ class Part:
         read_tokens: That are read without training.
         writings: What is written.
         batches: Rows of some of the steps, or others like them, for a trial.
+        heads: That are trained on kept states; None: nothing is.
         most_written: Tokens that are written at most.
         written: Tokens that are expected to be written; None: not known.
         seconds: That it takes; None: not known.
@@ -73,6 +74,7 @@ class Part:
     read_tokens: int = 0
     writings: Sequence[Writing] = field(default=(), repr=False)
     batches: Sequence[Sequence[Instance]] = field(default=(), repr=False)
+    heads: HeadTraining | None = field(default=None, repr=False)
     most_written: int = 0
     written: int | None = 0
     seconds: float | None = None
@@ -157,9 +159,6 @@ class _Planner:
             parts += self._measured(stage.name, seen, asked, has_heads=has_heads)
             mixtures.append(forecast.mixture)
             unknown += forecast.unknown
-            unknown += [
-                f"{self.method.name}: the steps of heads" for part in trained if part.kind == HEADS and part.steps
-            ]
         unknown += [
             f"{one.name}: its terms in training" for one in parts_of(self.method) if one.overrides("influences")
         ]
@@ -274,6 +273,13 @@ class _Planner:
         steps = tokens = of_heads = read = 0
         batches: list[list[Instance]] = []
         rewarded: list[Part] = []
+        tried_heads: list[list[Instance]] = []
+        heads: HeadTraining | None = None
+
+        def tried_of(walk: Walk) -> list[list[Instance]]:
+            tried = [walk.rows_of(at * len(walk) // TRIED) for at in range(TRIED)]
+            return [[rows_of[row.group][row.number] for row in batch] for batch in tried]
+
         self._model += any(phase.heads is None or phase.heads.moves_backbone for phase in phases)
         for phase in phases:
             if phase.policy:
@@ -282,14 +288,13 @@ class _Planner:
             changed = {key: phase.changes[key] for key in ("batch_size", "epochs") if key in phase.changes}
             walk = Walk(shuffled, apart, mixture, **{**how, **changed}, steps=phase.steps)
             if phase.heads and phase.heads.keeps_states:
-                of_heads += 0 if phase.heads.kind == "prototype" else len(walk)
-                names = {task.name for task in stage.tasks}
-                others = list(dict.fromkeys(row for row in mixture.rows if row.task not in names))
+                if phase.heads.kind != "prototype":
+                    of_heads, heads, tried_heads = of_heads + len(walk), phase.heads, tried_of(walk)
+                asked = {row.task for row in mixture.rows}
                 read += self._states((task, "train") for task in stage.tasks)
-                read += self._prompt_tokens(others, is_cut=True)
+                read += self._states((task, "train") for task in stage.seen if task.name in asked)
                 continue
-            tried = [walk.rows_of(at * len(walk) // TRIED) for at in range(TRIED)]
-            batches = batches or [[rows_of[row.group][row.number] for row in batch] for batch in tried]
+            batches = batches or tried_of(walk)
             some = range(min(len(walk), _MOST_STEPS))
             passed = [
                 row.prompt_length if phase.heads else len(row.ids) for step in some for row in walk.rows_of(step)
@@ -298,7 +303,7 @@ class _Planner:
         parts = [Part(stage.name, TRAINING, steps, tokens, batches=batches)] if steps else []
         parts += rewarded
         if of_heads or read:
-            parts.append(Part(stage.name, HEADS, of_heads, read_tokens=read))
+            parts.append(Part(stage.name, HEADS, of_heads, read_tokens=read, batches=tried_heads, heads=heads))
         return forecast, parts, any(phase.is_released and phase.heads for phase in phases)
 
     def _rewarded(self, stage: Stage, policy: PolicyTraining) -> Part:

@@ -18,16 +18,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn import usage
+from everlearn.data.mixture import OWN
+from everlearn.data.word_prompts import places_in
 from everlearn.devices import free_bytes
+from everlearn.models.loading import sizes_of
 from everlearn.progress import LineProgress, Progress
 from everlearn.runs.measure import measured_text
-from everlearn.runs.plan import TRAINING, TRIED, Part, Plan
+from everlearn.runs.plan import HEADS, TRAINING, TRIED, Part, Plan
 
 if TYPE_CHECKING:
+    from everlearn.data.instance import Instance
     from everlearn.generation.protocol import Generator
     from everlearn.generation.writing import Writing
     from everlearn.models.loading import LoadedModel
     from everlearn.runs.prepare import Prepared
+    from everlearn.training.phase import HeadTraining
 
 BUDGET_S = {"reading": 5.0, "writing": 25.0, "training": 30.0}
 """Seconds of the trial, shared out evenly over what is to be tried; a single step that takes longer is waited for."""
@@ -36,6 +41,8 @@ _FEW = 4
 _GROWTH = 8
 _SHORT, _LONG = 2, (4, TRIED)
 """Optimizer steps of the short trial, and at least and at most of the long one."""
+_HEAD_STEPS = 50
+"""Of the long trial of heads, each of which takes about a thousandth of a second."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +94,7 @@ def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tup
         probe.write([writing for plan in plans for part in plan.parts for writing in part.writings])
         tick(2)
         probe.train([part for plan in plans for part in plan.parts if part.kind == TRAINING])
+        probe.heads([part for plan in plans for part in plan.parts if part.kind == HEADS])
         tick(3)
     told = [replace(plan, parts=[probe.told(part) for part in plan.parts]) for plan in plans]
     share = None if waited is None else ((usage.waited_s() or waited) - waited) / (time.perf_counter() - began)
@@ -108,6 +116,7 @@ class _Probe:
         self._read_s = 0.0
         self._rates: dict[str, _Rate] = {}
         self._trained: dict[tuple[object, ...], tuple[float, float]] = {}
+        self._head_step_s = 0.0
 
     def told(self, part: Part) -> Part:
         """A part with its seconds, and with what is expected to be written."""
@@ -122,6 +131,8 @@ class _Probe:
         if part.kind == TRAINING:
             begin_s, token_s = self._trained[_like(part)]
             seconds += self.load_s + begin_s + token_s * part.trained_tokens
+        if part.kind == HEADS:
+            seconds += self._head_step_s * part.steps
         return replace(part, seconds=seconds, written=written)
 
     def read(self) -> None:
@@ -206,6 +217,16 @@ class _Probe:
         self._trained |= {kind: (means[0], means[1]) for kind in kinds if kind not in self._trained}
         self.memory = replace(self.memory, training=usage.peak_bytes())
 
+    def heads(self, parts: Sequence[Part]) -> None:
+        """How long a step of heads on kept states takes, with the most classes of all stages."""
+        parts = [part for part in parts if part.heads]
+        if parts:
+            part = max(parts, key=lambda part: len(part.heads.tasks) if part.heads else 0)
+            rows, at_once = [row for batch in part.batches for row in batch], len(part.batches[0])
+            short_s, _ = self._steps(rows, at_once, _SHORT, part.heads)
+            long_s, _ = self._steps(rows, at_once, _HEAD_STEPS, part.heads)
+            self._head_step_s = max(0.0, long_s - short_s) / (_HEAD_STEPS - _SHORT)
+
     def _trial(self, part: Part, share_s: float, left_s: float, row_s: float) -> tuple[tuple[float, float], float]:
         """Seconds to begin, and of a token; and about those of a row.
 
@@ -223,8 +244,12 @@ class _Probe:
         token_s = max(last_s - first_s, 0.0) / (last - first)
         return (max(0.0, first_s - token_s * first), token_s), last_s / (at_once * steps)
 
-    def _steps(self, rows: Sequence[object], at_once: int, steps: int) -> tuple[float, int]:
-        """Seconds and tokens of some steps."""
+    def _steps(
+        self, rows: Sequence[Instance], at_once: int, steps: int, heads: HeadTraining | None = None
+    ) -> tuple[float, int]:
+        """Seconds and tokens of some steps, of a model or of heads on states."""
+        import numpy as np
+
         from everlearn.training.phase import Phase
         from everlearn.training.stage import train_stage
 
@@ -235,18 +260,25 @@ class _Probe:
             "checkpoint_every": None,
             "report_to": [],
         }
+        states = None
+        if heads is not None:
+            tokenizer, most = self.loaded.tokenizer, self.prepared.recipe.training.max_prompt_tokens
+            places = places_in(rows, self.prepared.template, tokenizer, most)
+            count = len(rows) if places is None else sum(map(len, places))
+            states = {OWN: np.zeros((count, sizes_of(self.prepared.recipe.model).width), dtype=np.float32)}
         with tempfile.TemporaryDirectory(prefix="everlearn-") as place:
             began = time.perf_counter()
             summary = train_stage(
                 self.loaded,
-                rows,  # type: ignore[arg-type]
+                rows,
                 self.prepared.recipe.training.model_copy(update={**changes, "sharding": "none"}),
                 self.prepared.template,
                 seed=0,
                 folder=Path(place),
                 progress=LineProgress(),
                 what="trial",
-                phase=Phase(steps=(0, steps)),
+                phase=Phase(steps=(0, steps), heads=heads),
+                states=states,
             )
             took = time.perf_counter() - began
         return took, int(str(summary["tokens"]))
