@@ -159,6 +159,8 @@ TASK_METRICS = {
     "rouge_l_word": "ROUGE-L (ASCII words)",
     "rouge_l_unicode": "ROUGE-L (Unicode words)",
     "token_f1": "token F1",
+    "macro_f1": "macro F1 (entities, mean over types)",
+    "micro_f1": "micro F1 (entities)",
     "chrf": "chrF",
 }
 RIGHT_OR_WRONG = frozenset({"exact_match", "accuracy"})
