@@ -6,8 +6,7 @@ One task of made-up rows in one JSON Lines file, the embedded base, LoRA. Time i
 the moment at which all rows are read (`load_stream` has returned) to the first step: all that an ordinary run checks,
 hashes, keeps and tokenizes is counted. Memory is the resident set at the first step (free memory given back) less that
 before the rows were read, which holds model and optimizer too, so a stage of a tenth of the rows is measured as well
-and the difference counts; tokens at 8 bytes each are taken off. By their objects rows hold about 620 bytes beside
-their tokens; the rest is room that the allocator does not give back.
+and the difference counts; tokens at 8 bytes each are taken off.
 """
 
 from __future__ import annotations

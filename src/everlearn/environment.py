@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 import platform
+from collections.abc import Mapping
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 
 PARTS = ("everlearn", "torch", "transformers", "peft", "accelerate", "datasets", "scikit-learn", "numpy", "jieba")
 
 
-def versions() -> dict[str, str]:
+@cache
+def versions() -> Mapping[str, str]:
     """Installed versions by distribution name; `not installed` where absent."""
     found = {"python": platform.python_version()}
     for part in PARTS:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError
 from everlearn.recipe import TrainingConfig
-from everlearn.training.rows import check_rows, encode_rows, overlong
+from everlearn.training.rows import EncodedRow, check_rows, encode_rows, hash_of, overlong
 from tests.data.byte_tokenizer import make_byte_tokenizer
 from tests.tiny_models import make_tokenizer
 
@@ -119,3 +121,16 @@ def test_a_token_of_the_vocabulary_is_one_number_in_all_rows() -> None:
 
     rows = encode_rows([row(1), row(2)], Numbers(), make_tokenizer(), TrainingConfig(), 100)  # type: ignore[arg-type]
     assert len({id(token) for one in rows for token in one.ids}) == 2
+
+
+def test_the_hash_of_rows_tells_order_group_and_where_the_answer_begins() -> None:
+    one, other = EncodedRow((1, 2, 3), 1), EncodedRow((4, 5), 1)
+    others = [
+        [other, one],
+        [replace(one, prompt_length=2), other],
+        [replace(one, group="kept"), other],
+        [replace(one, classes=((2, 0),)), other],
+        [EncodedRow((1, 2, 3, 4), 1), EncodedRow((5,), 1)],
+    ]
+    assert hash_of([one, other]) == hash_of(iter([replace(one), other]))
+    assert len({hash_of(rows) for rows in [[one, other], *others]}) == len(others) + 1

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Iterator
 from pathlib import PurePath
 
 from everlearn.checking import first_double
@@ -153,7 +154,12 @@ def _json(data: bytes, file: str) -> RawRows:
 
 def _lines(data: bytes, file: str) -> RawRows:
     """JSON Lines; blank lines are skipped, each faulty line is one bad row."""
-    raw = RawRows(file, [], unit="line")
+    bad: list[BadRow] = []
+    return RawRows(file, _decoded(data, file, bad), bad, unit="line")
+
+
+def _decoded(data: bytes, file: str, bad: list[BadRow]) -> Iterator[tuple[int, object]]:
+    """The rows of lines; the bad ones are added to those given."""
     lines: list[str | bytes]
     try:
         lines = [*data.decode("utf-8").split("\n")]
@@ -164,14 +170,13 @@ def _lines(data: bytes, file: str) -> RawRows:
         try:
             text = line.decode("utf-8") if isinstance(line, bytes) else line
             if text and not text.isspace():
-                raw.rows.append((number, _decode(text)))
+                yield number, _decode(text)
         except UnicodeDecodeError as error:
             assert isinstance(line, bytes), "only bytes are decoded"
             reason = f"{_wrong_byte(line, error.start)}, offset {offset + error.start} of the file"
-            raw.bad.append(BadRow(file, number, reason, line.decode("utf-8", "backslashreplace")))
+            bad.append(BadRow(file, number, reason, line.decode("utf-8", "backslashreplace")))
         except json.JSONDecodeError as error:
-            raw.bad.append(BadRow(file, number, f"not valid JSON ({error.msg}, column {error.colno})", line))
+            bad.append(BadRow(file, number, f"not valid JSON ({error.msg}, column {error.colno})", line))
         except (ValueError, RecursionError) as error:
-            raw.bad.append(BadRow(file, number, f"JSON that cannot be read ({error})", line))
+            bad.append(BadRow(file, number, f"JSON that cannot be read ({error})", line))
         offset += len(line) + 1
-    return raw

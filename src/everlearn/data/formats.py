@@ -103,7 +103,8 @@ def read_rows(
             examples = raw.document["Positive Examples"]
             assert isinstance(examples, list), "just looked"
             raw = replace(raw, rows=list(enumerate(examples, 1)), bad=[])
-        shape, parse = _parser(raw, format, columns)
+        first, raw = raw.looked_at(_DETECTION_ROWS)
+        shape, parse = _parser(raw, first, format, columns)
         shapes[shape] += 1
         _read_file(raw, parse, reader, _definition(raw.document) or instruction or "", result)
     if not result.total:
@@ -123,12 +124,13 @@ def unread_columns(raw: RawRows, columns: Columns) -> list[str]:
         DataError: the rows are of no known shape.
     """
     result = ReadResult()
-    _read_file(raw, _parser(raw, "auto", dict(columns))[1], _Reader("", "id", None, "row"), "", result)
+    first, raw = raw.looked_at(_DETECTION_ROWS)
+    _read_file(raw, _parser(raw, first, "auto", dict(columns))[1], _Reader("", "id", None, "row"), "", result)
     return list(result.unread)
 
 
 def _read_file(raw: RawRows, parse: Parser, reader: _Reader, instruction: str, result: ReadResult) -> None:
-    bad = list(raw.bad)
+    bad: list[BadRow] = []
     for number, value in raw.rows:
         result.total += 1
         try:
@@ -155,15 +157,15 @@ def _read_file(raw: RawRows, parse: Parser, reader: _Reader, instruction: str, r
             result.unread.update(unread)
             reader.remarks.update(row.remarks)
     result.total += len(raw.bad)
-    result.bad += sorted(bad, key=lambda row: row.line)
+    result.bad += sorted([*raw.bad, *bad], key=lambda row: row.line)
     result.notes += [f"{raw.file}: {note}" for note in raw.notes]
 
 
-def _parser(raw: RawRows, format: str, columns: Columns) -> tuple[str, Parser]:
-    """Name and parser of the shape of a file's rows."""
+def _parser(raw: RawRows, first: Sequence[tuple[int, object]], format: str, columns: Columns) -> tuple[str, Parser]:
+    """Name and parser of the shape of a file's rows, by its first ones."""
     if raw.document and "Instances" in raw.document:
         return "superni", _stripped
-    objects = [row for _, row in raw.rows[:_DETECTION_ROWS] if isinstance(row, dict)]
+    objects = [row for _, row in first if isinstance(row, dict)]
     if columns or format == "columns":
         _check_columns(raw.file, columns, objects)
         return "columns", _renaming(columns)

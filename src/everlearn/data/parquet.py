@@ -58,14 +58,15 @@ def with_class_names(rows: Iterable[dict[str, object]], features: Mapping[str, A
         name: Of the file or dataset, for messages.
     """
     classes = {key: feature for key, feature in features.items() if "ClassLabel" in json.dumps(feature)}
-    raw = RawRows(name, [])
+    read: list[tuple[int, object]] = []
+    raw = RawRows(name, read)
     for number, row in enumerate(rows, 1):
         try:
             named = {key: _named(row.get(key), feature) for key, feature in classes.items()}
         except RowFault as fault:
             raw.bad.append(BadRow(name, number, str(fault), row, raw.unit))
         else:
-            raw.rows.append((number, {**row, **named}))
+            read.append((number, {**row, **named}))
     return raw
 
 

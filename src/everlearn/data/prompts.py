@@ -176,6 +176,8 @@ class TextTemplate:
         return completion.strip()
 
     def _framed(self, instance: Instance) -> list[Exchange]:
+        if not instance.history:
+            return [Exchange(self.frame(instance.query, None, True))]
         system, exchanges = exchanges_of(instance.history, instance.query)
         return [
             Exchange(self.frame(exchange.question, system, at == 0), exchange.answer)

@@ -52,7 +52,8 @@ def read_table(text: str, file: str) -> RawRows:
             f"its first line is {header_line[:60].strip()!r}. Convert it to one of them."
         )
     records, note = _records(text, delimiter, file)
-    raw = RawRows(file, [], unit="line", notes=[note] if note else [])
+    rows: list[tuple[int, object]] = []
+    raw = RawRows(file, rows, unit="line", notes=[note] if note else [])
     header = [name.strip() or f"column {at}" for at, name in enumerate(records[0].fields, 1)]
     if len(set(header)) < len(header):
         raise DataError(f"{file}: the header names a column twice ({', '.join(header)}): rename one.")
@@ -66,7 +67,7 @@ def read_table(text: str, file: str) -> RawRows:
         elif any("\0" in field for field in fields):
             raw.bad.append(BadRow(file, record.first, "a zero byte, which is no text", fields))
         else:
-            raw.rows.append((record.first, dict(zip(header, fields, strict=False))))
+            rows.append((record.first, dict(zip(header, fields, strict=False))))
     return raw
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from everlearn.data.instance import Instance
@@ -44,7 +45,7 @@ TRIED = 12
 _STATE_BYTES = 12
 """Of a moving weight in a checkpoint within a stage: itself and two moments in float32."""
 _FEATURE_BYTES = 4
-_MOST_STEPS = 20_000
+_MOST_STEPS = 2_000
 """Steps whose rows are counted one by one; more are as these."""
 
 
@@ -136,7 +137,6 @@ class _Planner:
         self.context, self.tokenizer = prepared.facts.context_length, prepared.facts.tokenizer
         self._lengths: dict[str, dict[int, tuple[int, int]]] = {}
         self._answers: dict[tuple[str, bool], Writing] = {}
-        self._general = self._of_general()
         self._probes = self.recipe.evaluation.probing.probes if self.stream.scenario else []
         self._model = 0  # how many stages have moved the weights that heads and probes read
         self._measured_models: set[int] = set()
@@ -244,7 +244,8 @@ class _Planner:
             )
         return self._answers[task.name, is_known]
 
-    def _of_general(self) -> Part:
+    @cached_property
+    def _general(self) -> Part:
         from everlearn.evaluation.general import microtask_answers, tokens_read
 
         writings = []

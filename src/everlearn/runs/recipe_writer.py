@@ -152,18 +152,19 @@ def columns_of(path: Path) -> tuple[dict[str, str | list[str]], str]:
     if is_folder(path):
         raise DataError("it is a folder: name it under train yourself if it holds rows")
     (raw,) = read_source(str(path))
-    raw = replace(raw, rows=raw.rows[:_LOOKED_AT])
-    if not raw.rows:
+    looked_at, raw = raw.looked_at(_LOOKED_AT)
+    raw = replace(raw, rows=looked_at)
+    if not looked_at:
         raise DataError(f"no row can be read ({raw.bad[0]})" if raw.bad else "it holds no rows")
     if raw.document and "Instances" in raw.document:
         return {}, ", ".join(unread_columns(raw, {}))
-    rows = [row for _, row in raw.rows[:20] if isinstance(row, dict)]
+    rows = [row for _, row in looked_at[:20] if isinstance(row, dict)]
     for row in rows:
         mapping = {} if detect_shape(row) else guess_columns(row)
         if mapping is not None:
             return mapping, ", ".join(unread_columns(raw, mapping))
     if not rows:
-        raise DataError(f"its rows are no objects with keys (the first is {str(raw.rows[0][1])[:40]!r})")
+        raise DataError(f"its rows are no objects with keys (the first is {str(looked_at[0][1])[:40]!r})")
     keys = ", ".join(rows[0]) or "none"
     raise DataError(
         f"no rows of a known format (keys: {keys[:80]}); if they are rows of a task, add it below and say what its "

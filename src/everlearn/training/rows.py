@@ -6,7 +6,9 @@ prompts to 1,024 ids with BOS, answers with EOS to 512, so an over-long answer l
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from array import array
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -104,6 +106,15 @@ def encode_rows(
         for at, (row, (ids, prompt_length)) in enumerate(zip(some, lists, strict=True), first):
             encoded.append(_checked(row, at, ids, prompt_length, context_length))
     return encoded
+
+
+def hash_of(rows: Iterable[EncodedRow]) -> str:
+    """SHA-256 of all that is trained of rows, in their order; as JSON they would take three times as long."""
+    digest = hashlib.sha256()
+    for row in rows:
+        digest.update(array("q", (len(row.ids), row.prompt_length, *row.ids)))
+        digest.update(f"{row.group}{row.classes}\0".encode())
+    return digest.hexdigest()
 
 
 def overlong(

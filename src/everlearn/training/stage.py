@@ -63,7 +63,7 @@ from everlearn.training.influence import Influence, Training
 from everlearn.training.memory import remember, tokens_at_once
 from everlearn.training.phase import Phase
 from everlearn.training.processes import Processes, here
-from everlearn.training.rows import EncodedRow, encode_rows
+from everlearn.training.rows import EncodedRow, encode_rows, hash_of
 from everlearn.training.schedules import Schedule
 from everlearn.training.sharding import Lockstep, take_apart
 from everlearn.training.stopwatch import Stopwatch
@@ -198,7 +198,7 @@ def train_stage(
     key = fingerprint_of(
         loaded.fingerprint,
         seed,
-        ([row.ids, row.prompt_length, row.group, *row.classes] for row in everything),
+        hash_of(everything),
         config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
         mixture.describe(),
         [[type(influence).__name__, dict(influence.inputs())] for influence in influences],

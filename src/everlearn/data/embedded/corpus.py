@@ -9,8 +9,9 @@ small stories and facts from templates (15 %). Everything follows from a seed; d
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from everlearn.data.embedded.grammars import is_held_out
 from everlearn.data.embedded.microtasks import distinct_instances, draw_task, few_shot_document
@@ -89,7 +90,8 @@ def held_out_text(seed: int, count: int = 100) -> list[str]:
     return [story(rng, held_out=True) for _ in range(count)]
 
 
-def held_out_microtasks(count: int = 200, seed: int = 0, shots: int = 4) -> list[dict[str, str]]:
+@cache
+def held_out_microtasks(count: int = 200, seed: int = 0, shots: int = 4) -> Sequence[Mapping[str, str]]:
     """Few-shot prompts of fresh tasks, families in turn; by default those that every model is asked.
 
     Families that take a grammar (all but count, class_name, fixed, lookup and join) take one that
