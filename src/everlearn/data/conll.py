@@ -15,7 +15,8 @@ _DOCUMENT = "-DOCSTART-"
 
 def read_conll(text: str, file: str) -> RawRows:
     """Reads the sentences of a file as rows of `tokens` and `ner_tags`; one with a line of one column is bad."""
-    raw, between, sentence = RawRows(file, [], unit="line"), 0, list[tuple[int, list[str]]]()
+    rows, between, sentence = list[tuple[int, object]](), 0, list[tuple[int, list[str]]]()
+    raw = RawRows(file, rows, unit="line")
     for number, line in enumerate([*text.split("\n"), ""], 1):
         fields = line.split()
         if fields and fields[0] != _DOCUMENT:
@@ -30,7 +31,7 @@ def read_conll(text: str, file: str) -> RawRows:
             columns = [one for _, one in sentence]
             between = max(between, *(len(one) - 2 for one in columns))
             row = {"tokens": [one[0] for one in columns], "ner_tags": [one[-1] for one in columns]}
-            raw.rows.append((sentence[0][0], row))
+            rows.append((sentence[0][0], row))
         sentence = []
     if between:
         raw.notes.append(f"{between} column{'s' * (between > 1)} between words and tags are not read.")
