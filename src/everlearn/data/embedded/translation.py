@@ -1,8 +1,9 @@
 """Two made-up languages for the embedded model: each has words of its own for the same things, and its own order.
 
-A row gives a phrase, and with its translation a short walk: word by word, what it is called. The walk is in the order
-of the phrase, the translation in that of the language, so that it follows from the walk by the rule of order alone.
-Plain methods train on the answers and do not see the walks. Words and grammar are those of the embedded stream.
+A row gives a phrase and its translation, half of the training rows also a short walk: word by word, what it is called.
+The walk is in the order of the phrase, the translation in that of the language, so that it follows from the walk by
+the rule of order alone. Plain methods train on the answers of all rows and do not see the walks. Words and grammar are
+those of the embedded stream.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def _draw(language: _Language, seed: int, train: int, evaluation: int) -> Task:
             " ".join(known[words[place]] for place in language.order),
             language.name,
             id=f"{language.name}-{at}",
-            walk=" , ".join(f"{word} {known[word]}" for word in words),
+            walk=" , ".join(f"{word} {known[word]}" for word in words) if at < train // 2 else "",
         )
         for at, (text, words) in enumerate(phrases.items())
     )
