@@ -9,7 +9,7 @@ import pytest
 
 from everlearn.data.instance import Instance
 from everlearn.data.translation import asked, direction_of, language_name
-from everlearn.data.walk_patterns import read_patterns
+from everlearn.data.walk_patterns import likest, read_patterns
 from everlearn.errors import DataError, MissingExtraError
 from everlearn.rewards.scorers import CometScorer, ScorerSettings, make_scorer
 
@@ -66,3 +66,12 @@ def test_a_file_of_another_form_is_refused_by_name(tmp_path: Path, text: str) ->
     file.write_text(text)
     with pytest.raises(DataError, match=r"own\.yaml"):
         read_patterns(file)
+
+
+def test_a_walk_is_like_the_pattern_whose_words_it_has() -> None:
+    patterns = read_patterns()
+    back = (
+        "I analyse structure and concepts, translate, then translate back with terms, compare, find shifts and adjust"
+    )
+    assert likest(back, patterns) == "back translation"
+    assert likest("red zam , bus tolu", patterns) is None

@@ -8,11 +8,16 @@ Source: R1-T1 (arXiv 2502.19735), its chains (`data/CoT_data.json`; spec section
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from everlearn import recipe_file
 from everlearn.errors import DataError
+
+_LIKE = 0.3
+"""Least share of a pattern's words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +47,27 @@ def read_patterns(path: Path | None = None) -> tuple[Pattern, ...]:
     own = Path(__file__).with_suffix(".yaml")
     known = {pattern.id: pattern for file in (own, path) if file for pattern in _read_file(file)}
     return tuple(known.values())
+
+
+def likest(walk: str, patterns: Sequence[Pattern]) -> str | None:
+    """The name of the pattern whose steps a walk is most like; None: it is like none.
+
+    Likeness is the share of a pattern's words (of at least five letters) that the walk has. Chosen here: no classifier
+    of these patterns is published, and words are enough to see a shift.
+    """
+    words = set(_words(walk))
+    shares = [(_share(words, pattern), pattern.name) for pattern in patterns]
+    share, name = max(shares, default=(0.0, ""))
+    return name if share >= _LIKE else None
+
+
+def _share(words: set[str], pattern: Pattern) -> float:
+    own = set(_words(" ".join(pattern.steps)))
+    return len(own & words) / len(own) if own else 0.0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[a-z]{5,}", text.lower())
 
 
 def _read_file(path: Path) -> list[Pattern]:

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from everlearn.data.mixture import Mixture
+from everlearn.data.walk_patterns import read_patterns
 from everlearn.data.walk_prompts import WalkTemplate
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, read_mapping
@@ -202,6 +203,7 @@ class R1T1(Method):
             loss=options.loss,
             pass_rows=options.pass_rows,
             rollouts_by=options.rollouts_by,
+            patterns=read_patterns() if options.wording == "published" else (),
         )
         changes = {"learning_rate": options.learning_rate, "scheduler": "constant", "warmup_ratio": 0.0}
         if options.zero:

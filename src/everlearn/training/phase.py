@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Literal
 
 from everlearn.data.instance import Instance
+from everlearn.data.walk_patterns import Pattern
 from everlearn.fingerprints import fingerprint_of
 from everlearn.models.state import HeadKind, Tuning
 from everlearn.rewards.scorers import ScorerSettings
@@ -84,6 +85,7 @@ class PolicyTraining:
         loss: Mean over the tokens of a pass (`bnpo`), or over those of the whole step (`dapo`).
         pass_rows: Completions that are computed at once; None: those of the step.
         rollouts_by: The house's engine, Transformers' `generate`, or vLLM.
+        patterns: With which walks are compared, step by step; the weights do not depend on them.
     """
 
     rows: tuple[Instance, ...]
@@ -102,6 +104,7 @@ class PolicyTraining:
     loss: Literal["bnpo", "dapo"] = "bnpo"
     pass_rows: int | None = None
     rollouts_by: Literal["engine", "transformers", "vllm"] = "engine"
+    patterns: tuple[Pattern, ...] = ()
 
     @property
     def steps(self) -> int:
@@ -110,7 +113,7 @@ class PolicyTraining:
 
     def describe(self) -> dict[str, object]:
         """What the trained weights depend on, as JSON."""
-        found = {one.name: getattr(self, one.name) for one in fields(self)}
+        found = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "patterns"}
         return {**found, "scorer": self.scorer.describe(), "rows": fingerprint_of(row.to_json() for row in self.rows)}
 
 

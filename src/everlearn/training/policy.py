@@ -27,7 +27,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from everlearn.data.walks import OPENING
+from everlearn.data.walk_patterns import likest
+from everlearn.data.walks import OPENING, walk_in
 from everlearn.devices import autocast_format
 from everlearn.errors import MissingExtraError, UserError
 from everlearn.files import write_json, write_jsonl
@@ -161,6 +162,7 @@ def train_policy(
             row = {"step": step, "loss": logs["loss"], "learning_rate": logs["learning_rate"]}
             row["seconds"] = before + time.perf_counter() - began
             row |= {told: logs[name] for name, told in _NOTES.items() if logs.get(name) is not None}
+            row |= {name: value for name, value in logs.items() if "walk" in name}
             history.append(row)
             track(row)
             tick(step, steps, f"reward {row['reward']:.3f}")
@@ -249,6 +251,16 @@ class Judge:
     def format(self, completions: Sequence[str]) -> list[float]:
         """What the tags of completions are worth."""
         return [format_reward(OPENING + text, self._policy.format_weight) for text in completions]
+
+    def walks(self, completions: Sequence[str]) -> dict[str, float]:
+        """What the history notes of the walks of a step: their length, and which patterns they are like."""
+        walks = [walk_in(OPENING + text) or "" for text in completions]
+        found = {"words of a walk": sum(len(walk.split()) for walk in walks) / len(walks)}
+        if patterns := self._policy.patterns:
+            names = [likest(walk, patterns) or "no pattern" for walk in walks]
+            for name in (*dict.fromkeys(pattern.name for pattern in patterns), "no pattern"):
+                found[f"share of walks like: {name}"] = names.count(name) / len(names)
+        return found
 
     def quality(self, rows: Sequence[int], completions: Sequence[str]) -> list[float]:
         """What the answers of completions are worth; those of a row stand together."""
@@ -391,7 +403,9 @@ def make_trainer(
             if "reward" in logs:
                 look(logs)
 
-    def format(prompts: list[str], completions: list[str], **_: Any) -> list[float]:
+    def format(prompts: list[str], completions: list[str], log_metric: Any, **_: Any) -> list[float]:
+        for name, value in judge.walks(completions).items():
+            log_metric(name, value)
         return judge.format(completions)
 
     def quality(prompts: list[str], completions: list[str], **_: Any) -> list[float]:

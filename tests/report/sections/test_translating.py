@@ -36,9 +36,9 @@ def test_directions_are_told_apart_with_their_tags_and_walks(tmp_path: Path) -> 
     }
     trained, other = rows["German to English"], rows["German to French"]
     assert (trained[0], other[0]) == ("trained", "seen-unseen")
-    assert trained[4].startswith("100.0"), "both answers from German to English have their tags"
-    assert other[4].startswith("50.0")
-    assert (trained[5], other[5]) == ("2.0", "1.0"), "words of a walk, none where there are no tags"
+    assert trained[5].startswith("100.0"), "both answers from German to English have their tags"
+    assert other[5].startswith("50.0")
+    assert (trained[6], other[6]) == ("2.0", "1.0"), "words of a walk, none where there are no tags"
     assert "ruvian" in rows, "a task whose rows name no direction counts as one"
 
 

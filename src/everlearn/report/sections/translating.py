@@ -11,8 +11,9 @@ from dataclasses import dataclass, field
 from functools import cache
 
 from everlearn.data.instance import Instance
-from everlearn.data.translation import direction_of, group_of
+from everlearn.data.translation import LANGUAGES, direction_of, group_of
 from everlearn.data.walks import OPENING, is_well_formed, walk_in
+from everlearn.evaluation.languages import languages_of
 from everlearn.report.facts.parsing import Row, form_of, mapping, number, rows_of, stands
 from everlearn.report.facts.reading import Run
 from everlearn.report.facts.study import Study
@@ -23,7 +24,8 @@ from everlearn.report.sections.blocks import block
 
 _HELP = (
     "Scores by each task's metric, before the first stage and after the last (of the first seed). Well-formed: each "
-    "of the four tags once and in order; the answer is what stands between its tags, and nothing where there is none."
+    "of the four tags once and in order; the answer is what stands between its tags, and nothing where there is none. "
+    "Off target: answers in another language than was asked for (with the extra langid; else not told)."
 )
 _TRAINED = "trained"
 
@@ -37,6 +39,16 @@ class _Found:
     after: list[float] = field(default_factory=list)
     well_formed: list[float] = field(default_factory=list)
     words: list[float] = field(default_factory=list)
+    target: str = ""
+    answers: list[str] = field(default_factory=list)
+
+    @property
+    def off_target(self) -> float | None:
+        """Share of answers in another language than was asked for; None: not known."""
+        there = [answer for answer in self.answers if answer.strip()]
+        if self.target not in LANGUAGES.values() or not there or (found := languages_of(there)) is None:
+            return None
+        return 100.0 * sum(language != self.target for language in found) / len(there)
 
 
 def translating(study: Study) -> Html | None:
@@ -72,6 +84,7 @@ def _of_run(run: Run) -> dict[str, _Found]:
                     pair = direction_of(Instance(str(row.get("instruction", "")), "", "", task.name))
                     name = " to ".join(pair) if pair else task.name
                     one = found.setdefault(name, _Found(group_of_pair(pair) if pair else ""))
+                    one.target = pair[1] if pair else ""
                     _add(one, row, task.metric, is_end=is_end)
     return found
 
@@ -89,6 +102,8 @@ def _add(one: _Found, row: Row, metric: str, *, is_end: bool) -> None:
     value = number(mapping(row.get("scores")).get(metric))
     if value is not None:
         (one.after if is_end else one.before).append(value)
+    if is_end:
+        one.answers.append(str(row.get("prediction", "")))
     if is_end and "written" in row:
         response = OPENING + str(row["written"])
         one.well_formed.append(100.0 * is_well_formed(response))
@@ -96,7 +111,16 @@ def _add(one: _Found, row: Row, metric: str, *, is_end: bool) -> None:
 
 
 def _table(found: Mapping[str, _Found]) -> Html:
-    heads = ["Direction", "Languages", "Before", "At the end", "Change", "Well-formed", "Words of a walk"]
+    heads = [
+        "Direction",
+        "Languages",
+        "Before",
+        "At the end",
+        "Change",
+        "Off target",
+        "Well-formed",
+        "Words of a walk",
+    ]
     rows = [_line(name, one) for name, one in found.items()]
     for group in dict.fromkeys(one.group for one in found.values() if one.group):
         ends = [value for one in found.values() if one.group == group and (value := mean(one.after)) is not None]
@@ -114,6 +138,7 @@ def _line(name: str, one: _Found) -> Html:
         score(before),
         score(after),
         signed(change),
+        percent(off) if (off := one.off_target) is not None else "",
         percent(mean(one.well_formed)) if one.well_formed else "",
         score(mean(one.words)) if one.words else "",
     ]
