@@ -2,8 +2,8 @@
 
 Both are called as the trainer calls them in a step: 8 published prompts (system message, quiz, a sentence), 8
 completions of each, sampled at temperature 0.8. The model is a randomly initialised Llama in float32 (speed does not
-depend on the weights), the tokenizer a BPE of 4,096 tokens trained on the prompts. Random weights never end one, so
-each completion has a length of its own, drawn once for both (log-normal, median 64 tokens, at most 256): the engine
+depend on the weights), the tokenizer a BPE trained on the prompts. Random weights end no completion, so each has a
+length of its own, drawn once for both (log-normal, median 64 tokens, at most 256): the engine
 through its limits, `generate` through a stopping criterion for each row. Times are CPU seconds of one thread; the
 ratio is that of tokens a second, and the median of the rounds is given.
 
@@ -95,6 +95,10 @@ def main() -> None:
         vocab_size=len(tokenizer), max_position_embeddings=1024, bos_token_id=1, eos_token_id=2, **SHAPE
     )
     model = LlamaForCausalLM(config)
+    head = torch.nn.Linear(model.lm_head.in_features, model.lm_head.out_features)
+    head.weight, head.bias.data[:] = model.lm_head.weight, 0.0
+    head.bias.data[:3] = -1e4  # no completion ends by itself
+    model.lm_head = head
     loaded = LoadedModel(model, tokenizer, "", "", 1024, torch.device("cpu"))
     paths = {name: make_path(name, loaded, template, rows, lengths) for name in ("engine", "transformers")}
     found: dict[str, list[float]] = {name: [] for name in paths}

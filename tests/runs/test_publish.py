@@ -109,6 +109,33 @@ def test_a_wording_that_takes_the_question_apart_is_in_the_code_where_no_chat_te
     assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
 
 
+@pytest.mark.parametrize(
+    ("template", "chat_template", "wording"), [("chat", CHATML, "published"), ("vanilla", None, "plain")]
+)
+def test_a_model_that_thinks_is_asked_as_it_was_and_its_answer_cut_out(tmp_path, template, chat_template, wording):
+    folder = base(tmp_path / "base", chat_template)
+    method = {"name": "r1_t1", "epochs": 0, "wording": wording}
+    model = {"base": str(folder), "template": template, "tuning": "full", "dtype": "float32"}
+    long = {"training": {**FULL, "epochs": 25}, "evaluation": {"max_new_tokens": 60, "general": False}}
+    recipe = recipe_of(tmp_path, model, method=method, **long)
+    make_tiny_model(
+        folder,
+        texts=["what is it? red blue cat dog <think></think> <answer></answer>\n" * 3],
+        context=1024,
+        marks=MARKS,
+    )
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = chat_template
+    tokenizer.save_pretrained(folder)
+    for file in (tmp_path / "data").glob("*.train.jsonl"):
+        rows = [json.loads(line) for line in file.read_text().splitlines()]
+        file.write_text("".join(json.dumps({**row, "walk": f"it is {row['output']}"}) + "\n" for row in rows))
+    run = execute(recipe).folder
+    rows = predictions(run)
+    assert any(row["prediction"] in ("cat", "dog") for row in rows)
+    assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
+
+
 def test_generation_settings_are_those_of_the_measurement(tmp_path):
     folder = base(tmp_path / "base", CHATML)
     run = execute(recipe_of(tmp_path, {"base": str(folder), "lora": {"rank": 2}}, training={"epochs": 1})).folder

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from everlearn.data.chat_prompts import ChatTemplate, conversation
 from everlearn.data.control_tokens import mentioned
 from everlearn.data.prompts import ALPACA_PREFACE, CUE, LLAMA2_SYSTEM, bos_ids
+from everlearn.data.walk_prompts import WalkTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -45,6 +46,8 @@ def handed_template(
         rows: To compare the prompts of; those that name control tokens are left out, since they are text for the run
             alone.
     """
+    if isinstance(template, WalkTemplate):  # its opening tag is put behind by whoever asks
+        return handed_template(template.inner, tokenizer, map(template.asked, rows))
     if isinstance(template, ChatTemplate):
         switch = "{% if enable_thinking is not defined %}{% set enable_thinking = false %}{% endif %}"
         return (switch if "enable_thinking" in template.source else "") + template.source

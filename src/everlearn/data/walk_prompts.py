@@ -32,17 +32,17 @@ class WalkTemplate:
     """
 
     def __init__(self, inner: PromptTemplate, *, published: bool) -> None:
-        self._inner, self._published = inner, published
+        self.inner, self.published = inner, published
         self.name = f"{inner.name}+{'published ' if published else ''}walk"
         self.notes = inner.notes
 
     def check(self, rows: Sequence[Instance]) -> None:
         """See `PromptTemplate.check`."""
-        self._inner.check([self._asked(row) for row in rows])
+        self.inner.check([self.asked(row) for row in rows])
 
     def text(self, instance: Instance) -> str:
         """See `PromptTemplate.text`."""
-        return self._inner.text(self._asked(instance)) + OPENING
+        return self.inner.text(self.asked(instance)) + OPENING
 
     def prompt_ids(
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
@@ -50,26 +50,27 @@ class WalkTemplate:
         """The other template's prompt, which alone is cut, and the opening tag."""
         opening = plain_ids(OPENING, tokenizer)
         most = None if max_tokens is None else max(1, max_tokens - len(opening))
-        return self._inner.prompt_ids(self._asked(instance), tokenizer, most) + opening
+        return self.inner.prompt_ids(self.asked(instance), tokenizer, most) + opening
 
     def target_ids(
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """The walk and the answer between their tags, and what ends an answer."""
         written = plain_ids(completion_of(instance.walk, instance.output), tokenizer)
-        return [*written, self._inner.end_ids(tokenizer)[0]][:max_tokens]
+        return [*written, self.inner.end_ids(tokenizer)[0]][:max_tokens]
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
         """See `PromptTemplate.end_ids`."""
-        return self._inner.end_ids(tokenizer)
+        return self.inner.end_ids(tokenizer)
 
     def answer(self, completion: str) -> str:
         """What stands between the tags; nothing where there are none."""
         return answer_in(OPENING + completion) or ""
 
-    def _asked(self, row: Instance) -> Instance:
-        if not self._published:
+    def asked(self, row: Instance) -> Instance:
+        """The row as the other template words it."""
+        if not self.published:
             return replace(row, walk="")
-        return replace(
-            row, instruction="", input=f"{quiz(row)}\n", walk="", history=(Turn("system", SYSTEM), *row.history)
-        )
+        own = any(turn.role == "system" for turn in row.history)
+        history = row.history if own else (Turn("system", SYSTEM), *row.history)
+        return replace(row, instruction="", input=f"{quiz(row)}\n", walk="", history=history)

@@ -10,7 +10,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, TaskStream
+from everlearn.data.walk_prompts import WalkTemplate
+from everlearn.data.walks import OPENING
 from everlearn.data.word_prompts import FIRST, WordTemplate
 from everlearn.data.words import OUTSIDE
 from everlearn.models.kinds import EXPERTS, STORED
@@ -207,19 +210,24 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
         lines += ["", "", "def answer(question):"]
     if isinstance(template, WordTemplate):
         return "\n".join([*lines, *_code_of_words(template, tokenizer, formula)])
+    plain, slot = template, Instance("", _SLOT, "", "")
+    if isinstance(template, WalkTemplate):
+        plain, slot = template.inner, template.asked(slot)
     if handed.has_template:
+        system = "".join(f'{{"role": "system", "content": {turn.content!r}}}, ' for turn in slot.history)
+        asked = 'question + "\\n"' if slot.input != _SLOT else "question"
         lines += [
-            '    messages = [{"role": "user", "content": question}]',
+            f'    messages = [{system}{{"role": "user", "content": {asked}}}]',
             "    prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=True)",
             '    ids = torch.tensor([prompt["input_ids"]])',
         ]
     else:
         from everlearn.data.prompts import bos_ids
 
-        before, *after = template.text(Instance("", _SLOT, "", "")).split(_SLOT)
+        before, *after = plain.text(slot).split(_SLOT)
         text = f"{before!r} + question + {after[0]!r}"
         if len(after) > 1:  # parts of the question stand in several places
-            frame = f"{{{{ {getattr(template, 'handed_frame', '')} }}}}"
+            frame = f"{{{{ {getattr(plain, 'handed_frame', '')} }}}}"
             text = f"Template({frame!r}).render(message={{'content': question}}, told={{}})"
             lines.append("    from jinja2 import Template\n")
         lines += [
@@ -240,13 +248,20 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
                 '    return [name for at in asked for name in heads[at]["classes"]][int(logits.argmax())]',
             ]
         )
+    if isinstance(template, WalkTemplate):
+        opening = plain_ids(OPENING, tokenizer)
+        lines.append(f"    ids = torch.cat([ids, torch.tensor([{opening}])], dim=1)  # {OPENING}")
     lines += [
         "    with torch.inference_mode():",
         "        written = model.generate(ids, attention_mask=torch.ones_like(ids))[0, ids.shape[1] :]",
         "    ends = model.generation_config.eos_token_id",
         "    written = [token for token in written.tolist() if token not in ends]",
-        "    return tokenizer.decode(written, skip_special_tokens=True)",
+        "    text = tokenizer.decode(written, skip_special_tokens=True)"
+        if isinstance(template, WalkTemplate)
+        else "    return tokenizer.decode(written, skip_special_tokens=True)",
     ]
+    if isinstance(template, WalkTemplate):
+        lines.append("    return text.rpartition('<answer>')[2].partition('</answer>')[0].strip()")
     return "\n".join(lines)
 
 
@@ -304,6 +319,8 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
     remarks = [
         "A row is a sentence of words."
         if isinstance(template, WordTemplate)
+        else "A question is a row's instruction, and `Source sentence: ` with its input on the next line."
+        if isinstance(template, WalkTemplate) and template.published
         else "A question is a row's instruction and input with a blank line between, where it has both.",
         f"Prompts are those of the template {template.name}"
         + (", which the tokenizer's chat template renders." if handed.has_template else " (the text above)."),
