@@ -9,9 +9,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from transformers import AutoTokenizer, GenerationConfig
 
+from everlearn.data.instance import Instance
+from everlearn.data.prompts import get_template
+from everlearn.data.walk_prompts import WalkTemplate
 from everlearn.files import read_jsonl, sha256_of
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.runs.loop import execute
@@ -26,9 +30,9 @@ FULL = {"epochs": 40, "batch_size": 4, "learning_rate": 3e-3}
 LESSONS = {"colours": ["red", "blue"], "ani_mals": ["cat", "dog"]}
 
 
-def base(folder: Path, chat_template: str | None = None) -> Path:
+def base(folder: Path, chat_template: str | None = None, context: int = 256) -> Path:
     """A model that stops at `</s>` by its own configuration, and samples."""
-    make_tiny_model(folder, texts=["what is it? red blue cat dog\n" * 3], context=256, marks=MARKS)
+    make_tiny_model(folder, texts=["what is it? red blue cat dog\n" * 3], context=context, marks=MARKS)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     tokenizer.chat_template = chat_template
     tokenizer.save_pretrained(folder)
@@ -113,27 +117,29 @@ def test_a_wording_that_takes_the_question_apart_is_in_the_code_where_no_chat_te
     ("template", "chat_template", "wording"), [("chat", CHATML, "published"), ("vanilla", None, "plain")]
 )
 def test_a_model_that_thinks_is_asked_as_it_was_and_its_answer_cut_out(tmp_path, template, chat_template, wording):
-    folder = base(tmp_path / "base", chat_template)
+    folder = base(tmp_path / "base", chat_template, context=1024)
     method = {"name": "r1_t1", "epochs": 0, "wording": wording}
     model = {"base": str(folder), "template": template, "tuning": "full", "dtype": "float32"}
-    long = {"training": {**FULL, "epochs": 25}, "evaluation": {"max_new_tokens": 60, "general": False}}
-    recipe = recipe_of(tmp_path, model, method=method, **long)
-    make_tiny_model(
-        folder,
-        texts=["what is it? red blue cat dog <think></think> <answer></answer>\n" * 3],
-        context=1024,
-        marks=MARKS,
-    )
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = chat_template
-    tokenizer.save_pretrained(folder)
+    recipe = recipe_of(tmp_path, model, method=method, training={"epochs": 1})
     for file in (tmp_path / "data").glob("*.train.jsonl"):
         rows = [json.loads(line) for line in file.read_text().splitlines()]
-        file.write_text("".join(json.dumps({**row, "walk": f"it is {row['output']}"}) + "\n" for row in rows))
+        file.write_text("".join(json.dumps({**row, "walk": "so"}) + "\n" for row in rows))
     run = execute(recipe).folder
-    rows = predictions(run)
-    assert any(row["prediction"] in ("cat", "dog") for row in rows)
-    assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
+    shutil.move(run / "model", tmp_path / "moved")
+    space: dict[str, Any] = {}
+    exec(code_of(tmp_path / "moved"), space)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    asked = []
+
+    def thinks(ids, attention_mask):
+        asked.append(ids[0].tolist())
+        written = tokenizer.encode("so</think>\n\n<answer>cat</answer>", add_special_tokens=False)
+        return torch.cat([ids, torch.tensor([written])], dim=1)
+
+    space["model"].generate = thinks
+    assert space["answer"]("what is it?") == "cat"
+    as_in_the_run = WalkTemplate(get_template(template, tokenizer), published=wording == "published")
+    assert asked == [as_in_the_run.prompt_ids(Instance("", "what is it?", "", "t"), tokenizer)]
 
 
 def test_generation_settings_are_those_of_the_measurement(tmp_path):
