@@ -133,7 +133,7 @@ def test_what_scores_depend_on_is_content_and_not_place(folder: Path, loaded: Lo
     asked = [{"task": "sizes_of_mine", "shots": 1}]
     own, other = found(asking(asked, folder), loaded), found(asking(asked, write_tasks(tmp_path / "a")), loaded)
     assert own.inputs == other.inputs
-    changed = write_tasks(tmp_path / "b")
+    changed = write_tasks(tmp_path / "a")  # the very folder that was read before
     text = (changed / "sizes_of_mine.jsonl").read_text()
     (changed / "sizes_of_mine.jsonl").write_text(text.replace("the siz 1", "the siz 7"))
     assert found(asking(asked, changed), loaded).inputs != own.inputs
@@ -155,10 +155,11 @@ def test_generators_are_given_back_as_they_were(loaded: LoadedModel, folder: Pat
     [
         ("num_fewshot: 0", {"task": "sizes_of_mine", "shots": 2}, "made to be asked without examples"),
         ("process_docs: !function evil.run", "sizes_of_mine", r"sizes_of_mine\.yaml would run code \(!function"),
+        ("doc_to_text: \"{{ ''.__class__.__mro__ }}\"", "sizes_of_mine", "cannot be read .*'__class__'.* is unsafe"),
         ("description: '{{nothing}'", "sizes_of_mine", "cannot be asked|cannot be read"),
         ("", {"task": "sizes_of_mine", "shots": 40}, "sizes_of_mine cannot be asked"),
         ("dataset_name: gone\ndataset_path: json\ndataset_kwargs: {data_files: {test: gone.jsonl}}", "sizes_of_mine",
-         "its data cannot be read.*see to its data_files"),
+         "cannot be read.*see to its file and its data_files"),
         ("dataset_path: nobody/nothing\ndataset_kwargs: {}", "sizes_of_mine",
          "nobody/nothing on the hub.*no network.*general_include_path"),
         ("metric_list: [{metric: seqeval_of_hub}]", "sizes_of_mine", "would run code.*seqeval_of_hub"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,21 @@ def test_what_a_dying_server_has_said_is_kept(tmp_path: Path) -> None:
     assert len([*filter(None, (tmp_path / "kept.jsonl").read_text().splitlines())]) == 3
     replies, count = asked_of(longest, tmp_path)
     assert (replies, count) == ([("1", "2"), ("2", "1"), None], 1)
+
+
+def test_what_was_under_way_when_another_question_failed_is_kept(tmp_path: Path) -> None:
+    late = threading.Event()
+
+    def failing(path: str, body: dict[str, Any] | None) -> Any:
+        if len(served.asked) == 1:
+            late.wait(5)
+            return longest(path, body)
+        late.set()
+        return 400, b"no", {}
+
+    with stand_in(failing) as served, pytest.raises(ServerError, match="answers 400"):
+        judge_at(served.url, tmp_path, parallel=2).verdicts(PAIRS[:1], lambda *_, **__: None)
+    assert len([*filter(None, (tmp_path / "kept.jsonl").read_text().splitlines())]) == 1
 
 
 def test_another_judge_is_asked_again(tmp_path: Path) -> None:

@@ -5,8 +5,8 @@ network where there is one, or from files beside the YAML), and its first prompt
 too few examples are refused before anything is trained. What a task's score depends on is hashed: its configuration,
 the content of its data, and the version of the harness.
 
-The harness can run Python code of a folder (`!function`, `class`) and load metrics from the hub. Of tasks in a folder
-of the user's neither is done; its own tasks are part of an installed package, like any other.
+The harness can run Python code of a folder (`!function`, `class`), code in templates, and metrics of the hub. Of tasks
+in a folder of the user's none of it is done; its own tasks are part of an installed package, like any other.
 """
 
 from __future__ import annotations
@@ -91,7 +91,8 @@ def find_benchmarks(
         raise RecipeError(
             "evaluation.general_chat_template: the model's tokenizer has no chat template: set the key to false."
         )
-    found = _find(tuple(evaluation.general_tasks), evaluation.general_include_path, evaluation.general_chat_template)
+    include = evaluation.general_include_path
+    found = _find(tuple(evaluation.general_tasks), include, evaluation.general_chat_template, _stamps(include))
     for benchmark in found:
         for name, task in benchmark.tasks.items():
             room = _most_written(task)
@@ -103,10 +104,16 @@ def find_benchmarks(
     return found
 
 
+def _stamps(include: str | None) -> tuple[tuple[str, int, int], ...]:
+    """What tells whether files in a folder are still those that were read."""
+    paths = sorted(path for path in Path(include).rglob("*") if path.is_file()) if include else []
+    return tuple((str(path), (found := path.stat()).st_mtime_ns, found.st_size) for path in paths)
+
+
 @cache
-def _find(given: tuple[GeneralTask, ...], include: str | None, chat: bool) -> tuple[Benchmark, ...]:
+def _find(given: tuple[GeneralTask, ...], include: str | None, chat: bool, _stamps: object) -> tuple[Benchmark, ...]:
     """Read once a process: a comparison asks for each of its runs."""
-    with as_seeded(), quietly():
+    with as_seeded(), restrained():
         manager = _manager([item.task for item in given], include)
         return tuple(_read(item, manager, include, chat) for item in given)
 
@@ -216,10 +223,11 @@ def _members(name: str, manager: Any) -> Iterator[str]:
 
 def _files(path: Path, seen: set[Path]) -> Iterator[Path]:
     """A task's file and those that it includes."""
+    import lm_eval as harness
     from lm_eval.tasks._yaml_loader import load_yaml
 
     path = path.resolve()
-    if path in seen:
+    if path in seen or path.is_relative_to(Path(harness.__file__).parent):  # its own are code like any package's
         return
     seen.add(path)
     yield path
@@ -239,12 +247,12 @@ def _unknown_metric(config: Mapping[str, Any]) -> str | None:
 
 
 def _unread(name: str, manager: Any, error: Exception) -> str:
-    """Why a task's data could not be read, and what to do."""
+    """Why a task could not be read, and what to do."""
     entries = [manager.task_index.get(called) for called in _members(name, manager)]
     configs = [entry.cfg or {} for entry in entries if entry]
     paths = [str(config["dataset_path"]) for config in configs if config.get("dataset_path")]
     if paths and all(path in _ON_DISK for path in paths):
-        return f"{KEY}: {name}: its data cannot be read ({_said(error)}): see to its data_files."
+        return f"{KEY}: {name} cannot be read ({_said(error)}): see to its file and its data_files."
     source = f" (its data is {paths[0]} on the hub)" if paths else ""
     return (
         f"{KEY}: {name} cannot be read{source}: {_said(error)}. Where there is no network, run it once on a machine "
@@ -321,22 +329,33 @@ def as_seeded() -> Iterator[None]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """Keeps bars and remarks of the harness and of datasets off the terminal; errors are raised all the same."""
+def restrained() -> Iterator[None]:
+    """Keeps bars and remarks of the harness off the terminal (errors are raised), and its templates from running code.
+
+    It has a switch for neither, so what it looks up while it works is exchanged.
+    """
     import datasets
+    from jinja2.sandbox import SandboxedEnvironment
+    from lm_eval import utils
     from lm_eval.api import task as harness
+
+    plain = utils.env
+    sandbox = SandboxedEnvironment(
+        loader=plain.loader, undefined=plain.undefined, keep_trailing_newline=plain.keep_trailing_newline
+    )
+    sandbox.filters.update(plain.filters)
 
     loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets", "huggingface_hub")]
     levels, bar, bars = [logger.level for logger in loggers], harness.tqdm, datasets.are_progress_bars_disabled()
     for logger in loggers:
         logger.setLevel(logging.CRITICAL)
-    harness.tqdm = partial(bar, disable=True)  # it has no switch of its own
+    harness.tqdm, utils.env = partial(bar, disable=True), sandbox
     datasets.disable_progress_bars()
     try:
         yield
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
-        harness.tqdm = bar
+        harness.tqdm, utils.env = bar, plain
         if not bars:
             datasets.enable_progress_bars()

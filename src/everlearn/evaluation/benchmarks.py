@@ -14,7 +14,7 @@ from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from everlearn.evaluation.benchmark_tasks import FEWSHOT_SEED, KEY, Benchmark, as_seeded, quietly, version
+from everlearn.evaluation.benchmark_tasks import FEWSHOT_SEED, KEY, Benchmark, as_seeded, restrained, version
 from everlearn.evaluation.likelihood import BATCH_TOKENS
 from everlearn.files import read_mapping, write_json
 from everlearn.generation.memory import cached_tokens
@@ -48,7 +48,7 @@ def measure_benchmark(
     limit, done = benchmark.given.limit, 0
     parts: dict[str, dict[str, Any]] = {}
     model = None
-    with as_seeded(), quietly():
+    with as_seeded(), restrained():
         for at, (name, task) in enumerate(benchmark.tasks.items()):
             path = folder / f"part-{at:03d}.json"
             count = min(len(task.eval_docs), limit or len(task.eval_docs))

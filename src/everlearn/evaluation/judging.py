@@ -19,7 +19,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -129,14 +129,18 @@ class Judge:
         total = len({key for both in orders for key, _ in both})
         tick(total - len(wanted), total, resumed=True)
         pool = ThreadPoolExecutor(self.parallel)
+        asked: dict[Future[str], str] = {}
         try:
-            asked = {pool.submit(self._reply, question): key for key, question in wanted.items()}
+            asked |= {pool.submit(self._reply, question): key for key, question in wanted.items()}
             for at, done in enumerate(as_completed(asked), total - len(wanted) + 1):
                 reply = known[asked[done]] = done.result()
                 self._keep(asked[done], reply)
                 tick(at, total)
         finally:
             pool.shutdown(cancel_futures=True)
+            for done, key in asked.items():  # what was under way when another question failed
+                if key not in known and not done.cancelled() and done.exception() is None:
+                    self._keep(key, done.result())
         return [(known[both[0][0]], known[both[1][0]]) if both else None for both in orders]
 
     def _orders(self, pair: Pair) -> list[tuple[str, str]]:
