@@ -203,6 +203,10 @@ def test_streams_that_cannot_be_trained_are_refused(stream, tmp_path: Path) -> N
     refused("metric accuracy scores an answer in words", source={"metric": "accuracy"})
     refused("the data has no class 'PERSON'", class_order=["PERSON", "LOC", "DAY"])
     refused("instruction is for questions", source={"instruction": "Find names."})
+    file = str(tmp_path / "test.jsonl")
+    shown = {"name": "w", "train": file, "evaluation": file, "demonstrations": file}
+    with pytest.raises(RecipeError, match="task w: demonstrations are shown to models that answer in words"):
+        load_stream(StreamConfig.model_validate({"tasks": [shown], "scenario": "class_incremental"}), seed=1)
     write_jsonl(tmp_path / "plain.jsonl", [{"input": f"q {at}", "output": "ab"[at % 2]} for at in range(20)])
     tasks = [
         {"name": name, "train": str(tmp_path / file), "evaluation": str(tmp_path / file)}
@@ -233,6 +237,19 @@ def test_a_words_state_is_that_of_its_first_or_last_token(name: str, tmp_path: P
     for at in (0, 1, 3, 4, 5):  # a word ends where the sentence that ends with it does
         last, first = len(ends[at]) - 1, len(ends[at - 1]) if at else before
         assert places[at] == (last if name == "words_last" else first)
+
+
+def test_a_type_whose_rows_are_all_too_long_is_refused(stream) -> None:
+    from everlearn.recipe import make_recipe
+    from everlearn.runs.lengths import within_limits
+
+    long = [sentence("ada-is", *["far"] * 60, "DAY:monday")] * 9
+    rows = [*long, *[sentence("PER:ada", "runs")] * 9]
+    made = stream(rows, rows, classes_per_task=2)
+    recipe = make_recipe({"training": {"too_long": "leave_out", "max_prompt_tokens": 20}})
+    tokenizer = make_tokenizer()
+    with pytest.raises(DataError, match="all 9 training rows of its class 'DAY' are longer than"):
+        within_limits(recipe, made, get_template("words", tokenizer), tokenizer, trains=True)
 
 
 def test_templates_and_rows_that_do_not_fit_are_refused(stream) -> None:

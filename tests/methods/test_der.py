@@ -117,6 +117,9 @@ def test_a_step_adds_the_distance_and_the_memorys_cross_entropy(
     options = {"alpha": 0.3, "beta": 0.7, "match": match, "capacity": 5, "memory_batch": 2, "top_k": 4}
     bench, method = Bench(tmp_path, tiny_model, tuning), make_method("der", options)
     stages = method.stages(STREAM)
+    with torch.no_grad():  # else the model in training is the one whose logits were kept
+        for weight in bench.latest.model.parameters():
+            weight.mul_(1.1)
     method.after_stage(bench.context(stages[0]))
     settings = TrainingConfig(batch_size=4, epochs=1, precision="float32")
     context = bench.context(stages[1])

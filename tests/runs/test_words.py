@@ -7,15 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
+from everlearn.api import evaluate
+from everlearn.api import run as run_api
 from everlearn.cli.main import main
 from everlearn.data.embedded.words import POOLS
+from everlearn.data.stream import load_stream
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, read_mapping, write_jsonl
 from everlearn.recipe import Recipe, make_recipe
 from everlearn.report.facts.study import read_study
 from everlearn.report.html import page, write_report
 from everlearn.runs.loop import execute
+from tests.killed import killed_at
 from tests.methods.test_seq import asked_elsewhere
 from tests.tiny_models import save_tiny_model
 
@@ -96,6 +102,8 @@ def test_words_are_tagged_and_measured_and_tagged_alike_elsewhere(tmp_path: Path
     gap = done.metrics["probe_gap"]["value"]  # type: ignore[index]
     assert gap == pytest.approx(probes["values"][1][0] - last)
     assert "macro" in page(read_study(run))
+    scores = evaluate(recipe, run / "model")["tasks"]
+    assert scores == read_mapping(next(run.glob("stages/02-*/scores.json")))["tasks"]
     write_report(run)
     answer = asked_elsewhere(run, tmp_path / "elsewhere")
     for row in predictions(run, 2, 1)[:10]:
@@ -133,6 +141,57 @@ def test_what_words_cannot_be_trained_with_is_refused(tmp_path: Path, sections: 
 
     with pytest.raises(RecipeError, match=said):
         prepare(recipe_of(tmp_path, "embedded", TINY, FRAMES, **sections), trains=True)
+
+
+def heads_of(run: Path, stage: int) -> dict[str, torch.Tensor]:
+    (file,) = run.glob(f"stages/{stage:02d}-*/training/heads/heads.safetensors")
+    return load_file(file)
+
+
+@pytest.mark.parametrize("architecture", ["llama", "gpt2"])
+def test_words_are_trained_through_a_frozen_model_as_on_their_states(tmp_path: Path, architecture: str) -> None:
+    base, found = save_tiny_model(tmp_path / "base", architecture), []
+    for passes in (True, False):  # of a model without dropout
+        recipe = recipe_of(
+            tmp_path / str(passes),
+            base,
+            TINY,
+            FRAMES,
+            model={"base": str(base), "lora": {"dropout": 0.0}, "device": "cpu", "dtype": "float32"},
+            method=[{**SEQ, "warmup_epochs": 0, "frozen_dropout": passes}, {"name": "der", "capacity": 9}],
+            training={"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "precision": "float32"},
+        )
+        found.append(execute(recipe).folder)
+    for stage in (1, 2):
+        through, on_states = heads_of(found[0], stage), heads_of(found[1], stage)
+        for name, weight in on_states.items():
+            torch.testing.assert_close(through[name], weight, atol=2e-3, rtol=1e-2)
+    assert [row["prediction"] for row in predictions(found[0], 2, 1)] == [
+        row["prediction"] for row in predictions(found[1], 2, 1)
+    ]
+
+
+def test_a_killed_run_over_words_ends_as_one_that_was_not(tmp_path: Path, tiny_model: Path) -> None:
+    method = [{**SEQ, "preset": "seq_lin"}, {"name": "der", "capacity": 9, "memory_batch": 4}]
+    training = {"epochs": 2, "batch_size": 8, "learning_rate": 1e-3, "checkpoint_every": 2}
+    whole, killed = (
+        recipe_of(tmp_path / name, tiny_model, TINY, FRAMES, method=method, training=training)
+        for name in ("whole", "killed")
+    )
+    expected = execute(whole).folder
+    with killed_at(20) as progress:  # within the second stage
+        execute(killed, progress=progress)
+    run = execute(killed).folder
+    for name, weight in heads_of(expected, 2).items():
+        assert torch.equal(heads_of(run, 2)[name], weight)
+    assert predictions(run, 2, 2) == predictions(expected, 2, 2)
+
+
+def test_a_stream_of_words_made_in_python_is_run_as_it_is(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_model, TINY, FRAMES)
+    stream = load_stream(recipe.stream, seed=recipe.seed)
+    by_hand = run_api(recipe, stream=stream, name="by-hand")
+    assert by_hand.matrix["values"] == execute(recipe).matrix["values"]
 
 
 @pytest.mark.parametrize("preset", ["w_fixbc_lin", "seq_lin"])

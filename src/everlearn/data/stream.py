@@ -276,7 +276,8 @@ def _unwritable(task: Task, tokenizer: PreTrainedTokenizerBase) -> list[str]:
     unknown = tokenizer.unk_token_id
     if unknown is None:
         return []
-    ids = [at for row in task.train[:_PROBED_ROWS] for at in plain_ids(f"{row.query}\n{row.output}", tokenizer)]
+    texts = (row.query if row.words else f"{row.query}\n{row.output}" for row in task.train[:_PROBED_ROWS])
+    ids = [at for text in texts for at in plain_ids(text, tokenizer)]
     ratio = ids.count(unknown) / max(1, len(ids))
     if ratio <= _UNKNOWN_RATIO:
         return []

@@ -167,6 +167,11 @@ def _of_words(
     limits: tuple[int | None, int | None],
 ) -> Task:
     """The task of rows of words: it brings the entity types that are its labels, or those of its training rows."""
+    if isinstance(config.demonstrations, str):
+        raise RecipeError(
+            f"task {config.name}: demonstrations are shown to models that answer in words, and rows of words with "
+            "tags are answered by heads: take demonstrations out."
+        )
     types = tuple(config.labels) or tuple(words.mentions(train.instances))
     if evaluation is None:
         train, evaluation = held_out(train, config, seed)

@@ -7,12 +7,14 @@ counted with their task.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from everlearn.data.account import PartAccount, TaskAccount
 from everlearn.data.instance import SYNTHETIC, Instance, Task, TaskStream
+from everlearn.data.words import holds, is_of_words, mentions
 from everlearn.errors import DataError
 from everlearn.training.rows import overlong
 
@@ -62,9 +64,12 @@ def within_limits(
         else:
             kept = tuple(row for at, row in enumerate(task.train) if at not in cut.prompts | cut.answers)
             account.too_long = len(task.train) - len(kept)
-            lost = next((name for name in task.classes if all(row.output != name for row in kept)), None)
+            of_words = is_of_words([task])
+            have = mentions(kept) if of_words else Counter(row.output for row in kept)
+            lost = next((name for name in (task.labels if of_words else task.classes) if not have[name]), None)
             if not kept or lost is not None:
-                all_rows = [row for row in task.train if not kept or row.output == lost]
+                own = [row for row in task.train if (holds(row, [lost or ""]) if of_words else row.output == lost)]
+                all_rows = own if kept else task.train
                 raise DataError(
                     f"task {task.name}: all {len(all_rows)} training rows{f' of its class {lost!r}' if kept else ''} "
                     "are longer than "
