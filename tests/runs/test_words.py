@@ -102,7 +102,7 @@ def test_words_are_tagged_and_measured_and_tagged_alike_elsewhere(tmp_path: Path
     gap = done.metrics["probe_gap"]["value"]  # type: ignore[index]
     assert gap == pytest.approx(probes["values"][1][0] - last)
     assert "macro" in page(read_study(run))
-    scores = evaluate(recipe, run / "model")["tasks"]
+    scores = evaluate(recipe, checkpoint=run / "model")["tasks"]
     assert scores == read_mapping(next(run.glob("stages/02-*/scores.json")))["tasks"]
     write_report(run)
     answer = asked_elsewhere(run, tmp_path / "elsewhere")

@@ -42,7 +42,8 @@ def summarise(
     values: dict[str, dict[int, float]] = {task.name: {} for task in stream}
     resamples: dict[str, dict[int, bootstrap.Scores]] = {task.name: {} for task in stream}
     by_type: list[dict[str, float]] = []
-    if is_of_words(stream):
+    of_words = is_of_words(stream)
+    if of_words:
         test_set = TestSet(stream, samples, seed)
         for stage in measured:
             tasks = [task for task in (*stage.seen, *stage.tasks) if task.name in predictions[stage.index]]
@@ -51,7 +52,7 @@ def summarise(
             by_type.append(types)
             for task in tasks:
                 values[task.name][stage.index], resamples[task.name][stage.index] = value, drawn
-    for task in stream if not by_type else ():
+    for task in () if of_words else stream:
         known = [row for row in rows if task.name in predictions.get(row, {})]
         if not known:
             continue
