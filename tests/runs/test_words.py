@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,9 @@ def test_words_are_tagged_and_measured_and_tagged_alike_elsewhere(tmp_path: Path
     assert probes["values"][1][0] == probes["values"][1][1]
     gap = done.metrics["probe_gap"]["value"]  # type: ignore[index]
     assert gap == pytest.approx(probes["values"][1][0] - last)
-    assert "macro" in page(read_study(run))
+    shown = page(read_study(run))
+    assert "macro F1" in shown
+    assert re.search(r"Entities by type.*COLOUR.*PET.*YES.*02-task-2", shown, re.S)
     scores = evaluate(recipe, checkpoint=run / "model")["tasks"]
     assert scores == read_mapping(next(run.glob("stages/02-*/scores.json")))["tasks"]
     write_report(run)

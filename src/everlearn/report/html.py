@@ -1,10 +1,10 @@
 """The report: one self-contained HTML file made from a run or comparison folder alone.
 
 No script, no network: a content security policy forbids both, styles and charts are inline, fonts are the system's.
-The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, curves,
-translations, probing, rehearsal, what else acted while training, what methods found, forgotten instances, what the
-data held, costs, and last how it all came about. Parts whose files are absent are left out, so an unfinished run has a
-report too.
+The order is that of a reader who wants the answer first: headline and key numbers, comparison, matrix, entities,
+curves, translations, probing, rehearsal, what else acted while training, what methods found, forgotten instances, what
+the data held, costs, and last how it all came about. Parts whose files are absent are left out, so an unfinished run
+has a report too.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from everlearn.report.sections.comparison import comparison
 from everlearn.report.sections.cost import cost
 from everlearn.report.sections.curves import average_curve, curves
 from everlearn.report.sections.data import data
+from everlearn.report.sections.entities import entities
 from everlearn.report.sections.findings import findings
 from everlearn.report.sections.forgotten import forgotten
 from everlearn.report.sections.headline import headline, metrics_line, unfinished
@@ -38,6 +39,7 @@ from everlearn.report.sections.translating import translating
 NAVIGATION = {
     "comparison": "Comparison",
     "matrix": "Matrix",
+    "entities": "Entities",
     "curves": "Curves",
     "benchmarks": "Benchmarks",
     "translating": "Translations",
@@ -105,6 +107,7 @@ def _sections(study: Study) -> list[tuple[str, str, Html | None]]:
             matrix_title(study),
             heat_maps(study) if any(any_measured(method, study) for method in study.methods) else None,
         ),
+        ("entities", "Entities by type", entities(study)),
         ("curves", "Learning and forgetting", curves(study)),
         ("benchmarks", "Benchmarks before and after", benchmarks(study)),
         ("translating", "Translations by direction", translating(study)),

@@ -231,6 +231,7 @@ class MatrixForm(Form):
     answers: list[Count] = []
     base_empty: list[Count | None] = []
     empty: list[list[Count | None]] = []
+    types: list[dict[str, Score]] = []
 
     @model_validator(mode="after")
     def _has_its_shape(self) -> MatrixForm:

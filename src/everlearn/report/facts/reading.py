@@ -67,7 +67,8 @@ class TaskFacts:
 class Matrix:
     """Scores in per cent: `values[stage - 1][task]`; None where not measured.
 
-    `empty[stage][task]` answers of `answers[task]` were empty (stage 0: the base); both absent in older runs.
+    `empty[stage][task]` answers of `answers[task]` were empty (stage 0: the base); both absent in older runs. Of rows
+    of words `types[stage - 1]` is the F1 of each entity type.
     """
 
     tasks: tuple[str, ...]
@@ -77,6 +78,7 @@ class Matrix:
     intervals: tuple[tuple[Estimate, ...], ...]
     answers: tuple[int, ...] = ()
     empty: tuple[tuple[int | None, ...], ...] = ()
+    types: tuple[Mapping[str, float], ...] = ()
 
     def empty_at(self, stage: int, task: str) -> tuple[int, int]:
         """How many answers were empty, and of how many; 0 of 0 where that was not counted."""
@@ -273,7 +275,8 @@ def _matrix(path: Path, manifest: ManifestForm) -> Matrix | None:
     intervals = tuple(tuple(Estimate(None, *(cell or ())) for cell in row) for row in form.intervals)
     empty = tuple(tuple(row) for row in (form.base_empty, *form.empty))
     answers = tuple(form.answers)
-    return Matrix(tuple(form.tasks), tuple(form.stages), tuple(form.base), tuple(values), intervals, answers, empty)
+    names = tuple(form.tasks), tuple(form.stages)
+    return Matrix(*names, tuple(form.base), tuple(values), intervals, answers, empty, tuple(form.types))
 
 
 def _probing(path: Path) -> Probing | None:
