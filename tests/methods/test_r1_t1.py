@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from transformers import AutoTokenizer
 
 from everlearn.data.embedded.translation import LANGUAGES, embedded_translations
 from everlearn.data.instance import Instance, TaskStream
@@ -126,3 +127,16 @@ def test_a_translation_follows_from_its_walk_by_order_alone() -> None:
     first, second = (language.words for language in LANGUAGES)
     assert not set(first.values()) & set(second.values())
     assert TaskStream(embedded_translations(3)).names == ["tolu", "kesh"]
+
+
+def test_tags_that_a_tokenizer_has_as_tokens_are_these(tiny_model: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    template, row = WalkTemplate(VanillaTemplate(), published=False), Instance("", "x", "y", "t", walk="so")
+    as_text = template.prompt_ids(row, tokenizer) + template.target_ids(row, tokenizer)
+    text = tokenizer.decode(as_text, skip_special_tokens=True)
+    assert text == "x<think> so </think>\n\n<answer> y </answer>"
+    tokenizer.add_tokens(["<think>", "</think>"])
+    think, closes = tokenizer.convert_tokens_to_ids(["<think>", "</think>"])
+    found = template.prompt_ids(row, tokenizer) + template.target_ids(row, tokenizer)
+    assert tokenizer.decode(found, skip_special_tokens=True) == text
+    assert (found.count(think), found.count(closes)) == (1, 1)

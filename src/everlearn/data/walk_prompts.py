@@ -3,7 +3,7 @@
 It words a row through another template (the tokenizer's chat, a frame of text), so that there is one templating only;
 the published code applies a chat template to a prompt that has one already. With `system` the published message and
 quiz; without, the row's own query. A chat template may take what is thought out of an answer, so the completion is
-encoded by itself, up to the token that ends a turn.
+encoded by itself, up to the token that ends a turn; tags that reasoning models have as tokens are these.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.translation import SYSTEM, quiz
-from everlearn.data.walks import OPENING, answer_in, completion_of
+from everlearn.data.walks import OPENING, TAGS, answer_in, completion_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -48,7 +48,7 @@ class WalkTemplate:
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """The other template's prompt, which alone is cut, and the opening tag."""
-        opening = plain_ids(OPENING, tokenizer)
+        opening = framed_tags([OPENING], tokenizer)
         most = None if max_tokens is None else max(1, max_tokens - len(opening))
         return self.inner.prompt_ids(self.asked(instance), tokenizer, most) + opening
 
@@ -56,7 +56,7 @@ class WalkTemplate:
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """The walk and the answer between their tags, and what ends an answer."""
-        written = plain_ids(completion_of(instance.walk, instance.output), tokenizer)
+        written = framed_tags(completion_of(instance.walk, instance.output), tokenizer)
         return [*written, self.inner.end_ids(tokenizer)[0]][:max_tokens]
 
     def end_ids(self, tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
@@ -74,3 +74,17 @@ class WalkTemplate:
         own = any(turn.role == "system" for turn in row.history)
         history = row.history if own else (Turn("system", SYSTEM), *row.history)
         return replace(row, instruction="", input=f"{quiz(row)}\n", walk="", history=history)
+
+
+def framed_tags(pieces: Sequence[str], tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Token ids of tags and texts: a tag that the tokenizer has as a token is that token, unless a text of completions
+    would lack it (special ones); all else is encoded as one text."""
+    own = {tag: at for tag, at in tokenizer.get_added_vocab().items() if tag not in tokenizer.all_special_tokens}
+    ids, text = list[int](), ""
+    for piece in pieces:
+        if piece in TAGS and piece in own:
+            ids += [*(plain_ids(text, tokenizer) if text else ()), own[piece]]
+            text = ""
+        else:
+            text += piece
+    return ids + (plain_ids(text, tokenizer) if text else [])

@@ -34,6 +34,7 @@ def is_well_formed(response: str) -> bool:
     return all(response.count(tag) == 1 for tag in TAGS) and places == sorted(places)
 
 
-def completion_of(walk: str, answer: str) -> str:
-    """What is to be written after the opening tag, as the published chains have it."""
-    return f"{walk}{TAGS[1]}\n\n{TAGS[2]}{answer}{TAGS[3]}"
+def completion_of(walk: str, answer: str) -> list[str]:
+    """What is to be written after the opening tag, tags and texts apart: with spaces around texts, as the published
+    prompt shows it, so that words have the tokens that they have elsewhere, and a blank line as published chains."""
+    return [f" {walk} ", TAGS[1], "\n\n", TAGS[2], f" {answer} ", TAGS[3]]

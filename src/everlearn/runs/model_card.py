@@ -10,9 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from everlearn.data.control_tokens import plain_ids
 from everlearn.data.instance import Instance, TaskStream
-from everlearn.data.walk_prompts import WalkTemplate
+from everlearn.data.walk_prompts import WalkTemplate, framed_tags
 from everlearn.data.walks import OPENING
 from everlearn.data.word_prompts import FIRST, WordTemplate
 from everlearn.data.words import OUTSIDE
@@ -249,7 +248,7 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
             ]
         )
     if isinstance(template, WalkTemplate):
-        opening = plain_ids(OPENING, tokenizer)
+        opening = framed_tags([OPENING], tokenizer)
         lines.append(f"    ids = torch.cat([ids, torch.tensor([{opening}])], dim=1)  # {OPENING}")
     lines += [
         "    with torch.inference_mode():",

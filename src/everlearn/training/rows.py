@@ -164,7 +164,7 @@ def _bytes(text: str) -> int:
 
 def _bytes_of_walk(row: Instance) -> int:
     """Of what a template may write before an answer, with its tags."""
-    return _bytes(completion_of(row.walk, ""))
+    return _bytes("".join(completion_of(row.walk, "")))
 
 
 def _controls(row: Instance) -> int:
