@@ -190,6 +190,19 @@ def test_a_killed_run_over_words_ends_as_one_that_was_not(tmp_path: Path, tiny_m
     assert predictions(run, 2, 2) == predictions(expected, 2, 2)
 
 
+def test_a_run_over_words_takes_further_types(tmp_path: Path, tiny_model: Path) -> None:
+    recipe = recipe_of(tmp_path, tiny_model, TINY, FRAMES)
+    shorter = recipe.stream.model_copy(update={"order": ["task-1"]})
+    first = execute(recipe.model_copy(update={"stream": shorter})).folder
+    trained = next(first.glob("stages/01-*/training/artifact.json")).stat().st_mtime_ns
+    longer = recipe.stream.model_copy(update={"order": ["task-1", "task-2"]})
+    done = execute(recipe.model_copy(update={"stream": longer}))
+    assert done.folder == first
+    assert next(first.glob("stages/01-*/training/artifact.json")).stat().st_mtime_ns == trained
+    whole = recipe.model_copy(update={"name": "whole"})
+    assert execute(whole).matrix["values"] == done.matrix["values"]
+
+
 def test_a_stream_of_words_made_in_python_is_run_as_it_is(tmp_path: Path, tiny_model: Path) -> None:
     recipe = recipe_of(tmp_path, tiny_model, TINY, FRAMES)
     stream = load_stream(recipe.stream, seed=recipe.seed)

@@ -11,6 +11,9 @@ backbone stays high. So SEQ* keeps heads and states in place, by switches that a
     class-incremental   loss = CE over the heads of all tasks so far (P: of all tasks), answered by their argmax
     task-incremental    loss = CE over the row's own head, summed over tasks; answered by the task's head alone
 
+Rows of words with tags (named entities; `everlearn.data.words`) have a state for each word, and its tag is its class:
+class-incremental alone, warmed up on classes (published for words: 3 epochs, linear heads).
+
 Rates are constant, as published; `training.learning_rate` is the backbone's (published: 1e-5 with all weights).
 One optimizer serves the whole stream: its moments go on from task to task (`keep_moments`).
 

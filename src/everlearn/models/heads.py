@@ -4,10 +4,10 @@
     cosine      (W_c / |W_c|) . (h / |h|), no bias, scale 1 unless asked; W ~ U(-1/sqrt(d), 1/sqrt(d))
     prototype   the same with W_c the mean of the states of class c
 
-h is the state at the last token of a prompt (`features.py`). Cosine logits lie in [-1, 1]: with K classes the
-cross-entropy cannot fall below log(1 + (K-1) e^-2), which is a part of why old heads go on competing. The published
-code normalises the axis 1 of its input, which is the width of (rows, width) and the sequence of (rows, length, width);
-here it is the width of both, and `over_sequence` gives the published one.
+h is the state at the last token of a prompt, or at a token of each of its words (`features.py`). Cosine logits lie in
+[-1, 1]: with K classes the cross-entropy cannot fall below log(1 + (K-1) e^-2), which is a part of why old heads go on
+competing. The published code normalises the axis 1 of its input, which is the width of (rows, width) and the sequence
+of (rows, length, width); here it is the width of both, and `over_sequence` gives the published one.
 
 On disk (`heads/` beside an adapter, or alone): `heads.safetensors` with `0.weight`, `0.bias`, ... in the order of the
 tasks, and `heads.json` with kind, width, the class names of each task in the order of their columns, how many of the
