@@ -96,6 +96,13 @@ def test_long_losses_are_thinned_to_means():
 
 def test_names_beside_values_are_cut_where_they_are_told_apart():
     names = ["SEQ preset=seq_lin rate=0.03", "SEQ preset=p_w_fixbc_cos rate=0.03", "SSR", "SSR ratio=0.1 count=30"]
-    assert apart(names) == ["SEQ preset=seq_lin", "SEQ preset=p_w_fixbc_cos", "SSR", "SSR ratio=0.1"]
+    names.append("random rehearsal ratio=0.1")
+    assert apart(names) == [
+        "SEQ preset=seq_lin",
+        "SEQ preset=p_w_fixbc_cos",
+        "SSR",
+        "SSR ratio=0.1",
+        "random rehearsal",
+    ]
     shown = dot_panel("t", "d", [Dot(name, 50, 40, 60) for name in names], "%")
     assert ">SEQ preset=p_w_fixbc_cos<" in str(shown)

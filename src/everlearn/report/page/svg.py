@@ -154,13 +154,14 @@ def width_of(text: str, most: int = 19) -> float:
     return len(short(text, most)) * CHARACTER
 
 
-def apart(texts: Sequence[str]) -> list[str]:
-    """Each text without the words at its end that it needs not to be told from the others."""
-    words = [text.split() for text in texts]
+def apart(labels: Sequence[str]) -> list[str]:
+    """Each label without the options (`key=value`) at its end that it needs not to be told from the others."""
+    words = [label.split(" ") for label in labels]
     found = []
     for at, mine in enumerate(words):
         others = words[:at] + words[at + 1 :]
-        needed = (count for count in range(1, len(mine)) if all(other[:count] != mine[:count] for other in others))
+        least = next((count for count, word in enumerate(mine) if "=" in word), len(mine))
+        needed = (count for count in range(least, len(mine)) if all(other[:count] != mine[:count] for other in others))
         found.append(" ".join(mine[: next(needed, len(mine))]))
     return found
 
