@@ -10,11 +10,12 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NoReturn
 from urllib.parse import urlsplit
 
@@ -32,11 +33,31 @@ class ServerError(RunError):
 
     Attributes:
         status: Of its answer; None where there was none.
+        fault: What is wrong, without where and the remedy.
     """
 
-    def __init__(self, message: str, status: int | None = None) -> None:
+    def __init__(self, message: str, status: int | None = None, fault: str = "") -> None:
         super().__init__(message)
-        self.status = status
+        self.status, self.fault = status, fault
+
+
+class Asked:
+    """How often servers were asked, by all threads.
+
+    Attributes:
+        requests: Sent, repetitions included.
+        retries: The repetitions.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.requests = self.retries = 0
+
+    def note(self, *, is_retry: bool) -> None:
+        """One more."""
+        with self._lock:
+            self.requests += 1
+            self.retries += is_retry
 
 
 @dataclass(frozen=True)
@@ -49,6 +70,8 @@ class Server:
         api_key_env: Environment variable with the key to send; empty or unset: none is sent.
         timeout_s: Seconds for one answer, the whole of it.
         attempts: How often a question is sent at most.
+        secret: The key to send, where it stands in no variable.
+        asked: Counts.
     """
 
     url: str
@@ -56,6 +79,8 @@ class Server:
     api_key_env: str = ""
     timeout_s: float = 120.0
     attempts: int = 5
+    secret: str = field(default="", repr=False)
+    asked: Asked = field(default_factory=Asked, repr=False, compare=False)
 
     def get(self, path: str) -> dict[str, Any]:
         """The answer to a GET below the base.
@@ -73,6 +98,14 @@ class Server:
         """
         return self._ask(path, json.dumps(body).encode())
 
+    def tell(self, path: str, body: Mapping[str, object]) -> None:
+        """A POST of JSON of which nothing matters but that it was done.
+
+        Raises:
+            ServerError: it was not.
+        """
+        self._ask(path, json.dumps(body).encode(), is_object=False)
+
     def models(self) -> list[str]:
         """Names of the models that are served.
 
@@ -88,11 +121,13 @@ class Server:
     def _where(self) -> str:
         return f"{self.key}: {self.url.rstrip('/')}"
 
-    def _ask(self, path: str, body: bytes | None) -> dict[str, Any]:
+    def _ask(self, path: str, body: bytes | None, *, is_object: bool = True) -> dict[str, Any]:
         wait, fault, status = _FIRST_WAIT_S, "", None
         for attempt in range(1, self.attempts + 1):
+            self.asked.note(is_retry=attempt > 1)
             try:
-                return self._once(path, body)
+                given = self._once(path, body)
+                return self._object_in(given, path) if is_object else {}
             except urllib.error.HTTPError as error:
                 status, asked_to_wait = error.code, error.headers.get("Retry-After", "")
                 fault = f"answers {error.code} ({_words(error)})"
@@ -110,12 +145,12 @@ class Server:
             f"{self._where}/{path} {fault}{times}: see that the server runs there and give the command again, which "
             "goes on from what has been answered.",
             status,
+            fault,
         )
 
-    def _once(self, path: str, body: bytes | None) -> dict[str, Any]:
+    def _once(self, path: str, body: bytes | None) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json", "User-Agent": "everlearn"}
-        secret = os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""
-        if secret:
+        if secret := self.secret or (os.environ.get(self.api_key_env, "").strip() if self.api_key_env else ""):
             headers["Authorization"] = f"Bearer {secret}"
         request = urllib.request.Request(f"{self.url.rstrip('/')}/{path}", data=body, headers=headers)
         until = time.monotonic() + self.timeout_s
@@ -130,9 +165,12 @@ class Server:
                     self._refuse(path, f"answers with more than {_MOST_BYTES:,} bytes", None)
             if response.length:  # `read1` does not tell that more was announced
                 raise http.client.IncompleteRead(b"", response.length)
+        return b"".join(pieces)
+
+    def _object_in(self, given: bytes, path: str) -> dict[str, Any]:
         try:
-            answer = json.loads(b"".join(pieces))
-        except ValueError:
+            answer = json.loads(given)
+        except (ValueError, RecursionError):
             answer = None
         if not isinstance(answer, dict):
             self._refuse(path, "answers with something that is no JSON object", None)
@@ -141,11 +179,12 @@ class Server:
     def _refuse(self, path: str, fault: str, status: int | None) -> NoReturn:
         if status in (401, 403):
             named = f"the environment variable {self.api_key_env}" if self.api_key_env else "a key (api_key_env)"
-            raise ServerError(f"{self._where}/{path} {fault}: give {named} the key that it asks for.", status)
+            raise ServerError(f"{self._where}/{path} {fault}: give {named} the key that it asks for.", status, fault)
         raise ServerError(
             f"{self._where}/{path} {fault}: give the base address of an OpenAI-compatible server, which ends in /v1 "
             "as a rule, and the name of a model that it serves.",
             status,
+            fault,
         )
 
 
