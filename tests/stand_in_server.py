@@ -28,8 +28,8 @@ class StandIn:
 
 
 @contextmanager
-def stand_in(answer: Answer) -> Iterator[StandIn]:
-    """Serves until the block ends."""
+def stand_in(answer: Answer, port: int = 0) -> Iterator[StandIn]:
+    """Serves until the block ends, at a free port where none is given."""
 
     class Handler(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
@@ -51,8 +51,11 @@ def stand_in(answer: Answer) -> Iterator[StandIn]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 256  # connections that come at once
+
+    server = Server(("127.0.0.1", port), Handler)
     served = StandIn(f"http://127.0.0.1:{server.server_port}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -15,7 +15,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "everlearn"
 FILES = sorted(SOURCE.rglob("*.py"))
 FLOORS = {
     **dict.fromkeys("recipe recipe_file recipe_method recipe_paths kept_recipe".split(), 0),
-    **dict.fromkeys("artifacts run_folder store crew devices layout environment fingerprints".split(), 0),
+    **dict.fromkeys("artifacts run_folder store crew leash devices layout environment fingerprints".split(), 0),
     **dict.fromkeys("checking errors files http made_once findings ordinary_files progress room".split(), 0),
     **dict.fromkeys("seeds shares usage visible".split(), 0),
     "data": 1,

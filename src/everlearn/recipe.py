@@ -28,7 +28,11 @@ NOT_OF_A_RUN = ("compare", "seeds", "synthesize", "evaluate", "runs_dir")
 NOT_OF_A_STEP = ("report_to", "checkpoint_every", "too_long", "sharding")
 """Keys under `training` on which no trained weight depends but by the rows that it is trained on."""
 
-
+ENGINE_KEYS = {
+    "server": ("server", "served_as", "api_key_env"),
+    "vllm": ("python", "context_length", "gpu_memory_utilization", "start_timeout_s"),
+}
+"""Keys under `generation` of one engine alone."""
 MOST_WHOLE = 2**62
 MOST_DECIMAL = 1e30
 """Beyond these a number is a slip: the machine's own arithmetic ends not far above."""
@@ -461,6 +465,45 @@ class EvaluationConfig(Section):
     """A judge of the final model's answers; nothing: none is asked."""
 
 
+class GenerationConfig(Section):
+    """Who writes: answers that are scored, and what methods let models write."""
+
+    engine: Literal["here", "server", "vllm"] = "here"
+    """`here`: this process. `server`: a server of the OpenAI protocol that takes prompts as token ids and gives back
+    those that it writes, as vLLM does; adapters are loaded there by their paths. `vllm`: such a server of the run's
+    own, started when it is first needed, ended before each training and with the run."""
+    server: Annotated[str, AfterValidator(checked_address)] | None = None
+    """With `server`: its address, such as `http://127.0.0.1:8000/v1`."""
+    served_as: Annotated[str, Field(min_length=1)] | None = None
+    """With `server`: what it calls the run's base, where that is neither `model.base` nor the folder of its files; you
+    answer for it that both are one model."""
+    api_key_env: Annotated[str, Field(min_length=1)] | None = None
+    """With `server`: the environment variable with the key that it asks for."""
+    python: Source | None = None
+    """With `vllm`: the Python of the environment that vLLM is installed in."""
+    context_length: Annotated[int, Field(ge=2)] | None = None
+    """With `vllm`: most tokens of prompt and answer together (its `--max-model-len`); nothing: the model's context."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = 0.6
+    """With `vllm`: the share of a GPU's memory that it takes; the run's own model is there as well."""
+    start_timeout_s: Annotated[float, Field(gt=0)] = 900
+    """With `vllm`: seconds until it must be ready."""
+    requests_at_once: Annotated[int, Field(ge=1, le=4096)] = 64
+    """Completions that a server is asked for at a time."""
+    timeout_s: Annotated[float, Field(gt=0)] = 600
+    """Seconds until a server must have answered a request."""
+
+    @model_validator(mode="after")
+    def _of_this_engine(self) -> Self:
+        needed = {"server": "server", "vllm": "python"}.get(self.engine)
+        if needed and getattr(self, needed) is None:
+            raise ValueError(f"engine {self.engine} needs {needed}")
+        for engine, keys in ENGINE_KEYS.items():
+            key = next((key for key in keys if getattr(self, key) != type(self).model_fields[key].default), None)
+            if engine != self.engine and key is not None:
+                raise ValueError(f"{key} is for engine {engine}, and engine is {self.engine}: take {key} out")
+        return self
+
+
 class SynthesizeConfig(Section):
     """What `everlearn synthesize` makes; runs do not read it."""
 
@@ -525,6 +568,7 @@ class Recipe(Section):
     """Seeds for `everlearn compare`; nothing means the recipe's own seed."""
     training: TrainingConfig = TrainingConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    generation: GenerationConfig = GenerationConfig()
     synthesize: SynthesizeConfig = SynthesizeConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     runs_dir: Folder = "runs"

@@ -15,6 +15,7 @@ from pathlib import Path
 from everlearn import recipe_file
 from everlearn.errors import RunError, UserError
 from everlearn.files import make_folder, read_json
+from everlearn.layout import VLLM_LOG
 from everlearn.ordinary_files import stat_of
 
 RUN = "run"
@@ -42,7 +43,7 @@ _BEGUN = frozenset({"recipe.yaml", "plan.json", "comparison.json"})
 """By which it says so."""
 _OWN = (
     *("recipe.yaml", "manifest.json", "plan.json", "comparison.json", "matrix.json", "metrics.json", "run.log"),
-    *("lineage.json", "probing.json"),
+    *("lineage.json", "probing.json", VLLM_LOG),
     *("report.html", "bad_rows.jsonl", "ledger.json", "quality.json", ".lock", "model", "tokenizer"),
 )
 _OWN_TREES = ("stages", ".own", ".partial", "segments", "states", "releases", "heldout")

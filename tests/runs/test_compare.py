@@ -99,7 +99,7 @@ def executed(monkeypatch: pytest.MonkeyPatch) -> list[Recipe]:
         return RunResult(folder, {}, metrics)
 
     stream = SimpleNamespace(notes=["3 rows are set aside"], accounts=(), tasks=(), scenario=None)
-    prepared = SimpleNamespace(stream=stream, facts=None)
+    prepared = SimpleNamespace(stream=stream, facts=None, engine=None)
     monkeypatch.setattr(module, "execute", execute)
 
     def prepare(recipe: Recipe, *_: object, **__: object) -> SimpleNamespace:

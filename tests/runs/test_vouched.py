@@ -20,6 +20,7 @@ EXCEPTIONS = {
     ".lock": "is empty",
     "report.html": "shows what stands elsewhere, and is made again from it",
     "run.log": "is for people to read; nothing reads it",
+    "vllm.log": "the same, of a vLLM that was started for the run",
 }
 
 

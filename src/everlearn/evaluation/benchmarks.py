@@ -196,11 +196,11 @@ def _at_hand(loaded: LoadedModel) -> Any:
         pretrained=loaded.model,
         backend="causal",
         tokenizer=deepcopy(loaded.tokenizer),  # it sets a pad token where there is none
-        max_length=loaded.context_length,
+        max_length=loaded.reads,
         softmax_dtype="float32",
     )
     sides = Sides(loaded.model)
-    model.mixes = sides.of(1) == sides.of(loaded.context_length)  # else a row depends on those beside it
+    model.mixes = sides.of(1) == sides.of(loaded.reads)  # else a row depends on those beside it
     model.vocabulary = loaded.model.get_output_embeddings().weight.shape[0]
     return model
 

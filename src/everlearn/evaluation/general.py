@@ -55,7 +55,7 @@ def perplexity(
         or infinite when the model's logits are.
     """
     passages = _passages(texts, loaded.tokenizer)
-    width = min(WINDOW_TOKENS, loaded.context_length)
+    width = min(WINDOW_TOKENS, loaded.reads)
     losses = np.zeros(len(passages))
     counts = np.zeros(len(passages))
     windows = [window for at, ids in enumerate(passages) for window in _windows(at, ids, width)]

@@ -22,6 +22,7 @@ from everlearn.generation.decoding import PAUSED, Batch, Decoder, KeyValueState,
 from everlearn.generation.memory import cached_tokens
 from everlearn.generation.plain_state import PlainState, bears_padding
 from everlearn.generation.prefix_tree import Node, plan
+from everlearn.generation.prompts import first_of_equals, room_of
 from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
 from everlearn.generation.rows import Row
 from everlearn.generation.shared_cache import attending, window_of
@@ -95,12 +96,12 @@ class TransformersGenerator:
         self, prompts: Sequence[Sequence[int]], sampling: Sampling, progress: GenerationProgress | None = None
     ) -> list[list[Completion]]:
         """Completes every prompt; see `Generator.generate`."""
-        wanted = [Prompt(i, ids, self._limit(i, len(ids), sampling)) for i, ids in enumerate(prompts)]
+        wanted = [Prompt(i, ids, room_of(i, len(ids), sampling, self._context)) for i, ids in enumerate(prompts)]
         if not wanted:
             return []
         greedy = sampling.temperature == 0.0
         copies = 1 if greedy else sampling.samples_per_prompt
-        first = _first_of_equals(wanted) if greedy else list(range(len(wanted)))
+        first = first_of_equals(prompts) if greedy else list(range(len(wanted)))
         distinct = [prompt for prompt in wanted if first[prompt.index] == prompt.index]
         if self._crew.count > 1:
             distinct = self._share(distinct)
@@ -255,23 +256,6 @@ class TransformersGenerator:
         self._prefill_tokens = max(1, self._prefill_tokens // 2)
         release_device_memory()
 
-    def _limit(self, index: int, length: int, sampling: Sampling) -> int:
-        """How many tokens may be added to this prompt."""
-        if length == 0:
-            raise UserError(f"prompt {index} (counted from 0) has no tokens: give every prompt at least one token.")
-        limit = sampling.max_new_tokens
-        for name, most in (("the model's context", self._context), ("max_length", sampling.max_length)):
-            if most is None:
-                continue
-            if length >= most:
-                raise UserError(
-                    f"prompt {index} (counted from 0) has {length} tokens and leaves no room for an answer in {name} "
-                    f"of {most} tokens: shorten it to at most {most - 1} tokens, or "
-                    + ("use a model with a longer context." if name != "max_length" else "raise max_length.")
-                )
-            limit = min(limit, most - length)
-        return max(1, limit)
-
     def _shared_batches(self, prompts: list[Prompt], copies: int, cached: int) -> Iterator[Batch]:
         """Batches in the order of the prefix tree."""
         for node, members in plan([prompt.token_ids for prompt in prompts], copies):
@@ -367,12 +351,6 @@ class _Collector:
         if self._progress is not None:
             finished, tokens = self._finished * self._processes, self._tokens * self._processes
             self._progress(min(finished, len(self._weights)), len(self._weights), tokens)
-
-
-def _first_of_equals(prompts: list[Prompt]) -> list[int]:
-    """For each prompt the index of the first with the same tokens."""
-    seen: dict[tuple[int, ...], int] = {}
-    return [seen.setdefault(tuple(prompt.token_ids), prompt.index) for prompt in prompts]
 
 
 @contextmanager

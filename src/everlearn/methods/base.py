@@ -154,6 +154,8 @@ class StageContext:
         base: The base model theta(0), loaded on first call (adapter switched off where that is the same).
         base_fingerprint: Identifies the base model's weights.
         generator_for: A generation engine over a loaded model.
+        written_by: Belongs to the inputs of every step in which a model writes: the engine, where it is not this
+            process.
         phase_of: What a phase of an earlier stage has made, by the stage's 1-based index and the phase's name (None:
             the phase that is released).
         order: Numbers of the rows that each optimizer step of the stage trains by the recipe's `training`: the stage's
@@ -176,6 +178,7 @@ class StageContext:
     generator_for: Callable[[LoadedModel], Generator]
     phase_of: Callable[[int, str | None], ModelState]
     order: Sequence[Sequence[int]] = ()
+    written_by: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def steps(self) -> int:

@@ -254,6 +254,7 @@ class GeRe(Method):
                 "base": context.base_fingerprint,
                 "texts": [options.count, options.max_tokens or WINDOW, options.add_bos],
                 "seed": context.seed,
+                **context.written_by,
             }
             made = context.steps_of(1)("gere/texts", inputs, partial(self._write_texts, context))
             self._rows = tuple(Instance.from_json(row) for row in read_jsonl(made.path / "texts.jsonl"))

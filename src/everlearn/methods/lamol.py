@@ -313,6 +313,7 @@ class LAMOL(Method):
             "options": self.described(),
             "limits": context.training.model_dump(include=limits),
             "seed": seed,
+            **context.written_by,
         }
         place = context.step(f"written/{what.replace(' ', '-')}", inputs, make).path
         counts = self._counts[what] = cast("dict[str, Any]", read_json(place / "counts.json"))

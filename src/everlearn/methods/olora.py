@@ -135,6 +135,8 @@ class OLora(Method):
 
         folder = context.state.folder
         assert folder is not None, "a stage before has left an adapter"
+        if not folder.exists():  # where a run is only planned
+            return
         together, inputs = min(shapes_of(folder), key=lambda shape: shape[1])
         rank = together // (context.stage.index - 1) * context.stage.index
         if rank > inputs:

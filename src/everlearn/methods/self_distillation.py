@@ -105,6 +105,7 @@ class SelfDistillation(Method):
             "template": context.template.name,
             "max_target_tokens": training.max_target_tokens,
             "options": self.described(),
+            **context.written_by,
         }
         place = context.step(f"rewritten/{task.name}", inputs, make, version=self.version).path
         counts = self._counts[task.name] = cast("dict[str, Any]", read_json(place / "counts.json"))

@@ -39,6 +39,7 @@ from everlearn.errors import RecipeError
 from everlearn.files import read_json, write_json
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
+from everlearn.generation.protocol import Blend
 from everlearn.methods.base import Facts, Forecast, StageContext
 from everlearn.methods.registry import register
 from everlearn.methods.synthesizing import Synthesizing, SynthesizingOptions, mean_tokens
@@ -142,7 +143,10 @@ class SERS(Synthesizing):
         found = [raw, answers]
         if options.hard_ratio and (options.reference or ("blank" if is_faithful else "base")) == "base":
             found.append(replace(answers, tokens=None, by_base=True))
-        return [*found, replace(answers, what=f"{answers.what} by both", count=hard)] if hard else found
+        if not hard:
+            return found
+        mixed = replace(answers.sampling, blend=Blend(options.base_weight))
+        return [*found, replace(answers, what=f"{answers.what} by both", count=hard, sampling=mixed)]
 
     def influences(self, context: StageContext) -> Sequence[Influence]:
         """From the second stage on the pull, as strong as the task is far from what is rehearsed."""

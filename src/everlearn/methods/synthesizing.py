@@ -152,6 +152,7 @@ def _tools(context: StageContext) -> Tools:
         seed=context.seed,
         latest=context.latest,
         latest_fingerprint=context.latest_fingerprint,
+        written_by=context.written_by,
     )
 
 

@@ -64,7 +64,7 @@ def _embedded(
     texts, batch_tokens = order
     tokenizer = loaded.tokenizer
     bos = bos_ids(tokenizer)
-    most = min(LONGEST_TEXT, loaded.context_length) - len(bos)
+    most = min(LONGEST_TEXT, loaded.reads) - len(bos)
     ids = [plain_ids(text, tokenizer)[:most] or [tokenizer.eos_token_id] for text in texts]
 
     def mean(states: Tensor, mask: Tensor, _: Sequence[int]) -> Tensor:

@@ -53,7 +53,9 @@ __all__ = [
     "load_tokenizer",
     "save_checkpoint",
     "sizes_of",
+    "weights_in",
     "without_bars",
+    "write_blank_adapter",
 ]
 
 
@@ -66,9 +68,10 @@ class LoadedModel:
         tokenizer: With pad and end token.
         fingerprint: Identifies base and checkpoint.
         base_fingerprint: Identifies the base alone.
-        context_length: Most tokens of prompt and answer together, beside a soft prompt.
+        context_length: Most tokens of prompt and answer together, beside a soft prompt, where it writes.
         device: Where the weights are.
         everywhere: Does work on it in all processes, which can have the same model; None: only this one has it.
+        own_context: What it takes in itself, where another engine writes that takes less; None: the same.
     """
 
     model: PreTrainedModel | PeftModel
@@ -78,6 +81,12 @@ class LoadedModel:
     context_length: int
     device: torch.device
     everywhere: Callable[[Work[Any, Any], Any, Any], Any] | None = field(default=None, compare=False, repr=False)
+    own_context: int | None = None
+
+    @property
+    def reads(self) -> int:
+        """Most tokens that it takes in where it does not write."""
+        return self.own_context or self.context_length
 
     def shared_out(self, work: Work[Order, Result], order: Order, show: Any = None) -> Result:
         """Does work on this model in all processes that can have it, each a share.
@@ -146,6 +155,22 @@ def skeleton(config: ModelConfig) -> PreTrainedModel:
         return AutoModelForCausalLM.from_config(read_config(find_base(config, weights=False)))
 
 
+def write_blank_adapter(config: ModelConfig, rank: int, folder: Path) -> None:
+    """Writes an adapter of the recipe's shape but the rank, which changes nothing: all of it is zero."""
+    import torch
+    from peft import get_peft_model_state_dict
+    from safetensors.torch import save_file
+
+    with torch.device("meta"):
+        model = adapters.attach_adapter(skeleton(config), config.lora.model_copy(update={"rank": rank}), seed=0)
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    save_file({name: torch.zeros(one.shape) for name, one in tensors.items()}, folder / "adapter_model.safetensors")
+    settings = model.peft_config[MOVING]
+    settings.target_modules = sorted(settings.target_modules)
+    settings.inference_mode = True
+    settings.save_pretrained(str(folder))
+
+
 def load_tokenizer(config: ModelConfig) -> PreTrainedTokenizerBase:
     """The base model's tokenizer, with a pad and an end token.
 
@@ -190,7 +215,7 @@ def load_model(
     device = choose_device(config.device)
     base_hash = base_fingerprint(config)
     fingerprint = base_hash
-    inner = checkpoint and _weights_in(checkpoint, config)
+    inner = checkpoint and weights_in(checkpoint, config)
     if checkpoint is not None and inner is not None:
         if not is_folder(inner, ModelError):
             raise ModelError(
@@ -245,14 +270,14 @@ def _with_parts(
     active = [part.name for part in parts if part.is_active] + carried
     for part in parts:
         assert part.kind == "adapter", "all weights leave room for no part beside them"
-        inner = _weights_in(part.folder, config)
+        inner = weights_in(part.folder, config)
         model = adapters.load_adapter(model, inner, name=part.name)
         fingerprint = fingerprint_of(fingerprint, part.name, part.is_active, content_hash(inner))
     adapters.activate(model, active, moving)
     return model, fingerprint
 
 
-def _weights_in(checkpoint: Path, config: ModelConfig) -> Path:
+def weights_in(checkpoint: Path, config: ModelConfig) -> Path:
     """The inner folder of a checkpoint, which is the checkpoint itself for a run's final model."""
     name, settings = ("adapter", "adapter_config.json") if config.tuning == "lora" else ("model", "config.json")
     return checkpoint if is_regular(checkpoint / settings, ModelError) else checkpoint / name

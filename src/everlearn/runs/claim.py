@@ -10,7 +10,7 @@ from everlearn.errors import RunError
 from everlearn.files import read_vouched
 from everlearn.kept_recipe import as_kept, differing_keys, read_kept, write_kept
 from everlearn.ordinary_files import stat_of
-from everlearn.recipe import NOT_OF_A_RUN, Recipe, make_recipe
+from everlearn.recipe import NOT_OF_A_RUN, GenerationConfig, Recipe, make_recipe
 from everlearn.runs.growth import GROWING, grows, refuse_other_rows, refuse_other_stages
 
 if TYPE_CHECKING:
@@ -24,6 +24,10 @@ _APART = (*NOT_OF_A_RUN, "cache_dir")
 _MEASURED_APART = ("evaluation.judge", "evaluation.general_tasks", "evaluation.general_stages",
                    "evaluation.general_include_path", "evaluation.general_chat_template")  # fmt: skip
 """Benchmarks and a judge may be asked of a run that has begun, or is done, and a judge's server may move."""
+_FINDING_AN_ENGINE = {
+    f"generation.{key}" for key in GenerationConfig.model_fields if key not in ("engine", "context_length")
+}
+"""Keys on which nothing that is written depends: a run goes on with another server of the same kind."""
 
 
 def recipe_of(folder: Path) -> Recipe:
@@ -89,7 +93,7 @@ def refuse_foreign(folder: Path, recipe: Recipe) -> None:
         return
     made_with, mine = recipe_of(folder), as_kept(recipe, folder)
     found = differing_keys(made_with, mine, _APART)  # newer keys take their defaults
-    differing = {key for key in found if not key.startswith(_MEASURED_APART)}
+    differing = {key for key in found if not key.startswith(_MEASURED_APART)} - _FINDING_AN_ENGINE
     if "auto" in (made_with.model.lora.targets, recipe.model.lora.targets):
         differing.discard("model.lora.targets")  # known when the model has been looked at; steps go by what it means
     if grows(made_with.stream, mine.stream):

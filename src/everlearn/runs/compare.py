@@ -27,7 +27,14 @@ from everlearn.runs.claim import refuse_foreign
 from everlearn.runs.growth import refuse_other_stages
 from everlearn.runs.loop import RunResult, execute, try_base
 from everlearn.runs.plan import least_bytes
-from everlearn.runs.prepare import prepare, refuse_unfit_sharding, tell_about, tell_targets, with_targets
+from everlearn.runs.prepare import (
+    prepare,
+    refuse_unfit_engine,
+    refuse_unfit_sharding,
+    tell_about,
+    tell_targets,
+    with_targets,
+)
 
 
 def parse_methods(text: str, recipe: Recipe) -> list[MethodConfig]:
@@ -123,6 +130,8 @@ def compare(
         for other in assembled[1:]:
             refuse_unfit_sharding(recipe, other)
             other.check(sound.facts)
+            if sound.engine is not None:
+                refuse_unfit_engine(sound, sound.engine, other, trains=True)
         cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
         refuse_without_room(folder, cache, least_bytes(sound, [sound.method, *assembled[1:]], len(seeds)))
         for name, one in runs_of(recipe, methods, seeds).items():

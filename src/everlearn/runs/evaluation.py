@@ -9,6 +9,7 @@ from everlearn.data.words import is_of_words
 from everlearn.errors import RecipeError
 from everlearn.files import held, read_mapping
 from everlearn.fingerprints import fingerprint_of
+from everlearn.generation.engines import at_work
 from everlearn.layout import BASE_STAGE
 from everlearn.models.state import Kind, ModelState
 from everlearn.progress import Progress
@@ -44,7 +45,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
     prepared = prepare(recipe, folder)
     tell_about(prepared.stream, progress)
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    models = ModelsAtHand(prepared.recipe.model)
+    models = ModelsAtHand(prepared.recipe.model, prepared.engine)
     name, released, answerer = BASE_STAGE, ModelState(prepared.base_fingerprint), None
     if checkpoint is not None:
         kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
@@ -60,7 +61,7 @@ def evaluate_checkpoint(recipe: Recipe, checkpoint: Path | None, folder: Path, p
             "rows of words with tags are answered by heads, and the model that is to be measured has none: name the "
             "'model' folder of a run that has trained some."
         )
-    with held(store.folder):
+    with held(store.folder), at_work(prepared.engine, progress):
         store.update_manifest(kind=EVALUATION, **prepared.formats.to_json())
         tokenizer = prepared.facts.tokenizer
         measurement = Measurement(

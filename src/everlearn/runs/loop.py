@@ -7,7 +7,8 @@ given back instead of being computed again.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +20,8 @@ from everlearn.data.kept import keep_task
 from everlearn.files import held, read_json, sha256_of, write_json, write_jsonl
 from everlearn.findings import Findings
 from everlearn.fingerprints import fingerprint_of
-from everlearn.layout import BASE_STAGE, FINDINGS
+from everlearn.generation.engines import Elsewhere, at_work
+from everlearn.layout import BASE_STAGE, ENGINE, FINDINGS
 from everlearn.methods.base import Stage, StageContext
 from everlearn.methods.stack import assemble, influences_of, parts_of
 from everlearn.models.state import HEADS, Kind, ModelState, Part, Tuning
@@ -97,7 +99,8 @@ def execute(
     recipe = with_targets(recipe, prepared)
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
-        return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
+        with at_work(prepared.engine, progress), counting(prepared.engine, store):
+            return _Run(recipe, prepared, store, label or recipe.method.name, progress).go()
 
 
 def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) -> None:
@@ -114,7 +117,18 @@ def try_base(recipe: Recipe, *, folder: Path, label: str, progress: Progress) ->
     store = RunStore(folder, cache_folder(recipe.runs_dir, recipe.cache_dir))
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
-        _Run(recipe, prepared, store, label, progress).try_base()
+        with at_work(prepared.engine, progress), counting(prepared.engine, store):
+            _Run(recipe, prepared, store, label, progress).try_base()
+
+
+@contextmanager
+def counting(engine: Elsewhere | None, store: RunStore) -> Iterator[None]:
+    """Keeps in the manifest what an engine elsewhere is and has done for the run in all, also when it dies."""
+    try:
+        yield
+    finally:
+        if engine is not None:
+            store.update_manifest(**{ENGINE: engine.told(store.manifest.get(ENGINE))})
 
 
 class _Run:
@@ -137,7 +151,7 @@ class _Run:
         self.store = store
         self.label = label
         self.progress = progress
-        self.models = ModelsAtHand(self.recipe.model)
+        self.models = ModelsAtHand(self.recipe.model, prepared.engine)
         self.stages = self.method.stages(self.stream)
         self.base = ModelState(prepared.base_fingerprint)
         self._kind: Kind = "adapter" if recipe.model.tuning == "lora" else "model"
@@ -439,6 +453,7 @@ class _Run:
             base=self.models.base,
             base_fingerprint=self.base_fingerprint,
             generator_for=self.models.generator_for,
+            written_by=self.models.written_by,
             phase_of=lambda index, name: self._phases[index, name],
             order=self._order,
         )

@@ -23,6 +23,7 @@ from everlearn.models.state import ModelState
 from everlearn.progress import Progress
 from everlearn.recipe import EMBEDDED, EvaluationConfig, Recipe
 from everlearn.runs.heads import BY_HEADS, States
+from everlearn.runs.kept_answers import KeptAnswers
 from everlearn.seeds import derive
 from everlearn.store import RunStore
 
@@ -274,6 +275,7 @@ class Measurement:
             "max_new_tokens": evaluation.max_new_tokens,
             "bootstrap": [evaluation.bootstrap_samples, evaluation.confidence, self.recipe.seed],
             "metrics": list(METRIC_NAMES),
+            **({} if by_heads or self._knows_task else self.models.written_by),
         }
 
     def _predict(self, folder: Path, task: Task, state: ModelState, step: StepRunner) -> None:
@@ -293,12 +295,14 @@ class Measurement:
             self._score(folder, task, rows)
             return
         loaded, generator = self._open(state)
+        kept = None
         if self._knows_task:
             answers = choose_classes(loaded, self.template, task, self.progress)
             rows = answered_rows(task, [(answer, CHOSEN) for answer in answers], METRIC_NAMES)
         else:
+            kept = KeptAnswers(generator, folder) if self.models.written_by else None
             rows = predict_task(
-                generator,
+                kept or generator,
                 self.template,
                 loaded.tokenizer,
                 task,
@@ -308,6 +312,8 @@ class Measurement:
                 context_length=loaded.context_length,
             )
         self._score(folder, task, rows)
+        if kept is not None:
+            kept.forget()
 
     def _join(self, folder: Path, task: Task, chosen: Sequence[ModelState], parts: Mapping[ModelState, Path]) -> None:
         """Puts the answers of several models into the order of the task's rows."""
@@ -332,9 +338,11 @@ class Measurement:
     def _general_inputs(self) -> dict[str, object]:
         text = self.recipe.evaluation.general_text
         content = Path(text).read_text(encoding="utf-8") if text else None
+        embedded = self.recipe.model.base == EMBEDDED
         return {
+            **(self.models.written_by if embedded else {}),  # the micro-tasks
             "text": fingerprint_of(content),
-            "base": self.recipe.model.base == EMBEDDED,
+            "base": embedded,
             "bootstrap": self._level(),
         }
 

@@ -18,10 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from everlearn.crew import Crew, crew
+from everlearn.errors import ModelError
 from everlearn.models import loading
 from everlearn.recipe import ModelConfig
 
 if TYPE_CHECKING:
+    from everlearn.generation.engines import Elsewhere
     from everlearn.generation.protocol import Completion, GenerationProgress, Generator, Sampling
     from everlearn.models.loading import LoadedModel, Work
     from everlearn.models.state import ModelState, Part
@@ -37,15 +39,22 @@ class ModelsAtHand:
 
     Args:
         config: Which base and how it is tuned.
+        engine: What writes; None: this process.
     """
 
-    def __init__(self, config: ModelConfig) -> None:
+    def __init__(self, config: ModelConfig, engine: Elsewhere | None = None) -> None:
         self.config = config
+        self._engine = engine
         self._checkpoint: Path | None = None
         self._beside: tuple[Part, ...] = ()
         self._latest: LoadedModel | None = None
         self._base: LoadedModel | None = None
         self._base_view = ExitStack()
+
+    @property
+    def written_by(self) -> Mapping[str, object]:
+        """What belongs to the inputs of every step in which a model writes: nothing where this process does."""
+        return {} if self._engine is None else self._engine.inputs
 
     def point_to(
         self, checkpoint: Path | None, loaded: LoadedModel | None = None, *, beside: tuple[Part, ...] = ()
@@ -70,6 +79,8 @@ class ModelsAtHand:
 
     def release(self) -> None:
         """Frees the memory of all models, as before loading one for training."""
+        if self._engine is not None:
+            self._engine.rest()
         self._base_view.close()
         self._hold(None, None)
 
@@ -101,15 +112,37 @@ class ModelsAtHand:
         return self._checkpoint is None and not self._beside
 
     def generator_for(self, loaded: LoadedModel) -> Generator:
-        """The generation engine over one of these models; with several processes, all of them complete."""
+        """The generation engine over one of these models; with several processes, all of them complete.
+
+        Raises:
+            ModelError: the engine is elsewhere, and the model is not the base with one adapter.
+        """
         from everlearn.generation.engine import make_generator
 
+        if self._engine is not None:
+            return self._engine.generator(loaded, self._adapter_of(loaded))
         if loaded.everywhere is not None:
             return _OfAll(self, loaded)
         return make_generator(loaded, base=self.base_beside)
 
+    def _adapter_of(self, loaded: LoadedModel) -> Path | None:
+        """The folder of what makes this model of the base; None: it is the base."""
+        from everlearn.generation.engines import refuse_whole_weights
+
+        if loaded is not self._latest:
+            return None
+        refuse_whole_weights(self.config.tuning)
+        if self._checkpoint is None or self._beside:
+            raise ModelError(
+                "several adapters that compute together are nothing that a server loads: set generation.engine to "
+                "here."
+            )
+        return loading.weights_in(self._checkpoint, self.config)
+
     def _shared(self, loaded: LoadedModel, *, is_base: bool = False) -> LoadedModel:
-        """The model as one that other processes can load too, where there are any."""
+        """The model as one that other processes can load too, where there are any, and of the engine's context."""
+        if self._engine is not None and self._engine.context < loaded.context_length:
+            loaded = replace(loaded, context_length=self._engine.context, own_context=loaded.context_length)
         if crew().count == 1:
             return loaded
 

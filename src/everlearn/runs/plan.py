@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from everlearn.data.instance import Instance
@@ -23,6 +24,7 @@ from everlearn.generation.writing import Writing, answering
 from everlearn.layout import BASE_STAGE
 from everlearn.methods.base import Forecast, Method, Stage, StageContext
 from everlearn.methods.stack import parts_of
+from everlearn.models import state as models
 from everlearn.models.loading import sizes_of
 from everlearn.models.state import ModelState
 from everlearn.progress import LineProgress
@@ -34,7 +36,7 @@ if TYPE_CHECKING:
     from everlearn.data.instance import Task
     from everlearn.data.prompts import PromptTemplate
     from everlearn.runs.prepare import Prepared
-    from everlearn.training.phase import HeadTraining, PolicyTraining
+    from everlearn.training.phase import HeadTraining, Phase, PolicyTraining
     from everlearn.training.rows import EncodedRow
 
 TRAINING, ANSWERS, GENERAL, OWN = "training", "answers", "general ability", "the method's own steps"
@@ -373,16 +375,35 @@ def least_bytes(prepared: Prepared, methods: Sequence[Method], seeds: int = 1) -
 
 def _leaves_weights(prepared: Prepared, method: Method, stage: Stage) -> bool:
     """Whether a stage's training leaves weights of the recipe's shape: not heads or parts of another kind."""
+    return any(
+        (phase.heads is None or phase.heads.moves_backbone)
+        and not (phase.tuning and phase.tuning.adds and phase.tuning.after != "merge")
+        for phase in _phases_of(prepared, method, stage)
+    )
+
+
+def adapters_of(prepared: Prepared, method: Method, stage: Stage) -> tuple[list[str], int]:
+    """Parts of another kind than the recipe's that a stage adds, and how many of the recipe's adapters it ends as."""
+    kinds, most = [], 0
+    start = ModelState(f"{stage.index - 1}", (models.Part(Path("unmade"), "adapter"),) if stage.index > 1 else ())
+    for phase in _phases_of(prepared, method, stage, start):
+        if phase.heads is not None and not phase.heads.moves_backbone:
+            continue
+        kinds += [part.kind for part in phase.tuning.adds.values()] if phase.tuning else []
+        grows = phase.tuning is not None and phase.tuning.after == "concatenate"
+        most = max(most, stage.index if grows else 1)
+    return kinds, most
+
+
+def _phases_of(prepared: Prepared, method: Method, stage: Stage, start: ModelState | None = None) -> Sequence[Phase]:
+    """The phases of a stage of which nothing has been made, perhaps from a start with parts that do not exist."""
     from everlearn.training.answers import order_of
 
     config = prepared.recipe.training
     sizes: dict[str, Any] = {"batch_size": config.batch_size, "epochs": config.epochs}
     context = replace(unmade(prepared, stage), order=order_of(len(stage.rows), Mixture(), **sizes, seed=0))
-    return any(
-        (phase.heads is None or phase.heads.moves_backbone)
-        and not (phase.tuning and phase.tuning.adds and phase.tuning.after != "merge")
-        for phase in method.phases(context)
-    )
+    context = context if start is None else replace(context, state=start)
+    return method.phases(context)
 
 
 def unmade(prepared: Prepared, stage: Stage) -> StageContext:

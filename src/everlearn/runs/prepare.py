@@ -17,7 +17,7 @@ from everlearn.files import read_vouched
 from everlearn.methods.base import Facts, Method
 from everlearn.methods.stack import assemble, parts_of
 from everlearn.progress import Progress
-from everlearn.recipe import Recipe
+from everlearn.recipe import Recipe, cache_folder
 from everlearn.runs.formats import Formats, formats_of
 from everlearn.runs.judge import check_judge
 from everlearn.runs.lengths import within_limits
@@ -25,6 +25,7 @@ from everlearn.runs.measure import check_measurement, measured_text
 
 if TYPE_CHECKING:
     from everlearn.data.prompts import PromptTemplate
+    from everlearn.generation.engines import Elsewhere
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Prepared:
         formats: The number formats.
         stream: The tasks as they are trained on.
         read: The tasks before any row was left out for its length.
+        engine: What writes; None: this process.
     """
 
     recipe: Recipe
@@ -46,6 +48,7 @@ class Prepared:
     template: PromptTemplate
     base_fingerprint: str
     facts: Facts
+    engine: Elsewhere | None = None
 
 
 def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False, asks_method: bool = True) -> Prepared:
@@ -64,6 +67,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import load_stream
     from everlearn.data.word_prompts import template_name
+    from everlearn.generation.engines import engine_of, refuse_whole_weights
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
     from everlearn.models.checking import check_model
@@ -82,12 +86,17 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     name = template_name(recipe.model.template, recipe.model.template_name, stream, tokenizer)
     template = method.template(get_template(name, tokenizer))
     read = stream.tasks
-    origin = find_base(recipe.model, weights=False).note
-    stream = replace(stream, notes=(*([origin] if origin else []), *stream.notes, *template.notes))
+    formats = formats_of(recipe, _manifest_in(folder))
+    if trains and recipe.generation.engine != "here":
+        refuse_whole_weights(recipe.model.tuning)
+    engine = engine_of(recipe.generation, formats.resolved(recipe).model, seed=recipe.seed, folder=folder)
+    notes = [find_base(recipe.model, weights=False).note, engine.note if engine else None]
+    stream = replace(stream, notes=(*(note for note in notes if note), *stream.notes, *template.notes))
     if tokens := method.tokens(stream):
         model = with_tokens(model, tokens)
         tokenizer = loading.load_tokenizer(model)
-    context = loading.context_length(recipe.model)
+    own = loading.context_length(recipe.model)
+    context = engine.context if engine else own
     stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)
     if recipe.training.report_to:
@@ -99,8 +108,7 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
 
         for task in stream:
             template.check(task.train)
-            check_rows(task.train, template, tokenizer, recipe.training, context)
-    formats = formats_of(recipe, _manifest_in(folder))
+            check_rows(task.train, template, tokenizer, recipe.training, own)
     whole = formats.resolved(recipe.model_copy(update={"model": model}))
     facts = Facts(stream, tokenizer, context, whole.model, whole.training, partial(measured_text, recipe))
     if folder:
@@ -111,7 +119,10 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     if asks_method:
         method.check(facts)
     base = loading.base_fingerprint(whole.model if formats.are_recorded else recipe.model)
-    return Prepared(whole, formats, method, stream, read, template, base, facts)
+    prepared = Prepared(whole, formats, method, stream, read, template, base, facts, engine)
+    if engine is not None:
+        refuse_unfit_engine(prepared, engine, method, trains=trains)
+    return prepared
 
 
 def _manifest_in(folder: Path | None) -> dict[str, object]:
@@ -146,6 +157,46 @@ def refuse_unfit_scenario(method: Method, stream: TaskStream) -> None:
             f"method {told} must be told which task a row belongs to, and in stream.scenario class_incremental the "
             "task is unknown when rows are answered: set stream.scenario to task_incremental, or take another method."
         )
+
+
+def refuse_unfit_engine(prepared: Prepared, engine: Elsewhere, method: Method, *, trains: bool) -> None:
+    """Refuses what an engine elsewhere cannot do for a method: by its words, its phases, its forecast and a trial.
+
+    Args:
+        prepared: The run; all that goes for any method has been checked.
+        engine: What writes.
+        method: Its method, or another one that is compared with it.
+        trains: Whether it is to be trained.
+
+    Raises:
+        UserError: says what, and the remedy.
+    """
+    from everlearn.runs.plan import adapters_of, unmade
+
+    remedy = "set generation.engine to here, or take another method"
+    if tokens := method.tokens(prepared.stream):
+        raise RecipeError(
+            f"method {method.name} gives the model words of its own ({', '.join(tokens[:3])}), which the model of a "
+            f"server has not: {remedy}."
+        )
+    rank = 0
+    for stage in method.stages(prepared.stream) if trains else ():
+        kinds, adapters = adapters_of(prepared, method, stage)
+        if kinds:
+            raise RecipeError(
+                f"method {method.name} trains a part of the kind {kinds[0]}, and a server loads low-rank adapters "
+                f"alone: {remedy}."
+            )
+        rank = max(rank, adapters * prepared.recipe.model.lora.rank)
+        writings = method.forecast(unmade(prepared, stage), prepared.facts).writings
+        if any(writing.sampling.blend is not None for writing in writings):
+            raise RecipeError(
+                f"method {method.name} lets two models write together, token by token, which is nothing that a server "
+                f"does: {remedy}."
+            )
+    if rank:
+        recipe = prepared.recipe
+        engine.try_adapter(rank, cache_folder(recipe.runs_dir, recipe.cache_dir))
 
 
 def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:

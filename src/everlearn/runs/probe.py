@@ -21,6 +21,7 @@ from everlearn import usage
 from everlearn.data.mixture import OWN
 from everlearn.data.word_prompts import places_in
 from everlearn.devices import free_bytes
+from everlearn.generation.engines import at_work
 from everlearn.models.loading import sizes_of
 from everlearn.progress import LineProgress, Progress
 from everlearn.runs.measure import measured_text
@@ -88,11 +89,13 @@ def probed(plans: Sequence[Plan], prepared: Prepared, progress: Progress) -> tup
     """
     began, waited = time.perf_counter(), usage.waited_s()
     probe = _Probe(prepared)
-    with progress.step("trying out what the run does", len(BUDGET_S)) as tick:
+    with at_work(prepared.engine, progress), progress.step("trying out what the run does", len(BUDGET_S)) as tick:
         probe.read()
         tick(1)
         probe.write([writing for plan in plans for part in plan.parts for writing in part.writings])
         tick(2)
+        if prepared.engine is not None:
+            prepared.engine.rest()  # as before any training
         probe.train([part for plan in plans for part in plan.parts if part.kind == TRAINING])
         probe.heads([part for plan in plans for part in plan.parts if part.kind == HEADS])
         tick(3)
@@ -111,7 +114,7 @@ class _Probe:
         device_free, began = _free(model.device), time.perf_counter()
         self.loaded: LoadedModel = load_model(model, trainable=True)
         self.load_s = time.perf_counter() - began
-        self.generator: Generator = ModelsAtHand(model).generator_for(self.loaded)
+        self.generator: Generator = ModelsAtHand(model, prepared.engine).generator_for(self.loaded)
         self.memory = Memory(0, 0, device_free)
         self._read_s = 0.0
         self._rates: dict[str, _Rate] = {}

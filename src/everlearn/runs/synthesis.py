@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from everlearn.errors import RecipeError, unknown
 from everlearn.files import held, read_jsonl, read_mapping, write_jsonl
+from everlearn.generation.engines import at_work
 from everlearn.methods.stack import parts_of
 from everlearn.progress import Progress
 from everlearn.recipe import Recipe, cache_folder
@@ -62,11 +63,11 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> Mapping[
     if options is None:
         raise RecipeError(f"method {recipe.method.name} synthesizes nothing: use --method ssr.")
     store = RunStore(out, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    models = ModelsAtHand(prepared.recipe.model)
+    models = ModelsAtHand(prepared.recipe.model, prepared.engine)
     if checkpoint is not None:
         models.point_to(checkpoint)
     made = {}
-    with held(store.folder):
+    with held(store.folder), at_work(prepared.engine, progress):
         store.update_manifest(kind=SYNTHESIS, **prepared.formats.to_json())
         for name in wanted.tasks or prepared.stream.names:
             tools = Tools(
@@ -74,6 +75,7 @@ def synthesize_stream(recipe: Recipe, out: Path, progress: Progress) -> Mapping[
                 base=models.base,
                 base_fingerprint=prepared.base_fingerprint,
                 generator_for=models.generator_for,
+                written_by=models.written_by,
                 template=prepared.template,
                 training=prepared.recipe.training,
                 progress=progress,
@@ -98,11 +100,11 @@ def _chains(
     wanted = recipe.synthesize
     patterns = read_patterns(Path(wanted.patterns) if wanted.patterns else None)
     store = RunStore(out, cache_folder(recipe.runs_dir, recipe.cache_dir))
-    models = ModelsAtHand(prepared.recipe.model)
+    models = ModelsAtHand(prepared.recipe.model, prepared.engine)
     models.point_to(checkpoint)
     writer = checkpoint_fingerprint(checkpoint) if checkpoint else prepared.base_fingerprint
     made = {}
-    with held(store.folder):
+    with held(store.folder), at_work(prepared.engine, progress):
         store.update_manifest(kind=SYNTHESIS, **prepared.formats.to_json())
         for name in wanted.tasks or prepared.stream.names:
             task, seed = prepared.stream[name], derive(recipe.seed, "chains", name)
@@ -129,6 +131,7 @@ def _chains(
                 "patterns": [[one.id, *one.steps] for one in patterns],
                 "count": wanted.count,
                 "seed": seed,
+                **models.written_by,
             }
             place = store.steps_below(name)("chains", inputs, make).path
             counts = read_mapping(place / "counts.json")

@@ -61,6 +61,7 @@ def raw_step(writer: Writer, tools: Tools, place: str = ALL, first: Callable[[],
         "samples": samples,
         "seed": tools.seed,
         **writer.describe(),
+        **tools.written_by,
     }
     return tools.step(f"{place}/raw", inputs, make)
 

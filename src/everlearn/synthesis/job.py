@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,6 +31,7 @@ class Tools:
         base: The base model theta(0).
         base_fingerprint: Identifies it.
         generator_for: A generation engine over a loaded model.
+        written_by: Belongs to the inputs of every step in which a model writes.
         template: Of training.
         training: How the models are trained.
         progress: Where to show what goes on.
@@ -49,6 +50,7 @@ class Tools:
     seed: int
     latest: Callable[[], LoadedModel] | None = None
     latest_fingerprint: str = ""
+    written_by: Mapping[str, object] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

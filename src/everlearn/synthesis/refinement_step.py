@@ -75,6 +75,7 @@ def describe_answers(job: Job) -> dict[str, object]:
         "history": [[turn.role, turn.content] for turn in system_turns(job.pool)],
         "is_improved": settings.is_improved,
         "count": settings.count if settings.is_improved else None,
+        **tools.written_by,
         "labels": [list(labels), label_shares(job.task) if settings.is_improved else {}],
     }
 

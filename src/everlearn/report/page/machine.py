@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from everlearn.layout import ENGINE
 from everlearn.report.page.markup import Html, el, name_of
 
 NAMES = {"memory_gib": "memory (GiB)", "python": "Python", "torch": "PyTorch"}
@@ -19,6 +20,9 @@ def facts(manifest: Mapping[str, object]) -> Html:
     model = manifest.get("model")
     if isinstance(model, Mapping):
         pairs += [(f"model {name}".replace("_", " "), value) for name, value in model.items()]
+    engine = manifest.get(ENGINE)
+    if isinstance(engine, Mapping):
+        pairs += [(f"engine {name}".replace("engine name", "engine"), value) for name, value in engine.items()]
     if not any(name == "everlearn" for name, _ in pairs):
         pairs.insert(0, ("everlearn", manifest.get("everlearn", "")))
     return el(
