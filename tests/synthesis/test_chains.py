@@ -45,16 +45,19 @@ def test_walks_are_kept_with_pattern_and_writer_and_faults_are_counted(tmp_path:
 
     tokenizer = AutoTokenizer.from_pretrained(tiny_model)
     scribe, task = Scribe(tokenizer), Task("t", ROWS, ())
-    write_chains(
-        tmp_path, task, PATTERNS, VanillaTemplate(), tokenizer, scribe, LineProgress(), seed=0, written_by="scribe"
-    )
-    rows = list(read_jsonl(tmp_path / "rows.jsonl"))
+    form = VanillaTemplate()
+    asked_by = {"context": 1024, "seed": 0, "written_by": "scribe"}
+    write_chains(tmp_path / "a", task, PATTERNS, form, tokenizer, scribe, LineProgress(), **asked_by)  # type: ignore[arg-type]
+    rows = list(read_jsonl(tmp_path / "a" / "rows.jsonl"))
     assert {row["id"] for row in rows} == {"0", "1", "3"}
     assert all(row["walk"] == "I look." and row["written_by"] == "scribe" for row in rows)
     assert {row["pattern"] for row in rows} == {"A", "B"}
-    assert read_json(tmp_path / "counts.json") == {"asked": 4, "dropped": {"another_answer": 1}}
+    assert read_json(tmp_path / "a" / "counts.json") == {"asked": 4, "dropped": {"another_answer": 1}}
     assert all(prompt.endswith("<think>") for prompt in scribe.prompts)
     assert sum("- look\n- write" in prompt for prompt in scribe.prompts) == 2
+    asked_by["context"] = 20
+    write_chains(tmp_path / "b", task, PATTERNS, form, tokenizer, scribe, LineProgress(), **asked_by)  # type: ignore[arg-type]
+    assert read_json(tmp_path / "b" / "counts.json") == {"asked": 4, "dropped": {"prompt_too_long": 4}}
 
 
 @pytest.mark.parametrize(

@@ -119,6 +119,7 @@ def _chains(
                     model.tokenizer,
                     models.generator_for(model),
                     progress,
+                    context=model.context_length,
                     seed=seed,
                     count=wanted.count,
                     written_by=str(checkpoint or recipe.model.base),

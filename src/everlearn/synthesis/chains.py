@@ -22,7 +22,7 @@ from everlearn.data.walk_prompts import WalkTemplate
 from everlearn.data.walks import OPENING, answer_in, is_well_formed, walk_in
 from everlearn.files import write_json, write_jsonl
 from everlearn.generation.counting import Counted
-from everlearn.generation.protocol import Sampling
+from everlearn.generation.protocol import Completion, Sampling
 from everlearn.rewards.texts import chrf
 from everlearn.synthesis.steps import evenly, in_chunks
 
@@ -39,6 +39,8 @@ NEAR = 0.9
 TEMPERATURE = 0.7
 _AT_ONCE = 64
 """Rows between two writes."""
+_NO_ROOM = "no room"
+_UNFINISHED = {"length": "does_not_end", _NO_ROOM: "prompt_too_long"}
 _ASKING = (
     "{query}\n\nThe translation is:\n{answer}\n\nThink aloud in English, in the first person, as if you did not know "
     "this translation and came to it yourself. Go through these steps in order, without numbers:\n{steps}\nWrite your "
@@ -70,6 +72,7 @@ def write_chains(
     generator: Generator,
     progress: Progress,
     *,
+    context: int,
     seed: int,
     count: int | None = None,
     written_by: str,
@@ -84,6 +87,7 @@ def write_chains(
         tokenizer: Of the model.
         generator: Over the model that writes.
         progress: Where to show what goes on.
+        context: Most tokens of a prompt and what is written.
         seed: Of the choice of rows, of their patterns and of what is drawn.
         count: Rows to ask for; None: all.
         written_by: Names the model.
@@ -99,15 +103,19 @@ def write_chains(
 
         def produce(number: int, some: Sequence[tuple[Instance, Pattern]]) -> Iterator[dict[str, object]]:
             prompts = [form.prompt_ids(_asking(row, pattern), tokenizer) for row, pattern in some]
+            fitting = [at for at, prompt in enumerate(prompts) if len(prompt) < context]
             drawn = replace(sampling, seed=seed + number)
-            for (one,) in generator.generate(prompts, drawn, shown.call(number * _AT_ONCE)):
+            found = generator.generate([prompts[at] for at in fitting], drawn, shown.call(number * _AT_ONCE))
+            completions = dict(zip(fitting, (one for (one,) in found), strict=True))
+            for at in range(len(some)):
+                one = completions.get(at, Completion("", (), _NO_ROOM))
                 yield {"text": one.text, "finish_reason": one.finish_reason}
 
         written = in_chunks(folder, "written", evenly(asked, _AT_ONCE), produce)
     kept, reasons = [], Counter[str]()
     for (row, pattern), one in zip(asked, written, strict=True):
         response = OPENING + str(one["text"])
-        fault = "does_not_end" if one["finish_reason"] == "length" else fault_of(response, row.output)
+        fault = _UNFINISHED.get(str(one["finish_reason"])) or fault_of(response, row.output)
         if fault is not None:
             reasons[fault] += 1
             continue

@@ -68,6 +68,8 @@ if TYPE_CHECKING:
     from everlearn.recipe import TrainingConfig
     from everlearn.training.phase import Phase, PolicyTraining
 
+_AHEAD = 4
+"""Parts in which a step's completions are written where the scores of one are computed elsewhere meanwhile."""
 _NOTES = {
     "reward": "reward",
     "rewards/format/mean": "reward: format",
@@ -338,7 +340,7 @@ def make_trainer(
     def roll_out(prompts: list[str], trainer: Any) -> dict[str, Any]:
         """Completes the rows whose numbers the prompts are."""
         numbers = [int(prompt) for prompt in prompts[::rollouts]]
-        size = 1 if policy.scorer.is_remote else len(numbers)
+        size = -(-len(numbers) // _AHEAD) if policy.scorer.is_remote else len(numbers)
         written: list[Completion] = []
         for part in range(0, len(numbers), size):
             some = numbers[part : part + size]
