@@ -158,13 +158,16 @@ def check_rows(
             _checked(row, at, *_ids(row, template, tokenizer, config, _Known()), context_length)
 
 
+_TAGS = len("".join(completion_of("", "")))
+
+
 def _bytes(text: str) -> int:
     return len(text) if text.isascii() else len(text.encode("utf-8", "replace"))
 
 
 def _bytes_of_walk(row: Instance) -> int:
     """Of what a template may write before an answer, with its tags."""
-    return _bytes("".join(completion_of(row.walk, "")))
+    return _TAGS + (_bytes(row.walk) if row.walk else 0)
 
 
 def _controls(row: Instance) -> int:
