@@ -37,7 +37,7 @@ from everlearn.models.loading import LoadedModel
 from everlearn.recipe import TrainingConfig
 from everlearn.rewards.scorers import ScorerSettings, make_scorer
 from everlearn.training import policy as by_reward
-from everlearn.training.engine import make_adamw
+from everlearn.training.optimizers import make_adamw
 from everlearn.training.phase import PolicyTraining
 
 RESULTS = Path(__file__).parent / "results" / "rewards.json"

@@ -9,6 +9,7 @@ options are validated by the method (`everlearn.methods`), not here.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -111,6 +112,16 @@ class Section(BaseModel):
         serialize_by_alias=True,
     )
 
+    added: ClassVar[frozenset[str]] = frozenset()
+    """Keys that came when runs had been stored already, with what was done before as default: they are part of a
+    fingerprint only where they differ from it, so what is stored is found again."""
+
+    def hashed(self, *, exclude: Collection[str] = ()) -> dict[str, Any]:
+        """The keys as JSON, for fingerprints and manifests."""
+        fields = type(self).model_fields
+        same = {name for name in self.added if getattr(self, name) == fields[name].default}
+        return self.model_dump(mode="json", exclude=same | set(exclude))
+
     @field_validator("*")
     @classmethod
     def _numbers_mean_something(cls, value: object) -> object:
@@ -153,6 +164,10 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the loaded weights. `auto`: bfloat16 for the frozen weights under LoRA where the device multiplies it
     natively (newer GPUs and CPUs of servers), else float32."""
+    quantization: Literal["none", "nf4", "int8"] = "none"
+    """Of the frozen linear layers under LoRA, by bitsandbytes (the extra `gpu`), when the model is loaded: `nf4`, four
+    bits with doubly quantized constants (QLoRA, arXiv 2305.14314); `int8`, LLM.int8() (arXiv 2208.07339), whose
+    products are of float16 inputs. Embeddings, norms and output head stay in `dtype`."""
     template: Literal[
         "auto",
         "chat",
@@ -177,6 +192,17 @@ class ModelConfig(Section):
     (published), or of the last."""
     device: str = "auto"
     """`auto`: cuda, then mps, then cpu; or a torch device name."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"quantization"})
+
+    @model_validator(mode="after")
+    def _adapters_over_quantized_weights(self) -> Self:
+        if self.quantization != "none" and self.tuning == "full":
+            raise ValueError(
+                f"quantization: {self.quantization} leaves weights that cannot be trained or merged into, and tuning: "
+                "full trains all: set tuning to lora, or quantization to none"
+            )
+        return self
 
     @property
     def template_name(self) -> str:
@@ -341,6 +367,9 @@ class TrainingConfig(Section):
     """Share of the steps with a linearly rising rate."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     """AdamW's decoupled decay."""
+    optimizer: Literal["adamw", "adamw_8bit"] = "adamw"
+    """`adamw_8bit`: bitsandbytes' (the extra `gpu`; arXiv 2110.02861), whose moments take two bytes a weight instead
+    of eight; those of tensors of fewer than 4,096 weights, and of heads that are trained alone, stay whole."""
     max_grad_norm: Annotated[float, Field(gt=0)] = 1.0
     """Gradients are clipped to this norm."""
     max_prompt_tokens: Annotated[int, Field(ge=1)] = 1024
@@ -351,8 +380,9 @@ class TrainingConfig(Section):
     """Rows with a longer prompt or answer: `cut` as published, or `leave_out`, which does not train on them."""
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation (autocast). `auto`: bfloat16 where the processor is built for it."""
-    gradient_checkpointing: bool = False
-    """Recompute activations in the backward pass: less memory, slower."""
+    gradient_checkpointing: Literal["auto"] | bool = "auto"
+    """Recompute activations in the backward pass: less memory, slower. `auto`: where the longest row that the recipe
+    allows would otherwise be unlikely to fit into the memory that is free when the run begins, which is told."""
     sharding: Literal["none", "fsdp"] = "none"
     """Of several processes: each has the whole model in training, or only a part of its weights (FSDP2): with LoRA of
     the frozen ones; under full tuning of all but the output head, and of their gradients and moments."""
@@ -360,6 +390,8 @@ class TrainingConfig(Section):
     """Optimizer steps between checkpoints within a stage; nothing: a killed stage starts again."""
     report_to: list[str] = []
     """Trackers for the Trainer: tensorboard, wandb, mlflow, trackio."""
+
+    added: ClassVar[frozenset[str]] = frozenset({"optimizer"})
 
 
 Probe = Literal["linear", "cosine_linear", "prototype", "cosine_prototype"]

@@ -484,10 +484,16 @@ def test_a_model_beyond_the_memory_is_refused_with_what_takes_less(
     checking.check_model(lora, trains=True)
     with pytest.raises(ModelError, match=r"full tuning of 0\.0 billion weights in float32 takes .* set model\.tuning"):
         checking.check_model(full, trains=True)
+    monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 10)
+    checking.check_model(full, trains=True, optimizer="adamw_8bit")
+    with pytest.raises(ModelError, match="full tuning of"):
+        checking.check_model(full, trains=True)
     monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 4 - 1)
-    with pytest.raises(ModelError, match=r"a model of 0\.0 .* cpu has 0: set model\.dtype to bfloat16, or choose"):
+    with pytest.raises(
+        ModelError, match=r"a model of 0\.0 .* cpu has 0: set model\.dtype to bfloat16, or set model\.quan"
+    ):
         checking.check_model(lora)
     checking.check_model(lora.model_copy(update={"dtype": "bfloat16"}))
     monkeypatch.setattr(checking, "total_bytes", lambda device: weights * 2 - 1)
-    with pytest.raises(ModelError, match=r"in bfloat16 .* cpu has 0: choose a smaller model\.$"):
+    with pytest.raises(ModelError, match=r"in bfloat16 .* cpu has 0: set model\.quantization to nf4, or choose a sm"):
         checking.check_model(lora.model_copy(update={"dtype": "bfloat16"}))

@@ -21,6 +21,7 @@ from everlearn.recipe import Recipe, make_recipe
 from everlearn.runs import loop, measure, publish
 from everlearn.runs.formats import formats_of
 from everlearn.store import RunStore
+from everlearn.training import memory
 from tests.runs.test_loop import tiny_recipe
 
 Plan = Callable[[Recipe], dict[str, str]]
@@ -176,7 +177,7 @@ def test_what_auto_meant_where_a_run_began_holds_where_it_goes_on(
     recipe = in_formats(tmp_path, tiny_model, "auto", "run")
     begun = planned(recipe)
     manifest = read_vouched(tmp_path / "runs" / "run" / "manifest.json")
-    assert manifest["formats"] == {"dtype": "bfloat16", "precision": "bfloat16"}
+    assert manifest["formats"] == {"dtype": "bfloat16", "precision": "bfloat16", "gradient_checkpointing": False}
     assert not any("auto goes on" in line for line in said)
     on_machine(False)
     assert planned(recipe) == begun
@@ -184,6 +185,28 @@ def test_what_auto_meant_where_a_run_began_holds_where_it_goes_on(
         "auto goes on meaning bfloat16 weights and bfloat16 steps, as where this run began "
         "(a new run would mean float32 weights and float32 steps here)"
     ) in said
+
+
+def test_recomputation_is_decided_by_the_memory_where_a_run_begins_and_hashed_as_decided(
+    tmp_path: Path, tiny_model: Path, planned: Plan, said: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def recipe(name: str, asked: object) -> Recipe:
+        tree = tiny_recipe(tmp_path, tiny_model, method={"name": "l2"}).model_dump(mode="json")
+        tree["training"] |= {"gradient_checkpointing": asked, "precision": "float32"}
+        return make_recipe({**tree, "name": name})
+
+    found = {asked: planned(recipe(f"asked-{asked}", asked)) for asked in (False, True)}
+    assert changed(found[False], found[True])
+    assert planned(recipe("roomy", "auto")) == found[False]
+    assert not any("recomputes activations" in line for line in said)
+    with monkeypatch.context() as small:
+        small.setattr(memory, "free_bytes", lambda device: 1 << 20)
+        assert planned(recipe("tight", "auto")) == found[True]
+        assert any("recomputes activations" in line and "gradient_checkpointing: auto" in line for line in said)
+        assert planned(recipe("roomy", "auto")) == found[False], "what was decided holds"
+    assert planned(recipe("tight", "auto")) == found[True]
+    begun_before = {"formats": {"dtype": "float32", "precision": "float32"}}
+    assert not formats_of(recipe("old", "auto"), begun_before, 1024).recomputes
 
 
 def test_a_run_of_an_earlier_release_is_hashed_as_written_and_told_so(

@@ -98,6 +98,20 @@ def test_the_model_elsewhere_gives_the_predictions_of_the_run(tmp_path, tuning, 
     assert {path.name: sha256_of(path) for path in stage.iterdir() if path.is_file()} == sums
 
 
+@pytest.mark.parametrize("quantization", ["nf4", "int8"])
+def test_an_adapter_over_quantized_weights_answers_elsewhere_as_it_was_measured(tmp_path, quantization):
+    pytest.importorskip("bitsandbytes")
+    folder = base(tmp_path / "base", CHATML)
+    model = {"base": str(folder), "quantization": quantization, "dtype": "float32", "lora": {"rank": 8}}
+    training = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "optimizer": "adamw_8bit"}
+    run = execute(recipe_of(tmp_path, model, training=training)).folder
+    rows = predictions(run)
+    card = (run / "model" / "README.md").read_text()
+    assert f"trained and measured on a base quantized to {quantization} by bitsandbytes" in card
+    assert f"quantization: {quantization}" in card
+    assert answers_elsewhere(run, tmp_path / "moved", rows) == [row["prediction"] for row in rows]
+
+
 def test_a_wording_that_takes_the_question_apart_is_in_the_code_where_no_chat_template_makes_it(tmp_path, monkeypatch):
     monkeypatch.setattr("everlearn.data.handed_template.handed_template", lambda *_: None)
     model = {"base": str(base(tmp_path / "base")), "template": "relation_classification_state", "tuning": "full"}

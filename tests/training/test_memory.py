@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from everlearn.models.loading import LoadedModel, load_model
+from everlearn.models.loading import LoadedModel, load_model, sizes_of
 from everlearn.recipe import ModelConfig, TrainingConfig
 from everlearn.training import memory
 
@@ -39,6 +39,30 @@ def test_a_step_is_as_large_as_the_free_memory_is_likely_to_hold(loaded, monkeyp
 def test_recomputation_leaves_room_for_more(loaded, monkeypatch) -> None:
     with_free(monkeypatch, loaded.model, 100)
     assert memory.tokens_at_once(loaded, CONFIG.model_copy(update={"gradient_checkpointing": True})) == 1700
+
+
+def test_moments_of_eight_bits_leave_room_for_more(loaded, monkeypatch) -> None:
+    with_free(monkeypatch, loaded.model, 100)
+    moving = sum(weight.nbytes for weight in loaded.model.parameters() if weight.requires_grad)
+    more = int(0.5 * 1.5 * moving) // TOKEN_BYTES
+    assert more > 0
+    eight = CONFIG.model_copy(update={"optimizer": "adamw_8bit"})
+    assert memory.tokens_at_once(loaded, eight) - 100 == pytest.approx(more, abs=1)
+
+
+@pytest.mark.parametrize("quantization", ["none", "nf4"])
+def test_activations_are_recomputed_where_the_longest_row_would_not_fit(
+    tiny_model, monkeypatch, quantization: str
+) -> None:
+    """What the weights, their gradients and moments will take is not free, which the model's size tells."""
+    model = ModelConfig(base=str(tiny_model), device="cpu", dtype="float32", quantization=quantization)
+    sizes = sizes_of(model)
+    taken = sizes.loaded_bytes + 4 * sizes.kept_bytes
+    for room, context, expected in ((100, 100, False), (99, 100, True), (99, 99, False), (100, 4096, True)):
+        monkeypatch.setattr(memory, "free_bytes", lambda _, room=room: taken + 2 * room * TOKEN_BYTES)
+        assert memory.should_recompute(model, CONFIG, 4, context) == (expected, room)
+    monkeypatch.setattr(memory, "free_bytes", lambda _: 0)
+    assert memory.should_recompute(model, CONFIG, 4, 100) == (True, 0)
 
 
 def test_what_the_recipe_asks_for_is_taken_whatever_is_free(loaded, monkeypatch) -> None:

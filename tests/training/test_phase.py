@@ -11,7 +11,7 @@ from everlearn.files import read_jsonl
 from everlearn.models import loading
 from everlearn.models.state import MOMENTS, MOVING, ModelState, Part, Tuning
 from everlearn.recipe import TrainingConfig
-from everlearn.training.engine import make_adamw
+from everlearn.training.optimizers import make_adamw
 from everlearn.training.phase import Phase, check_phases
 from everlearn.training.schedules import Schedule
 from tests.tiny_models import save_tiny_model

@@ -16,6 +16,7 @@ from everlearn.visible import tell
 OPTIONAL = {
     "sentence_transformers": "embeddings by a sentence-transformers model: pip install 'everlearn[embeddings]'",
     "gguf": "base models in GGUF files: pip install 'everlearn[gguf]'",
+    "bitsandbytes": "quantized bases (model.quantization) and 8-bit AdamW: pip install 'everlearn[gpu]'",
     "tensorboard": "training curves in TensorBoard: pip install 'everlearn[tracking]'",
 }
 _NAMED = 3  # files of an artifact in the list

@@ -218,13 +218,18 @@ class Elsewhere:
         return self._served
 
 
-def refuse_whole_weights(tuning: str) -> None:
-    """Refuses a fully tuned model.
+def refuse_unserved(model: ModelConfig) -> None:
+    """Refuses a fully tuned model, and adapters over quantized weights.
 
     Raises:
         ModelError: the server does not hold it.
     """
-    if tuning == "full":
+    if model.quantization != "none":
+        raise ModelError(
+            f"a server holds the base as it is, and adapters trained over model.quantization: {model.quantization} "
+            "answer otherwise on it: set model.quantization to none, or generation.engine to here."
+        )
+    if model.tuning == "full":
         raise ModelError(
             "a server holds the base and loads adapters, and model.tuning is full, which leaves whole weights: set "
             "model.tuning to lora, or generation.engine to here."

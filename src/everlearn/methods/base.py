@@ -62,10 +62,6 @@ Trait = Literal[
 class MethodOptions(Section):
     """Options of a method: frozen, unknown keys refused, documented by the string under each field."""
 
-    added: ClassVar[frozenset[str]] = frozenset()
-    """Options that came when runs had been stored already, with the value that the method had before as default: they
-    are part of a fingerprint only where they differ from it, so what is stored is found again."""
-
 
 @dataclass(frozen=True, slots=True)
 class Stage:
@@ -240,9 +236,7 @@ class Method:
 
     def described(self) -> dict[str, object]:
         """The options as JSON, for the manifest and for fingerprints."""
-        options, fields = self.options, type(self.options).model_fields
-        same = {name for name in options.added if getattr(options, name) == fields[name].default}
-        return options.model_dump(mode="json", exclude=same)
+        return self.options.hashed()
 
     @property
     def versions(self) -> object:

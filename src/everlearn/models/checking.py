@@ -12,6 +12,7 @@ from everlearn.models.descriptions import blamed, check_generation, check_vocabu
 from everlearn.models.faults import reason_of, told
 from everlearn.models.json_files import read_object
 from everlearn.models.loading import weights_dtype
+from everlearn.models.quantization import check_quantization, loaded_bytes
 from everlearn.models.sources import BaseSource, find_base
 from everlearn.models.targets import with_targets
 
@@ -25,26 +26,31 @@ _MOST_TIMES = 2
 """So many times the stored weights a model may have; it is told as missing tensors where it has a few more."""
 
 
-def check_model(config: ModelConfig, *, trains: bool = False, sharers: int = 1) -> ModelConfig:
+def check_model(
+    config: ModelConfig, *, trains: bool = False, sharers: int = 1, optimizer: str = "adamw"
+) -> ModelConfig:
     """Refuses what cannot work, without reading weights.
 
     Args:
         config: Which base and how it is tuned.
         trains: Whether it is to be trained, which takes more memory.
         sharers: Processes of which each trains a part of the weights.
+        optimizer: `training.optimizer`.
 
     Returns:
         The same with the targets that `auto` means for this model, so that they are part of what results depend on.
 
     Raises:
         ModelError: no such model, not a causal language model, no tokenizer or end token, no safetensors weights,
-            a tokenizer that does not fit, an absent device, one with too little memory, states that generation
-            cannot carry on, or an adapter that the model cannot have.
+            a tokenizer that does not fit, an absent device, one with too little memory or that cannot compute with
+            quantized weights, states that generation cannot carry on, or an adapter that the model cannot have.
+        MissingExtraError: what quantizes is not installed.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     device = choose_device(config.device)
+    check_quantization(config.quantization, device)
     source = find_base(config, weights=False)
     settings = read_config(source)
     check_generation(source, settings)
@@ -65,7 +71,7 @@ def check_model(config: ModelConfig, *, trains: bool = False, sharers: int = 1) 
                 "know: choose a model with attention."
             )
         _check_sizes(source, model)
-        _check_room(source.label, model.num_parameters(), config, device, trains=trains, sharers=sharers)
+        _check_room(source.label, model, config, device, sharers, optimizer if trains else None)
         lora = with_targets(config.lora, model if config.tuning == "lora" else None)
         if config.tuning == "lora":
             adapters.attach_adapter(model, lora, seed=0)
@@ -93,23 +99,31 @@ def _check_sizes(source: BaseSource, model: PreTrainedModel) -> None:
 
 
 def _check_room(
-    name: str, weights: int, config: ModelConfig, device: torch.device, *, trains: bool, sharers: int
+    name: str,
+    model: PreTrainedModel,
+    config: ModelConfig,
+    device: torch.device,
+    sharers: int,
+    optimizer: str | None,
 ) -> None:
     """Refuses a model that is certain to find too little memory.
 
     Raises:
         ModelError: says how much it takes at least, how much there is, and what takes less.
     """
-    dtype = weights_dtype(config, device)
-    copies = 4 if trains and config.tuning == "full" else 1  # weights, gradients and AdamW's two moments
-    most_copies = max(1.0, copies / sharers)  # it is loaded, and measured, as a whole
-    needed, there = weights * dtype.itemsize * most_copies, total_bytes(device)
+    dtype, weights = weights_dtype(config, device), model.num_parameters()
+    loaded = loaded_bytes(model, config.quantization, dtype)
+    tunes_all = config.tuning == "full" and optimizer is not None
+    moments = weights * 2 * (1 if optimizer == "adamw_8bit" else dtype.itemsize)
+    trained = (2 * loaded + moments if tunes_all else loaded) / sharers  # with gradients and AdamW's moments
+    needed, there = max(loaded, trained), total_bytes(device)  # it is loaded, and measured, as a whole
     if needed <= there:
         return
-    form = str(dtype).removeprefix("torch.")
-    what = f"{'full tuning' if copies > 1 else 'a model'} of {weights / 1e9:.1f} billion weights in {form}"
-    remedies = ["set model.tuning to lora"] if copies > 1 else []
+    form = str(dtype).removeprefix("torch.") if config.quantization == "none" else config.quantization
+    what = f"{'full tuning' if tunes_all else 'a model'} of {weights / 1e9:.1f} billion weights in {form}"
+    remedies = ["set model.tuning to lora"] if tunes_all else []
     remedies += ["set model.dtype to bfloat16"] if dtype.itemsize > 2 else []
+    remedies += ["set model.quantization to nf4"] if config.tuning == "lora" and config.quantization != "nf4" else []
     raise ModelError(
         f"{name}: {what} takes at least {needed / GIB:.0f} GiB of memory, and {device} "
         f"has {there / GIB:.0f}: {', or '.join([*remedies, 'choose a smaller model'])}."

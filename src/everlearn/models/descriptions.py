@@ -61,7 +61,7 @@ def read_config(source: BaseSource) -> PretrainedConfig:
         kind = quantization.get("quant_method", "") if isinstance(quantization, dict) else quantization.quant_method
         raise ModelError(
             f"{source.label} is quantized ({shown(str(getattr(kind, 'value', kind)))}), and only weights in float32, "
-            "bfloat16 or float16 can be trained here: give the model that it was made from."
+            "bfloat16 or float16 can be read: give the model that it was made from (model.quantization quantizes it)."
         )
     for key, value in sizes.items():
         if not isinstance(value, int) or isinstance(value, bool) or value < 1:

@@ -9,6 +9,7 @@ A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transfor
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -28,7 +29,8 @@ from everlearn.models.faults import told
 from everlearn.models.folders import content_hash
 from everlearn.models.kinds import check_takes_prompt, soft_prompt
 from everlearn.models.padding import check_padding
-from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base
+from everlearn.models.quantization import loaded_bytes, settings_of
+from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base, weight_files
 from everlearn.models.state import MOVING, Part, PartSettings, Tuning
 from everlearn.ordinary_files import is_folder, is_regular, shown
 from everlearn.recipe import ModelConfig
@@ -113,11 +115,15 @@ class Sizes:
         moving: Weights that tuning moves.
         kept_bytes: Of what a stage's training leaves on the disk: the adapter, or all weights.
         width: Of its hidden states.
+        loaded_bytes: Of the weights in memory, without an adapter.
+        layers: How many it has.
     """
 
     moving: int
     kept_bytes: int
     width: int
+    loaded_bytes: int
+    layers: int
 
 
 def sizes_of(config: ModelConfig) -> Sizes:
@@ -136,14 +142,16 @@ def _sizes_of(text: str) -> Sizes:
 
     config = ModelConfig.model_validate_json(text)
     model: PreTrainedModel | PeftModel = skeleton(config)
-    width: int = model.config.get_text_config().hidden_size
+    settings = model.config.get_text_config()
+    loaded = loaded_bytes(model, config.quantization, weights_dtype(config, choose_device(config.device)))
+    width, layers = settings.hidden_size, settings.num_hidden_layers
     if config.tuning == "full":
-        weights = model.num_parameters()
-        return Sizes(weights, weights * weights_dtype(config, choose_device(config.device)).itemsize, width)
+        return Sizes(model.num_parameters(), loaded, width, loaded, layers)
     with torch.device("meta"):
         model = adapters.attach_adapter(model, config.lora, seed=0)
     moving = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
-    return Sizes(moving, moving * torch.float32.itemsize, width)  # adapters are trained and kept in float32
+    kept = moving * torch.float32.itemsize  # adapters are trained and kept in float32
+    return Sizes(moving, kept, width, loaded, layers)
 
 
 def skeleton(config: ModelConfig) -> PreTrainedModel:
@@ -226,10 +234,11 @@ def load_model(
     weights = source
     if inner is not None and config.tuning == "full":
         weights = checked_source(BaseSource(inner, str(inner), key="checkpoint"))
-    plain = _read_weights(weights, read_config(weights), weights_dtype(config, device))
+    plain = _read_weights(weights, read_config(weights), weights_dtype(config, device), config.quantization, device)
     add_embeddings(plain, tokenizer, config)
-    with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
-        plain = plain.to(device)
+    if config.quantization == "none":  # else it is there
+        with told(f"{source.label} cannot be moved to {device}", "set model.device to cpu"):
+            plain = plain.to(device)
     model: PreTrainedModel | PeftModel = plain
     _check_numbers(model, weights.label)
     model.requires_grad_(trainable and config.tuning == "full")
@@ -367,15 +376,24 @@ def weights_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     return torch.float32
 
 
-def _read_weights(source: BaseSource, settings: PretrainedConfig, dtype: torch.dtype) -> PreTrainedModel:
-    """The model of a folder whose files have been checked.
+def _read_weights(
+    source: BaseSource, settings: PretrainedConfig, dtype: torch.dtype, quantization: str, device: torch.device
+) -> PreTrainedModel:
+    """The model of a folder whose files have been checked; quantized on the device, else in the CPU's memory.
 
     Raises:
         ModelError: the weights are not those of the configuration, are damaged, or find no room.
     """
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
     what = f"{source.label}: the weights in {shown(source.folder)}"
+    quantized: dict[str, Any] = {}
+    if quantization != "none":
+        _check_stored_numbers(source)
+        # it tells of each product of int8 that its inputs become float16, which the recipe's key says once
+        logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+        asked = BitsAndBytesConfig(**settings_of(quantization, str(dtype).removeprefix("torch.")))
+        quantized = {"quantization_config": asked, "device_map": {"": device}}
     with told(f"{what} cannot be read", "download or save the model again"), without_bars():
         model, report = AutoModelForCausalLM.from_pretrained(
             source.folder,
@@ -385,6 +403,7 @@ def _read_weights(source: BaseSource, settings: PretrainedConfig, dtype: torch.d
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            **quantized,
         )
     if report["mismatched_keys"]:
         tensor, stored, expected = min(report["mismatched_keys"])
@@ -411,15 +430,35 @@ def _check_numbers(model: PreTrainedModel, name: str) -> None:
     with torch.inference_mode():
         for path, weight in model.named_parameters():
             if not torch.isfinite(weight.sum(dtype=torch.float32)):
-                raise ModelError(
-                    f"{name}: its tensor {path} holds numbers that are infinite or none at all (NaN): download or "
-                    "save the model again."
-                )
+                raise _no_numbers(name, path)
         for path, angles in model.named_buffers():
             if path.endswith("inv_freq") and not torch.isfinite(angles).all():
                 raise ModelError(
                     f"{name}: config.json: rope_parameters (rope_theta) give no finite angles: mend them."
                 )
+
+
+def _check_stored_numbers(source: BaseSource) -> None:
+    """As `_check_numbers`, in the files of what is quantized: a block of four bits does not show it any more.
+
+    Raises:
+        ModelError: names a tensor.
+    """
+    import torch
+    from safetensors import safe_open
+
+    for file in weight_files(source):
+        with safe_open(str(file), framework="pt") as tensors:
+            for name in list(tensors.keys()):
+                if not torch.isfinite(tensors.get_tensor(name).sum(dtype=torch.float32)):
+                    raise _no_numbers(source.label, name)
+
+
+def _no_numbers(label: str, tensor: str) -> ModelError:
+    return ModelError(
+        f"{label}: its tensor {tensor} holds numbers that are infinite or none at all (NaN): download or save the "
+        "model again."
+    )
 
 
 def _check_answers(model: PreTrainedModel | PeftModel, name: str) -> None:

@@ -103,11 +103,21 @@ def checked_source(source: BaseSource) -> BaseSource:
     return replace(source, stored=check_tensors(source.folder, names, source.label))
 
 
+def weight_files(source: BaseSource) -> list[Path]:
+    """The files of a folder that Transformers takes the weights from.
+
+    Raises:
+        ModelError: as `folders.weight_names`.
+    """
+    return [source.folder / name for name in _weight_names(source, present_in(source.folder))]
+
+
 def base_fingerprint(config: ModelConfig) -> str:
-    """Identifies the base model's weights, tokenizer and number format, whatever its folder is called."""
+    """Identifies a base's weights, tokenizer, number format and quantization, whatever its folder is called."""
     source = find_base(config, weights=False)
     content = source.commit or source.content or content_hash(source.folder, source.label)
-    return fingerprint_of("base", content, config.dtype)
+    quantized = [] if config.quantization == "none" else [config.quantization]
+    return fingerprint_of("base", content, config.dtype, *quantized)
 
 
 def _from_hub(config: ModelConfig, *, weights: bool) -> BaseSource:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from everlearn.errors import ModelError, nearest
 from everlearn.ordinary_files import shown
@@ -105,13 +105,19 @@ def check_rank(model: PreTrainedModel, config: LoraConfig) -> None:
         ModelError: names the largest rank.
     """
     layers = named_modules(model, config.targets)
-    chosen = {path: min(layer.weight.shape) for path, layer in layers.items()}  # type: ignore[arg-type]
+    chosen = {path: _narrowest(layer) for path, layer in layers.items()}
     widest = max(chosen, key=lambda path: chosen[path])
     if config.rank > chosen[widest]:
         raise ModelError(
             f"model.lora.rank {shown(str(config.rank))} is more than the layers of this {model.config.model_type} "
             f"model can have: give at most {chosen[widest]} (that of {widest})."
         )
+
+
+def _narrowest(layer: Any) -> int:
+    """The smaller side of a linear layer, whose weights may be quantized and of another shape."""
+    sides = (layer.in_features, layer.out_features) if hasattr(layer, "in_features") else layer.weight.shape
+    return int(min(sides))
 
 
 def peft_targets(model: PreTrainedModel, config: LoraConfig) -> list[str] | str:

@@ -1,5 +1,7 @@
 """Number formats of a run: what `auto` means is decided once, where the run begins, and holds for all that follows.
 
+So is whether training recomputes activations (`training.gradient_checkpointing`), by the memory that is free there.
+
 Results depend on the formats, so fingerprints hash what they are and never `auto`, and the manifest records them: a
 run that goes on or grows on another kind of machine is computed there as it was begun, and nothing that stands is
 made again. Runs of earlier releases have no record. Their steps go on being hashed as written, so that they are found,
@@ -9,7 +11,7 @@ and `auto` means for what is new what the machine at hand makes of it, as it did
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
 from everlearn.devices import autocast_format, choose_device
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 
 RECORD = "formats"
 """Key of the manifest."""
+RECOMPUTES = "gradient_checkpointing"
+"""Key within it, and of the recipe's `training`; runs that have begun before there was an `auto` do not."""
 Format = Literal["float32", "bfloat16"]
 
 
@@ -31,41 +35,70 @@ class Formats:
     Attributes:
         dtype: Of the loaded weights.
         precision: Of the computation of a training step.
-        note: What the user should know of them.
+        notes: What the user should know of them.
         are_recorded: Whether they are hashed; else the recipe's words are.
+        recomputes: Whether training recomputes activations.
+        quantization: Of the frozen layers, which is no choice of the machine's.
     """
 
     dtype: Format
     precision: Format
-    note: str | None = None
+    notes: tuple[str, ...] = ()
     are_recorded: bool = True
+    recomputes: bool = False
+    quantization: str = "none"
 
     def to_json(self) -> dict[str, object]:
         """For the manifest; nothing where the run goes on without a record."""
-        return {RECORD: {"dtype": self.dtype, "precision": self.precision}} if self.are_recorded else {}
+        if not self.are_recorded:
+            return {}
+        return {RECORD: {"dtype": self.dtype, "precision": self.precision, RECOMPUTES: self.recomputes}}
 
     def resolved(self, recipe: Recipe) -> Recipe:
         """The recipe with these in the place of `auto`."""
         model = recipe.model.model_copy(update={"dtype": self.dtype})
-        training = recipe.training.model_copy(update={"precision": self.precision})
+        training = recipe.training.model_copy(update={"precision": self.precision, RECOMPUTES: self.recomputes})
         return recipe.model_copy(update={"model": model, "training": training})
 
     def identify(self, weights: str) -> str:
         """Fingerprint of a checkpoint whose files, of that fingerprint, are loaded in the format."""
-        is_plain = self.dtype == "float32" or not self.are_recorded
-        return weights if is_plain else fingerprint_of(weights, self.dtype)
+        kinds: list[str] = [self.dtype] if self.dtype != "float32" and self.are_recorded else []
+        kinds += [self.quantization] if self.quantization != "none" else []
+        return fingerprint_of(weights, *kinds) if kinds else weights
 
 
-def formats_of(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
+def formats_of(recipe: Recipe, manifest: Mapping[str, object], context: int | None = None) -> Formats:
     """The formats of a run, or of one that begins here.
 
     Args:
-        recipe: The run's, as written.
+        recipe: The run's, as written, with the layers that get adapters by their names.
         manifest: The run's; empty before it has begun.
+        context: Most tokens that the model takes in; None: nothing is trained.
 
     Raises:
         ModelError: the machine cannot compute in the format that the run was begun in.
     """
+    found = _number_formats(recipe, manifest)
+    found = replace(found, quantization=recipe.model.quantization)
+    asked, known = recipe.training.gradient_checkpointing, manifest.get(RECORD)
+    if asked != "auto":
+        return replace(found, recomputes=asked)
+    if manifest.get("steps") or isinstance(known, Mapping):
+        return replace(found, recomputes=isinstance(known, Mapping) and known.get(RECOMPUTES) is True)
+    if context is None:
+        return found
+    from everlearn.training.memory import should_recompute
+
+    item_bytes = 4 if "float32" == found.precision == found.dtype else 2
+    recomputes, fitting = should_recompute(recipe.model, recipe.training, item_bytes, context)
+    told = (
+        "training recomputes activations, which is slower (training.gradient_checkpointing: auto): only about "
+        f"{fitting:,} tokens would fit into the free memory without, and a row may have more."
+    )
+    return replace(found, recomputes=recomputes, notes=(*found.notes, *([told] if recomputes else [])))
+
+
+def _number_formats(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
     here = _of_machine(recipe)
     known = manifest.get(RECORD)
     is_open = "auto" in (recipe.model.dtype, recipe.training.precision)
@@ -74,7 +107,7 @@ def formats_of(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
             "an earlier everlearn began this run and did not record what auto (model.dtype, training.precision) "
             f"meant: what stands is used as it is, and what is new is computed in {_said(here)}."
         )
-        return Formats(here.dtype, here.precision, told if is_open else None, are_recorded=False)
+        return Formats(here.dtype, here.precision, (told,) if is_open else (), are_recorded=False)
     if not isinstance(known, Mapping) or not is_open:
         return here
     begun = Formats(cast(Format, known["dtype"]), cast(Format, known["precision"]))
@@ -86,7 +119,7 @@ def formats_of(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
         return kept
     _check(kept, recipe.model.device)
     told = f"auto goes on meaning {_said(kept)}, as where this run began (a new run would mean {_said(here)} here)"
-    return Formats(kept.dtype, kept.precision, told)
+    return Formats(kept.dtype, kept.precision, (told,))
 
 
 def _of_machine(recipe: Recipe) -> Formats:

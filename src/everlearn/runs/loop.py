@@ -94,8 +94,8 @@ def execute(
     if label is None:  # a comparison has said them once for all its runs
         tell_targets(recipe, prepared, progress)
         tell_about(prepared.stream, progress)
-    if prepared.formats.note:
-        progress.say(prepared.formats.note)
+    for note in prepared.formats.notes:
+        progress.say(note)
     recipe = with_targets(recipe, prepared)
     with held(store.folder):
         take(store, recipe, prepared.method, prepared.stream, prepared.read)
@@ -266,8 +266,8 @@ class _Run:
         inputs = {
             "start": tuning.start.fingerprint,
             "rows": rows_fingerprint([*own, *mixture.rows]),
-            "training": {**config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)), **precision},
-            "model": {**model.model_dump(mode="json", exclude={"base", "revision", "device"}), **dtype},
+            "training": {**config.hashed(exclude=NOT_OF_A_STEP), **precision},
+            "model": {**model.hashed(exclude=("base", "revision", "device")), **dtype},
             "template": self.template.name,
             "seed": seed,
             "method": self._acting(influences, mixture),

@@ -16,6 +16,7 @@ from everlearn.data.walks import OPENING
 from everlearn.data.word_prompts import FIRST, WordTemplate
 from everlearn.data.words import OUTSIDE
 from everlearn.models.kinds import EXPERTS, STORED
+from everlearn.models.quantization import settings_of
 from everlearn.visible import visible
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ _FORMULAS = {
     **dict.fromkeys(("cosine", "prototype"), 'normalize(tensors[f"{at}.weight"], dim=1) @ normalize(state, dim=0)'),
 }
 """Logits of a task's head."""
+_OF_THE_MODEL = ("tuning", "dtype", "quantization", "template")
+"""Keys of a recipe's model that say how it was made; beside those of its adapter."""
 _SLOT = "\ue000"
 _SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~<>&$-])")
 
@@ -42,6 +45,7 @@ class Handed:
         base: Name of the hub or absolute path; `base` where the folder of that name lies beside the card.
         revision: Commit of a hub model.
         dtype: Number format that it was measured in.
+        quantization: Of the base's linear layers (`model.quantization`).
         has_template: Whether its tokenizer renders the prompts of the run.
         label: What the run is called.
         kind: Of the part that stands on the base (`models/kinds.py`); None: there is none.
@@ -65,6 +69,7 @@ class Handed:
     is_base: bool = False
     heads: Mapping[str, Any] | None = None
     knows_task: bool = False
+    quantization: str = "none"
 
 
 def model_card(
@@ -158,6 +163,8 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
     own = handed.kind == EXPERTS
     package, put = ("everlearn.models.experts", "put_experts") if own else ("peft", "PeftModel.from_pretrained")
     generates = is_adapter and not handed.heads
+    quantized = handed.quantization != "none"
+    base_in = f"{base}{revision}, dtype=torch.{handed.dtype}{', quantization_config=quantized' if quantized else ''}"
     formula = _FORMULAS[str(handed.heads["kind"])] if handed.heads else ""
     lines = [
         *(["import json", *(answerer.imports if answerer else ()), ""] if answerer or handed.heads else []),
@@ -168,15 +175,21 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
             if handed.heads
             else []
         ),
-        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', GenerationConfig' if generates else ''}",
+        f"from transformers import AutoModelForCausalLM, AutoTokenizer{', BitsAndBytesConfig' if quantized else ''}"
+        f"{', GenerationConfig' if generates else ''}",
         "",
         'FOLDER = "."  # where this card lies',
         "tokenizer = AutoTokenizer.from_pretrained(FOLDER)",
         *(['routing = json.load(open(f"{FOLDER}/routing.json", encoding="utf-8"))'] if answerer else []),
     ]
+    if quantized:
+        settings = ", ".join(
+            f"{key}={value!r}" for key, value in settings_of(handed.quantization, handed.dtype).items()
+        )
+        lines += [f"quantized = BitsAndBytesConfig({settings})"]
     if is_adapter:
         lines += [
-            f"model = AutoModelForCausalLM.from_pretrained({base}{revision}, dtype=torch.{handed.dtype})",
+            f"model = AutoModelForCausalLM.from_pretrained({base_in})",
             *(["model.generation_config = GenerationConfig.from_pretrained(FOLDER)"] if generates else []),
             f"model = {put}(model, FOLDER).eval()",
         ]
@@ -190,8 +203,8 @@ def _code(recipe: Recipe, template: PromptTemplate, tokenizer: PreTrainedTokeniz
         whole = f'AutoModelForCausalLM.from_pretrained(f"{{FOLDER}}/{{folder}}", dtype=torch.{handed.dtype}).eval()'
         lines += ["models = {", f"    name: {whole}", '    for name, folder in routing["models"].items()', "}"]
     else:
-        place = f"{base}{revision}" if handed.is_base else "FOLDER"
-        lines += [f"model = AutoModelForCausalLM.from_pretrained({place}, dtype=torch.{handed.dtype}).eval()"]
+        place = base_in if handed.is_base else f"FOLDER, dtype=torch.{handed.dtype}"
+        lines += [f"model = AutoModelForCausalLM.from_pretrained({place}).eval()"]
     if handed.heads:
         asks_task = ", task" if handed.knows_task else ""
         lines += [
@@ -336,6 +349,11 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
         )
         if handed.answerer.about:
             remarks.append(handed.answerer.about)
+    if handed.quantization != "none":
+        remarks.append(
+            f"It was trained and measured on a base quantized to {handed.quantization} by bitsandbytes, as above: on "
+            "the whole base its answers can differ, and merging it into quantized weights rounds it away in part."
+        )
     if handed.kind == EXPERTS:
         remarks.append("PEFT does not know adapters of this kind and refuses the folder: everlearn loads it.")
     elif is_adapter and not handed.heads:
@@ -359,7 +377,7 @@ def _settings(recipe: Recipe) -> str:
     import yaml
 
     whole = recipe.model_dump(mode="json")
-    model = {key: whole["model"][key] for key in ("tuning", "template", "dtype")}
+    model = {key: value for key, value in recipe.model.hashed(exclude=("lora",)).items() if key in _OF_THE_MODEL}
     if recipe.model.tuning == "lora":
         model["lora"] = whole["model"]["lora"]
     kept = {"method": whole["method"], "model": model, "training": whole["training"], "seed": recipe.seed}

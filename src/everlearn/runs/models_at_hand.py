@@ -127,11 +127,11 @@ class ModelsAtHand:
 
     def _adapter_of(self, loaded: LoadedModel) -> Path | None:
         """The folder of what makes this model of the base; None: it is the base."""
-        from everlearn.generation.engines import refuse_whole_weights
+        from everlearn.generation.engines import refuse_unserved
 
         if loaded is not self._latest:
             return None
-        refuse_whole_weights(self.config.tuning)
+        refuse_unserved(self.config)
         if self._checkpoint is None or self._beside:
             raise ModelError(
                 "several adapters that compute together are nothing that a server loads: set generation.engine to "

@@ -12,6 +12,7 @@ from everlearn.data.account import data_line
 from everlearn.data.instance import Task, TaskStream
 from everlearn.data.kept import kept_places, kept_task
 from everlearn.data.words import is_of_words
+from everlearn.devices import choose_device
 from everlearn.errors import RecipeError
 from everlearn.files import read_vouched
 from everlearn.methods.base import Facts, Method
@@ -67,18 +68,21 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     from everlearn.data.prompts import get_template
     from everlearn.data.stream import load_stream
     from everlearn.data.word_prompts import template_name
-    from everlearn.generation.engines import engine_of, refuse_whole_weights
+    from everlearn.generation.engines import engine_of, refuse_unserved
     from everlearn.models import loading
     from everlearn.models.added_tokens import with_tokens
     from everlearn.models.checking import check_model
     from everlearn.models.sources import find_base
+    from everlearn.training.optimizers import check_optimizer
 
     crew()  # refuses processes of which each would do all this
     method = assemble(recipe.method)
     if trains:
         refuse_unfit_sharding(recipe, method)
     sharers = crew().count if recipe.training.sharding == "fsdp" else 1
-    model = check_model(recipe.model, trains=trains, sharers=sharers)
+    model = check_model(recipe.model, trains=trains, sharers=sharers, optimizer=recipe.training.optimizer)
+    if trains:
+        check_optimizer(recipe.training.optimizer, choose_device(recipe.model.device))
     tokenizer = loading.load_tokenizer(recipe.model)
     bad_rows = folder / "bad_rows.jsonl" if folder else None
     kept = partial(kept_task, folder) if folder else None
@@ -86,16 +90,16 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     name = template_name(recipe.model.template, recipe.model.template_name, stream, tokenizer)
     template = method.template(get_template(name, tokenizer))
     read = stream.tasks
-    formats = formats_of(recipe, _manifest_in(folder))
+    own = loading.context_length(recipe.model)
+    formats = formats_of(recipe.model_copy(update={"model": model}), _manifest_in(folder), own if trains else None)
     if trains and recipe.generation.engine != "here":
-        refuse_whole_weights(recipe.model.tuning)
+        refuse_unserved(recipe.model)
     engine = engine_of(recipe.generation, formats.resolved(recipe).model, seed=recipe.seed, folder=folder)
     notes = [find_base(recipe.model, weights=False).note, engine.note if engine else None]
     stream = replace(stream, notes=(*(note for note in notes if note), *stream.notes, *template.notes))
     if tokens := method.tokens(stream):
         model = with_tokens(model, tokens)
         tokenizer = loading.load_tokenizer(model)
-    own = loading.context_length(recipe.model)
     context = engine.context if engine else own
     stream = within_limits(recipe, stream, template, tokenizer, trains=trains)
     check_measurement(recipe, stream, template, tokenizer, context)
@@ -212,6 +216,17 @@ def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
         raise RecipeError(
             "training.sharding: fsdp leaves each of several processes a part of the weights, and this is one: start "
             "more ('accelerate launch --multi_gpu --num_processes 2 -m everlearn run RECIPE'), or set it to none "
+            f"({others})."
+        )
+    if recipe.model.quantization != "none":
+        raise RecipeError(
+            f"training.sharding: fsdp cannot take quantized layers apart (model.quantization: "
+            f"{recipe.model.quantization}): set one of them to none ({others})."
+        )
+    if recipe.model.tuning == "full" and recipe.training.optimizer == "adamw_8bit":
+        raise RecipeError(
+            "training.optimizer: adamw_8bit needs whole weights, and with model.tuning: full, training.sharding: fsdp "
+            f"leaves each process a part of them: set training.optimizer to adamw, or training.sharding to none "
             f"({others})."
         )
     needing = [part.name for part in parts_of(method) if part.overrides("influences") and not part.bears_sharding]

@@ -89,6 +89,7 @@ def publish(
             base="base" if recipe.model.base == EMBEDDED else _base(source, target),
             revision=source.commit,
             dtype=loading.dtype_of(recipe.model),
+            quantization=recipe.model.quantization,
             has_template=own.chat_template is not None,
             label=label,
             kind=read_mapping(inner / "adapter_config.json")["peft_type"] if is_adapter and inner else None,

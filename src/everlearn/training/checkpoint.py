@@ -28,6 +28,7 @@ from everlearn.errors import RunError
 from everlearn.files import read_mapping, sums_of, unfinished, write_error, write_json
 from everlearn.models.state import MOMENTS
 from everlearn.training.influence import Influence
+from everlearn.training.optimizers import taken_back, to_store
 from everlearn.training.processes import Processes, fill, whole
 
 if TYPE_CHECKING:
@@ -100,7 +101,7 @@ def moments_of(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer]) ->
         f"{name}.{moment}": value
         for name, parameter in model.named_parameters()
         for optimizer in optimizers
-        for moment, value in optimizer.state.get(parameter, {}).items()
+        for moment, value in to_store(optimizer.state.get(parameter, {})).items()
     }
 
 
@@ -165,13 +166,7 @@ def load_moments(
             if grows:
                 continue
             raise RunError(f"{path} does not hold the moments of {name}: it belongs to another run; delete it.")
-        state = optimizer.state[parameter]
-        for moment, value in stored[name].items():
-            if value.ndim == 0:  # fused optimizers keep their step counter beside the parameter
-                state[moment] = value.clone().to(parameter.device if optimizer.defaults.get("fused") else "cpu")
-            else:
-                state[moment] = torch.zeros_like(parameter)
-                fill(state[moment], value)
+        optimizer.state[parameter].update(taken_back(optimizer, parameter, stored[name]))
 
 
 def load_influences(folder: Path, influences: Sequence[Influence]) -> None:

@@ -38,6 +38,7 @@ from everlearn.models.heads import Heads, class_cross_entropy, load_heads, save_
 from everlearn.training.answer_loss import AnswerLoss, Passed
 from everlearn.training.answers import Answers, Batch
 from everlearn.training.influence import Seen
+from everlearn.training.optimizers import adamw
 from everlearn.training.packing import Packing
 from everlearn.training.phase import HeadTraining
 from everlearn.training.rows import EncodedRow
@@ -117,8 +118,14 @@ def make_heads(plan: HeadTraining, width: int, start: Heads | None) -> Heads:
 
 
 def make_head_optimizer(
-    backbone: Sequence[nn.Parameter], heads: Sequence[nn.Parameter], plan: HeadTraining, *, rate: float, decay: float
-) -> torch.optim.AdamW:
+    backbone: Sequence[nn.Parameter],
+    heads: Sequence[nn.Parameter],
+    plan: HeadTraining,
+    *,
+    rate: float,
+    decay: float,
+    optimizer: str = "adamw",
+) -> torch.optim.Optimizer:
     """AdamW over both, with a rate and a decay each.
 
     Args:
@@ -127,13 +134,14 @@ def make_head_optimizer(
         plan: Has the heads' rate and decay.
         rate: Of the backbone.
         decay: Of the backbone.
+        optimizer: `training.optimizer`; heads alone have whole moments.
     """
     groups = [
         {"params": list(backbone), "weight_decay": decay, "rate_factor": 1.0},
         {"params": list(heads), "weight_decay": plan.weight_decay, "rate_factor": plan.learning_rate / rate},
     ]
-    fused = heads[0].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, fused=fused)
+    kind = optimizer if backbone else "adamw"
+    return adamw([group for group in groups if group["params"]], rate=rate, optimizer=kind)
 
 
 def put_heads(

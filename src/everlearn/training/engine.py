@@ -16,7 +16,7 @@ import ctypes
 import math
 import platform
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
@@ -318,46 +318,6 @@ def is_finite(row: Row) -> bool:
 def whole_loss(row: Row) -> float:
     """A step's loss with all that was added to it."""
     return row["loss"] + row.get("term", 0.0) + row.get("penalty", 0.0)
-
-
-def make_adamw(
-    model: nn.Module,
-    *,
-    rate: float,
-    weight_decay: float,
-    betas: tuple[float, float] = (0.9, 0.999),
-    parts: Mapping[str, float] | None = None,
-) -> torch.optim.AdamW:
-    """A fresh AdamW over the moving parameters; matrices decay, vectors (norms, biases) do not.
-
-    Args:
-        model: `requires_grad` says which move.
-        rate: Learning rate.
-        weight_decay: Of the matrices.
-        betas: Of the moments.
-        parts: Name of a part of the model to the factor of its rate; parameters of none of them have the rate itself.
-    """
-    named = [(name, weight) for name, weight in model.named_parameters() if weight.requires_grad]
-    factors = {
-        name: next((factor for part, factor in (parts or {}).items() if f".{part}." in f"{name}."), 1.0)
-        for name, _ in named
-    }
-    groups = [
-        {
-            "params": [
-                weight
-                for name, weight in named
-                if (weight.ndim >= 2, factors[name], is_sharded(weight)) == (decays, factor, of_parts)
-            ],
-            "weight_decay": weight_decay if decays else 0.0,
-            "rate_factor": factor,
-        }
-        for factor in dict.fromkeys(factors.values())
-        for decays in (True, False)
-        for of_parts in (False, True)
-    ]
-    fused = named[0][1].device.type in ("cpu", "cuda")
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=rate, betas=betas, fused=fused)
 
 
 def seed_device(device: torch.device, seed: int) -> None:

@@ -55,7 +55,9 @@ from everlearn.training.checkpoint import (
     save_state,
 )
 from everlearn.training.divergences import exchanged
-from everlearn.training.engine import Row, make_adamw, seed_device
+from everlearn.training.engine import Row, seed_device
+from everlearn.training.memory import recomputes
+from everlearn.training.optimizers import make_adamw
 from everlearn.training.processes import here
 from everlearn.training.stage import means_of_notes, schedule_of, state_kept
 from everlearn.training.trackers import tracking
@@ -133,12 +135,11 @@ def train_policy(
     if processes.count > 1:
         raise UserError("training by reward is the work of one process: start the run without accelerate launch.")
     steps, moving = policy.steps, moving_tensors(loaded.model)
-    key = fingerprint_of(
-        loaded.fingerprint, seed, config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)), policy.describe()
-    )
+    key = fingerprint_of(loaded.fingerprint, seed, config.hashed(exclude=NOT_OF_A_STEP), policy.describe())
     parameters = [weight for weight in loaded.model.parameters() if weight.requires_grad]
     start = [(weight, weight.detach().clone()) for weight in parameters] if policy.beta else []
-    optimizer = make_adamw(loaded.model, rate=config.learning_rate, weight_decay=config.weight_decay)
+    rate, decay = config.learning_rate, config.weight_decay
+    optimizer = make_adamw(loaded.model, rate=rate, weight_decay=decay, optimizer=config.optimizer)
     history: list[Row] = []
     found = newest_partial(folder, key, FORM)
     if found is not None:
@@ -148,7 +149,7 @@ def train_policy(
     done = len(history)
     judge = Judge(policy, make_scorer(policy.scorer, folder / "scores.jsonl"))
     with (
-        state_kept(loaded, recompute=config.gradient_checkpointing),
+        state_kept(loaded, recompute=recomputes(config)),
         progress.step(what, steps) as tick,
         tracking(config.report_to, folder, what) as track,
         _forwards_kept(loaded),

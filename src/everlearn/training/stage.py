@@ -58,9 +58,10 @@ from everlearn.training.classes import (
     make_head_optimizer,
     put_heads,
 )
-from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw, whole_loss
+from everlearn.training.engine import Engine, Pace, Row, is_finite, whole_loss
 from everlearn.training.influence import Influence, Training
-from everlearn.training.memory import remember, tokens_at_once
+from everlearn.training.memory import recomputes, remember, tokens_at_once
+from everlearn.training.optimizers import make_adamw
 from everlearn.training.phase import Phase
 from everlearn.training.processes import Processes, here
 from everlearn.training.rows import EncodedRow, encode_rows, hash_of
@@ -111,7 +112,8 @@ def train_stage(
     Args:
         loaded: Loaded with `trainable=True`.
         rows: The stage's own rows.
-        config: How to train.
+        config: How to train; of what nobody has decided (`runs/formats.py`), `precision: auto` is what the device is
+            built for, `gradient_checkpointing: auto` off.
         template: Makes prompts and answers of the rows.
         seed: Of all random streams of this stage.
         folder: Receives `history.jsonl` and `summary.json`, and checkpoints while training goes on. Training
@@ -199,13 +201,13 @@ def train_stage(
         loaded.fingerprint,
         seed,
         hash_of(everything),
-        config.model_dump(mode="json", exclude=set(NOT_OF_A_STEP)),
+        config.hashed(exclude=NOT_OF_A_STEP),
         mixture.describe(),
         [[type(influence).__name__, dict(influence.inputs())] for influence in influences],
         *([described] if tuning and (described := phase.describe(tuning)) else []),
     )
     with (
-        state_kept(whole, recompute=config.gradient_checkpointing) if states is None else nullcontext(),
+        state_kept(whole, recompute=recomputes(config)) if states is None else nullcontext(),
         loss.packed_where_equal(everything) as is_packed,
         progress.step(what, len(objective)) as tick,
         tracking(config.report_to if processes.is_first else (), folder, what) as track,
@@ -343,11 +345,13 @@ class _Course:
         if phase.keeps_moments:
             save_moments(self.folder / MOMENTS, model, [optimizer], processes)
 
-    def _optimizer(self, phase: Phase, tuning: Tuning | None) -> torch.optim.AdamW:
+    def _optimizer(self, phase: Phase, tuning: Tuning | None) -> torch.optim.Optimizer:
         rate, decay = self.config.learning_rate, self.config.weight_decay
+        kind = self.config.optimizer
         if self.headed is None or phase.heads is None:
-            return make_adamw(self.loaded.model, rate=rate, weight_decay=decay, parts=tuning.moves if tuning else None)
-        return make_head_optimizer(*self.headed.named_groups(), phase.heads, rate=rate, decay=decay)
+            parts = tuning.moves if tuning else None
+            return make_adamw(self.loaded.model, rate=rate, weight_decay=decay, parts=parts, optimizer=kind)
+        return make_head_optimizer(*self.headed.named_groups(), phase.heads, rate=rate, decay=decay, optimizer=kind)
 
     @contextmanager
     def _memory(self, what: str) -> Iterator[None]:

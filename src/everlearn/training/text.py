@@ -16,7 +16,8 @@ from transformers import PreTrainedModel
 from everlearn.devices import autocast_format
 from everlearn.errors import RunError
 from everlearn.seeds import derive
-from everlearn.training.engine import Engine, Pace, Row, is_finite, make_adamw
+from everlearn.training.engine import Engine, Pace, Row, is_finite
+from everlearn.training.optimizers import make_adamw
 from everlearn.training.processes import Processes, spread
 from everlearn.training.rows import EncodedRow
 from everlearn.training.text_config import TextTrainingConfig
@@ -104,7 +105,7 @@ class TextTraining:
         self.model = model.to(processes.device).train()
         self._module = spread(self.model, processes, settings.sharding)
 
-    def optimizer(self, peak: float) -> torch.optim.AdamW:
+    def optimizer(self, peak: float) -> torch.optim.Optimizer:
         """A fresh AdamW."""
         return make_adamw(self.model, rate=peak, weight_decay=self.settings.weight_decay, betas=self.settings.betas)
 

@@ -1,0 +1,95 @@
+"""A frozen base in four or eight bits: what bitsandbytes makes of its linear layers while Transformers loads it.
+
+`nf4` is QLoRA's (arXiv 2305.14314, section 3): blocks of 64 weights in the quantiles of a normal distribution, whose
+constants are quantized again in blocks of 256; products are computed in the number format of the other weights. `int8`
+is LLM.int8() (arXiv 2208.07339) with its threshold of 6.0: a column of inputs with a larger value anywhere in a batch
+is computed in 16 bits, so rounding depends, a little, on the rows that are computed together.
+
+Adapters over such layers stay whole. Nothing is merged into them, since each merge would be rounded to the same few
+values.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from everlearn.errors import MissingExtraError
+from everlearn.models.faults import told
+from everlearn.models.targets import linear_modules
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+BYTES = {"nf4": (4 + 8 / 64 + 32 / (64 * 256)) / 8, "int8": 1.0}
+"""Of a weight and its share in the constants; `int8` has one more number an output, which is left out."""
+
+
+def bitsandbytes_for(key: str, value: str) -> Any:
+    """The package that a key asks for.
+
+    Raises:
+        MissingExtraError: it is not installed, or does not load here.
+    """
+    try:
+        import bitsandbytes
+    except (ImportError, OSError, RuntimeError):
+        raise MissingExtraError(
+            f"{key}: {value} needs the package bitsandbytes: run pip install 'everlearn[gpu]'."
+        ) from None
+    return bitsandbytes
+
+
+def check_quantization(quantization: str, device: torch.device) -> None:
+    """Tries it on a few numbers.
+
+    Raises:
+        MissingExtraError: bitsandbytes is not installed.
+        ModelError: it has nothing for this device.
+    """
+    import torch
+
+    if quantization == "none":
+        return
+    package = bitsandbytes_for("model.quantization", quantization)
+    numbers = torch.ones(64, 64, dtype=torch.float16, device=device)
+    with told(
+        f"model.quantization: {quantization}: bitsandbytes cannot compute on {device}",
+        "set model.quantization to none, or model.device to cpu or cuda",
+    ):
+        if quantization == "nf4":
+            package.functional.dequantize_4bit(*package.functional.quantize_4bit(numbers, quant_type="nf4"))
+        else:
+            package.functional.int8_vectorwise_quant(numbers)
+
+
+def settings_of(quantization: str, dtype: str) -> dict[str, object]:
+    """Arguments of Transformers' `BitsAndBytesConfig`.
+
+    Args:
+        quantization: `nf4` or `int8`.
+        dtype: In which products are computed, as torch calls it (`bfloat16`).
+    """
+    if quantization == "int8":
+        return {"load_in_8bit": True}
+    return {
+        "load_in_4bit": True,
+        "bnb_4bit_quant_type": "nf4",
+        "bnb_4bit_use_double_quant": True,
+        "bnb_4bit_compute_dtype": dtype,
+    }
+
+
+def loaded_bytes(model: PreTrainedModel, quantization: str, dtype: torch.dtype) -> int:
+    """What a model's weights take once it is loaded.
+
+    Args:
+        model: Its layers as they are described, perhaps without weights.
+        quantization: Of its linear layers.
+        dtype: Of all others.
+    """
+    weights, in_layers = model.num_parameters(), 0
+    if quantization != "none":
+        in_layers = sum(int(layer.weight.numel()) for layer in linear_modules(model).values())  # type: ignore
+    return (weights - in_layers) * dtype.itemsize + math.ceil(in_layers * BYTES.get(quantization, 0.0))
