@@ -46,10 +46,18 @@ def choose_device(name: str) -> torch.device:
     return device
 
 
-def autocast_format(precision: Literal["auto", "float32", "bfloat16"], device: torch.device) -> torch.dtype | None:
-    """The format for autocast, or None for the weights' own."""
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+
+def autocast_format(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """The format for autocast, or None for the weights' own.
+
+    `auto` is never float16 here, for which losses must be scaled: whoever begins a run decides on it.
+    """
     import torch
 
+    if precision == "float16":
+        return torch.float16
     is_wanted = precision == "bfloat16" or (precision == "auto" and has_native_bfloat16(device))
     return torch.bfloat16 if is_wanted else None
 
@@ -61,6 +69,24 @@ def has_native_bfloat16(device: torch.device) -> bool:
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     return device.type == "cpu" and _processor_has_bfloat16()
+
+
+def needs_float16(device: torch.device) -> bool:
+    """Whether float16 is the only format of two bytes that pays there: on CUDA GPUs before Ampere."""
+    return device.type == "cuda" and not has_native_bfloat16(device)
+
+
+def check_float16(key: str, device: torch.device) -> None:
+    """Refuses it where it makes no sense.
+
+    Raises:
+        ModelError: names what does.
+    """
+    if device.type in ("cpu", "mps"):
+        raise ModelError(
+            f"{key}: float16 is for GPUs that have no bfloat16, and {device} is none: set it to auto, bfloat16 or "
+            "float32."
+        )
 
 
 def free_bytes(device: torch.device) -> int:

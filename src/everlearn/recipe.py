@@ -161,9 +161,9 @@ class ModelConfig(Section):
     """Train low-rank adapters (the published setting) or all weights."""
     lora: LoraConfig = LoraConfig()
     """Adapter settings; unused when tuning is `full`."""
-    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the loaded weights. `auto`: bfloat16 for the frozen weights under LoRA where the device multiplies it
-    natively (newer GPUs and CPUs of servers), else float32."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the loaded weights. `auto`: for the frozen weights under LoRA bfloat16 where the device multiplies it
+    natively (newer GPUs and CPUs of servers), float16 on other CUDA GPUs (Turing, Volta); else float32."""
     quantization: Literal["none", "nf4", "int8"] = "none"
     """Of the frozen linear layers under LoRA, by bitsandbytes (the extra `gpu`), when the model is loaded: `nf4`, four
     bits with doubly quantized constants (QLoRA, arXiv 2305.14314); `int8`, LLM.int8() (arXiv 2208.07339), whose
@@ -196,11 +196,16 @@ class ModelConfig(Section):
     added: ClassVar[frozenset[str]] = frozenset({"quantization"})
 
     @model_validator(mode="after")
-    def _adapters_over_quantized_weights(self) -> Self:
+    def _frozen_where_few_bits_are(self) -> Self:
         if self.quantization != "none" and self.tuning == "full":
             raise ValueError(
                 f"quantization: {self.quantization} leaves weights that cannot be trained or merged into, and tuning: "
                 "full trains all: set tuning to lora, or quantization to none"
+            )
+        if self.dtype == "float16" and self.tuning == "full":
+            raise ValueError(
+                "dtype: float16 is for frozen weights (small updates vanish in it), and tuning: full trains all: set "
+                "dtype to float32 (training.precision: float16 computes in float16 all the same), or tuning to lora"
             )
         return self
 
@@ -378,8 +383,10 @@ class TrainingConfig(Section):
     """Longer answers are cut and then have no end token (published behaviour)."""
     too_long: Literal["cut", "leave_out"] = "cut"
     """Rows with a longer prompt or answer: `cut` as published, or `leave_out`, which does not train on them."""
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
-    """Of the computation (autocast). `auto`: bfloat16 where the processor is built for it."""
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Of the computation (autocast). `auto`: bfloat16 where the device is built for it, float16 on other CUDA GPUs.
+    In float16 the loss is scaled (arXiv 1710.03740); a step whose gradients overflow is computed again at half the
+    scale."""
     gradient_checkpointing: Literal["auto"] | bool = "auto"
     """Recompute activations in the backward pass: less memory, slower. `auto`: where the longest row that the recipe
     allows would otherwise be unlikely to fit into the memory that is free when the run begins, which is told."""

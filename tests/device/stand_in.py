@@ -23,7 +23,7 @@ def register(library: Path) -> None:
     module.device_count = lambda: 1
     module.current_device = lambda: 0
     module._is_in_bad_fork = lambda: False
-    module.get_amp_supported_dtype = lambda: [torch.bfloat16]
+    module.get_amp_supported_dtype = lambda: [torch.bfloat16, torch.float16]
     # it draws from the CPU's generator, which is kept and seeded anyway
     module.manual_seed_all = lambda seed: None
     module.get_rng_state = lambda device: torch.empty(0)

@@ -54,8 +54,8 @@ def test_a_device_that_bitsandbytes_cannot_serve_is_refused(monkeypatch: pytest.
     def no_kernel(*_: object, **__: object) -> None:
         raise NotImplementedError("no such kernel for this device")
 
-    functions = dict.fromkeys(("quantize_4bit", "dequantize_4bit", "int8_vectorwise_quant"), no_kernel)
-    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(functional=SimpleNamespace(**functions)))
+    layers = dict.fromkeys(("Linear4bit", "Linear8bitLt"), no_kernel)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", SimpleNamespace(nn=SimpleNamespace(**layers)))
     for quantization in BYTES:
         with pytest.raises(
             ModelError, match=rf"{quantization}: bitsandbytes cannot compute on cpu \(no .*\): set model\.quantization"

@@ -366,6 +366,7 @@ def test_the_state_of_an_influence_outlives_a_kill_and_its_last_word_is_saved(fo
         ({"micro_batch_tokens": 64}, 1e-3),
         ({"gradient_checkpointing": True}, 1e-3),
         ({"precision": "bfloat16"}, 3e-2),
+        ({"precision": "float16"}, 3e-2),
     ],
 )
 def test_gradients_of_other_rows_are_those_of_their_mean_loss_and_leave_the_models_own(
@@ -399,11 +400,11 @@ def test_gradients_of_other_rows_are_computed_in_smaller_parts_where_memory_is_s
     asked: list[int] = []
     real = Answers.gradients_of
 
-    def short_of_memory(self, rows, most_tokens):
+    def short_of_memory(self, rows, most_tokens, scale):
         asked.append(most_tokens)
         if most_tokens > 100:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
-        return real(self, rows, most_tokens)
+        return real(self, rows, most_tokens, scale)
 
     class Look(Influence):
         def begin(self, training):

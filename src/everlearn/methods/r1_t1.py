@@ -153,6 +153,11 @@ class R1T1(Method):
                 f"method {self.name}: training by reward is the work of one process: start the run without accelerate "
                 "launch and with training.sharding: none, or set method.epochs to 0."
             )
+        if "float16" in (facts.training.precision, facts.model.dtype):
+            raise RecipeError(
+                f"method {self.name}: training by reward scales no loss, which float16 needs: set training.precision "
+                "and model.dtype to float32, or method.epochs to 0."
+            )
         from everlearn.data.prompts import get_template
         from everlearn.training.policy import check_trl
 

@@ -1,8 +1,8 @@
 """Loading and saving any causal language model that Transformers knows, with or without an adapter.
 
 Weights are read from safetensors only and no code of a model's repository is ever run. Frozen weights under an
-adapter are bfloat16 where the device multiplies it natively, else float32; full tuning keeps float32 weights
-everywhere unless the recipe says otherwise, because small updates vanish in bfloat16.
+adapter are bfloat16 where the device multiplies it natively (float16 on other CUDA GPUs), else float32; full tuning
+keeps float32 weights everywhere unless the recipe says otherwise, because small updates vanish in bfloat16.
 
 A checkpoint of a stage is a folder with `adapter/` (PEFT) or `model/` (Transformers, tokenizer included).
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from everlearn.crew import Crew
-from everlearn.devices import choose_device, has_native_bfloat16
+from everlearn.devices import choose_device, has_native_bfloat16, needs_float16
 from everlearn.errors import ModelError
 from everlearn.files import write_error
 from everlearn.fingerprints import fingerprint_of
@@ -370,10 +370,14 @@ def weights_dtype(config: ModelConfig, device: torch.device) -> torch.dtype:
     """The same on a device."""
     import torch
 
-    is_frozen = config.tuning == "lora"
-    if config.dtype == "bfloat16" or (config.dtype == "auto" and is_frozen and has_native_bfloat16(device)):
+    if config.dtype != "auto":
+        found: torch.dtype = getattr(torch, config.dtype)
+        return found
+    if config.tuning == "full":
+        return torch.float32
+    if has_native_bfloat16(device):
         return torch.bfloat16
-    return torch.float32
+    return torch.float16 if needs_float16(device) else torch.float32
 
 
 def _read_weights(

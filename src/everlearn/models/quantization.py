@@ -42,7 +42,7 @@ def bitsandbytes_for(key: str, value: str) -> Any:
 
 
 def check_quantization(quantization: str, device: torch.device) -> None:
-    """Tries it on a few numbers.
+    """Tries it on a small layer.
 
     Raises:
         MissingExtraError: bitsandbytes is not installed.
@@ -53,15 +53,16 @@ def check_quantization(quantization: str, device: torch.device) -> None:
     if quantization == "none":
         return
     package = bitsandbytes_for("model.quantization", quantization)
-    numbers = torch.ones(64, 64, dtype=torch.float16, device=device)
     with told(
         f"model.quantization: {quantization}: bitsandbytes cannot compute on {device}",
         "set model.quantization to none, or model.device to cpu or cuda",
     ):
         if quantization == "nf4":
-            package.functional.dequantize_4bit(*package.functional.quantize_4bit(numbers, quant_type="nf4"))
+            layer = package.nn.Linear4bit(64, 64, bias=False, quant_type="nf4")
         else:
-            package.functional.int8_vectorwise_quant(numbers)
+            layer = package.nn.Linear8bitLt(64, 64, bias=False, has_fp16_weights=False)
+        dtype = torch.float32 if quantization == "nf4" else torch.float16
+        layer.to(device)(torch.ones(2, 64, dtype=dtype, device=device))
 
 
 def settings_of(quantization: str, dtype: str) -> dict[str, object]:

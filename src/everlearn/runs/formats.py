@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, cast
 
-from everlearn.devices import autocast_format, choose_device
+from everlearn.devices import autocast_format, check_float16, choose_device, needs_float16
 from everlearn.errors import ModelError
 from everlearn.fingerprints import fingerprint_of
 
@@ -25,7 +25,7 @@ RECORD = "formats"
 """Key of the manifest."""
 RECOMPUTES = "gradient_checkpointing"
 """Key within it, and of the recipe's `training`; runs that have begun before there was an `auto` do not."""
-Format = Literal["float32", "bfloat16"]
+Format = Literal["float32", "bfloat16", "float16"]
 
 
 @dataclass(frozen=True)
@@ -108,6 +108,9 @@ def _number_formats(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
             f"meant: what stands is used as it is, and what is new is computed in {_said(here)}."
         )
         return Formats(here.dtype, here.precision, (told,) if is_open else (), are_recorded=False)
+    if not isinstance(known, Mapping) and is_open and "float16" in (here.dtype, here.precision):
+        told = f"this GPU has no bfloat16: {_said(here)}, the loss scaled (model.dtype, training.precision: auto)."
+        return replace(here, notes=(told,))
     if not isinstance(known, Mapping) or not is_open:
         return here
     begun = Formats(cast(Format, known["dtype"]), cast(Format, known["precision"]))
@@ -125,9 +128,14 @@ def _number_formats(recipe: Recipe, manifest: Mapping[str, object]) -> Formats:
 def _of_machine(recipe: Recipe) -> Formats:
     from everlearn.models.loading import dtype_of
 
-    device = choose_device(recipe.model.device)
-    precision = autocast_format(recipe.training.precision, device)
-    return Formats(cast(Format, dtype_of(recipe.model)), "float32" if precision is None else "bfloat16")
+    device, asked = choose_device(recipe.model.device), recipe.training.precision
+    for key, value in (("model.dtype", recipe.model.dtype), ("training.precision", asked)):
+        if value == "float16":
+            check_float16(key, device)
+    if asked == "auto":
+        asked = "float16" if needs_float16(device) else asked
+    precision = str(autocast_format(asked, device) or "float32").removeprefix("torch.")
+    return Formats(cast(Format, dtype_of(recipe.model)), cast(Format, precision))
 
 
 def _said(formats: Formats) -> str:

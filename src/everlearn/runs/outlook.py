@@ -115,6 +115,8 @@ def look_ahead(
         refuse_foreign(folder / name, one)
     of_first_seed = list(runs.values())[: len(methods)]
     prepared = [prepare(one, trains=True) for one in of_first_seed]
+    for note in prepared[0].formats.notes:
+        progress.say(note)
     cache = cache_folder(recipe.runs_dir, recipe.cache_dir)
     needed = least_bytes(prepared[0], [one.method for one in prepared], len(seeds))
     refuse_without_room(folder, cache, needed)

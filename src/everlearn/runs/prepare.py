@@ -92,6 +92,8 @@ def prepare(recipe: Recipe, folder: Path | None = None, *, trains: bool = False,
     read = stream.tasks
     own = loading.context_length(recipe.model)
     formats = formats_of(recipe.model_copy(update={"model": model}), _manifest_in(folder), own if trains else None)
+    if trains and recipe.training.sharding == "fsdp" and recipe.model.tuning == "full":
+        refuse_unfit_scale(formats)
     if trains and recipe.generation.engine != "here":
         refuse_unserved(recipe.model)
     engine = engine_of(recipe.generation, formats.resolved(recipe).model, seed=recipe.seed, folder=folder)
@@ -235,6 +237,20 @@ def refuse_unfit_sharding(recipe: Recipe, method: Method) -> None:
             f"method {needing[0]} needs whole weights in training, and with model.tuning: full, training.sharding: "
             "fsdp leaves each process a part of them: set model.tuning to lora (adapters stay whole), or "
             f"training.sharding to none ({others})."
+        )
+
+
+def refuse_unfit_scale(formats: Formats) -> None:
+    """Refuses float16 where each process has a part of the weights in training, and so of gradients that overflow.
+
+    Raises:
+        RecipeError: says what to set.
+    """
+    if formats.precision == "float16":
+        raise RecipeError(
+            "training.precision: float16 scales the loss by whole gradients, and with model.tuning: full, "
+            "training.sharding: fsdp leaves each process a part of them: set training.precision to float32, or "
+            "training.sharding to none."
         )
 
 

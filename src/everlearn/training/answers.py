@@ -270,9 +270,10 @@ class Answers(Walk):
         lengths = [len(row.ids) for row in batch.rows]
         return sum(lengths), max(lengths, default=0)
 
-    def gradients_of(self, rows: Sequence[EncodedRow], most_tokens: int) -> dict[str, Tensor]:
+    def gradients_of(self, rows: Sequence[EncodedRow], most_tokens: int, scale: float = 1.0) -> dict[str, Tensor]:
         """The gradient of the mean answer loss of rows by parameter name, float32; the model's own stay as they are.
 
+        The loss is multiplied by the scale in between, which matters to float16 alone.
         The model is in training mode, so dropout acts: its masks follow from the stream of the step, after its passes.
         All processes ask for it at the same moment, and each computes its share.
         """
@@ -286,9 +287,9 @@ class Answers(Walk):
             shortest = min(rows, key=lambda row: len(row.ids))
             passes = self._loss.lockstep.parts(parts, lambda: self._loss.micro_batches([shortest], 1)[0])
         for part, counts in passes:
-            loss = self._settled(part, self._loss(part) / answers)
+            loss = self._settled(part, self._loss(part) * (scale / answers))
             found = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
             for name, gradient in zip(named, found, strict=True):
                 if gradient is not None and counts:
-                    total[name] += gradient
+                    total[name] += gradient / scale
         return self._processes.sums(total)

@@ -7,7 +7,8 @@ ahead, nothing is copied from the device between looks, and freed memory is kept
 1.3 times the tokens/s of a small model on a CPU). Each update runs at the rate that the schedule gives for the number
 of finished steps and draws from a random stream seeded by its number, so neither is state.
 
-When memory runs out in a step, it is computed again in parts of half as many tokens, and so are those after it.
+When memory runs out in a step, it is computed again in parts of half as many tokens, and so are those after it; when
+gradients overflow float16, at half the scale of the loss.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from torch import Tensor, nn
 from everlearn.errors import UserError
 from everlearn.models.batching import ran_out_of_memory, release_device_memory
 from everlearn.training.influence import Influence, OptimizerStep
+from everlearn.training.loss_scale import LEAST, LossScale
 from everlearn.training.processes import Processes, is_sharded, part_of, without_exchange
 from everlearn.training.sharding import Lockstep
 from everlearn.training.stopwatch import Stopwatch
@@ -117,6 +119,7 @@ class Engine:
             model itself, whose gradients are exchanged after the passes of a step.
         influences: What methods add, already begun.
         watch: Gets the time that each of them takes.
+        scale: Of the loss; None: 1.
     """
 
     def __init__(
@@ -130,11 +133,13 @@ class Engine:
         module: nn.Module | None = None,
         influences: Sequence[Influence] = (),
         watch: Stopwatch | None = None,
+        scale: LossScale | None = None,
     ) -> None:
         self.model, self.module = model, module or model
         self.objective, self.optimizers, self.pace = objective, optimizers, pace
         self.processes, self.influences = processes, influences
         self.watch = watch or Stopwatch(processes.device)
+        self.scale = scale or LossScale(processes.device)
         self._exchanges = module is None and processes.count > 1
         self.most_tokens = pace.most_tokens
         self._parameters = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -152,13 +157,11 @@ class Engine:
         Raises:
             UserError: memory does not suffice for a single row.
         """
-        pace, processes = self.pace, self.processes
+        pace = self.pace
         began = time.perf_counter()
         for number, batch, parts in self._ahead():
             rate = pace.peak * pace.schedule(number)
-            loss = self._backward(number, batch, parts)
-            if self._exchanges:
-                processes.mean_gradients(list(self._parameters.values()))
+            loss = self._gradients(number, batch, parts)
             step = OptimizerStep(number, self.objective.rows(batch), self._parameters, rate)
             for influence in self.influences:
                 with self.watch.of(influence.told_as):
@@ -186,6 +189,27 @@ class Engine:
             with self.watch.of(influence.told_as):
                 influence.finish()
 
+    def _gradients(self, number: int, batch: Any, parts: Sequence[Any]) -> Tensor:
+        """The gradients of a step, those of all processes; returns the loss.
+
+        Raises:
+            UserError: they are beyond the number format whatever the scale.
+        """
+        while True:
+            loss = self._backward(number, batch, parts)
+            if self._exchanges:
+                self.processes.mean_gradients(list(self._parameters.values()))
+            before = self.scale.value
+            if self.scale.settle(self.optimizers):
+                return loss
+            if before <= LEAST:
+                raise UserError(
+                    f"the gradients of step {number + 1} of {self.pace.steps} are too large for float16: set "
+                    "training.precision to float32, or lower training.learning_rate."
+                )
+            self.model.zero_grad()
+            parts = self.objective.parts(batch, self.most_tokens)
+
     def _backward(self, number: int, batch: Any, parts: Sequence[Any]) -> Tensor:
         """Forward and backward passes of a step, with half the tokens at once until memory suffices."""
         while True:
@@ -196,7 +220,7 @@ class Engine:
                     with without_exchange(self.module, only=at < len(parts)):
                         loss = self.objective.loss(part, batch)
                         loss = loss if counts else 0.0 * loss
-                        loss.sum().backward()
+                        self.scale.scaled(loss.sum()).backward()
                     total[: loss.numel()] += loss.detach()
                 return total
             except RuntimeError as error:

@@ -46,15 +46,19 @@ def tokens_at_once(loaded: LoadedModel, config: TrainingConfig) -> int:
     """
     asked = config.micro_batch_tokens
     if asked is None:
-        computed_in = autocast_format(config.precision, loaded.device) or next(loaded.model.parameters()).dtype
         asked = likely_to_fit(
             loaded.model,
             loaded.device,
-            item_bytes=computed_in.itemsize,
+            item_bytes=computed_in(loaded, config).itemsize,
             recompute=recomputes(config),
             optimizer=config.optimizer,
         )
     return min(asked, _found.get((loaded.base_fingerprint, recomputes(config)), asked))
+
+
+def computed_in(loaded: LoadedModel, config: TrainingConfig) -> torch.dtype:
+    """The number format of a training step: that of autocast, or of the weights."""
+    return autocast_format(config.precision, loaded.device) or next(loaded.model.parameters()).dtype
 
 
 def remember(loaded: LoadedModel, config: TrainingConfig, tokens: int) -> None:

@@ -60,7 +60,8 @@ from everlearn.training.classes import (
 )
 from everlearn.training.engine import Engine, Pace, Row, is_finite, whole_loss
 from everlearn.training.influence import Influence, Training
-from everlearn.training.memory import recomputes, remember, tokens_at_once
+from everlearn.training.loss_scale import LossScale
+from everlearn.training.memory import computed_in, recomputes, remember, tokens_at_once
 from everlearn.training.optimizers import make_adamw
 from everlearn.training.phase import Phase
 from everlearn.training.processes import Processes, here
@@ -270,6 +271,7 @@ class _Course:
         self.headed = loaded.model if isinstance(loaded.model, Headed) else None
         self.has_states = self.headed is not None and self.headed.backbone is None
         self.most_tokens = self._most_tokens_before = _UNBOUNDED if self.has_states else tokens_at_once(loaded, config)
+        self.scale = LossScale(loaded.device, None if self.has_states else computed_in(loaded, config))
         self.history: list[Row] = []
         self.tokens = self.answers = self.done = 0
         self._seconds_before, self._tokens_before = 0.0, 0
@@ -290,7 +292,7 @@ class _Course:
         def gradients_of(some: Sequence[EncodedRow]) -> dict[str, torch.Tensor]:
             lengths = [len(row.ids) for row in some]
             return engine.within_memory(
-                lambda most: self.objective.gradients_of(some, most), sum(lengths), max(lengths)
+                lambda most: self.objective.gradients_of(some, most, self.scale.value), sum(lengths), max(lengths)
             )
 
         moving = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
@@ -324,11 +326,13 @@ class _Course:
             remedy=_REMEDY,
             reads_ahead=not self.has_states,
         )
-        engine = Engine(model, self.objective, [optimizer], pace, processes, influences=influences, watch=watch)
+        acting: dict[str, Any] = {"influences": influences, "watch": watch, "scale": self.scale}
+        engine = Engine(model, self.objective, [optimizer], pace, processes, **acting)
 
         def save(finished: int) -> None:
             self.most_tokens = engine.most_tokens
             record = {"key": self.key, "form": FORM, **self._standing(finished), "influence_seconds": watch.seconds()}
+            record |= {"loss_scale": scale} if (scale := self.scale.state()) else {}
             target = partial_folder(self.folder, finished)
             moments = moments_of(model, [optimizer])
             save_state(target, moving_tensors(model), record, processes, moments=moments, influences=influences)
@@ -379,6 +383,7 @@ class _Course:
         load_tensors(path / "model.safetensors", moving_tensors(self.loaded.model))
         load_moments(path, self.loaded.model, [optimizer], grows=self.headed is not None)
         load_influences(path, influences)
+        self.scale.load_state(record.get("loss_scale", {}))
         self.done, self.history = record["step"], record["history"]
         self.most_tokens = min(self.most_tokens, record["most_tokens"])
         self.tokens, self.answers = record["tokens"], record["answers"]
