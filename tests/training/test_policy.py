@@ -120,3 +120,11 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"everlearn\[rl\]"):
         by_reward.check_trl()
+
+
+@needs_trl
+def test_what_is_rewarded_is_written_more(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(by_reward, "format_reward", lambda text, weight: min(text.count("e") - 1, 6) / 6)
+    policy = replace(POLICY, beta=0.001, epochs=10, rollouts=8)
+    rewards = [row["reward"] for row in train(loaded(tiny_model, "full"), tmp_path / "run", policy)]
+    assert sum(rewards[-5:]) > 2 * sum(rewards[:5])
