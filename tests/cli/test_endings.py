@@ -113,9 +113,17 @@ sys.exit(main(["doctor"]))
 """
 
 
+# What a shell starts in the background ignores the interrupt, and so would its children, the tests' processes.
+HEARD = """
+import signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
+"""
+
+
 def begun(ending: str = "pass") -> subprocess.Popen[str]:
     process = subprocess.Popen(
-        [sys.executable, "-c", WAITING.format(ending=ending)],
+        [sys.executable, "-c", HEARD + WAITING.format(ending=ending)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
