@@ -44,7 +44,7 @@ GIVEN: dict[str, dict[str, Any]] = {
 }
 FREE = ("model.config",)
 """Sections whose keys are another library's: it refuses them later."""
-LISTED = ("seeds", "tasks", "method", "0")
+LISTED = ("seeds", "tasks", "method", "general_tasks", "0")
 """Keys that take one value in place of a list, or a name in place of a section."""
 
 
