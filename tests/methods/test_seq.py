@@ -293,7 +293,7 @@ def test_a_stream_without_classes_is_refused() -> None:
         make_method("seq", {}).check(replace(facts, training=TrainingConfig(sharding="fsdp")))
 
 
-@pytest.mark.parametrize("other", ["ewc", "lwf", "gem", "der", "ssr", "self_distillation", "olora"])
+@pytest.mark.parametrize("other", ["ewc", "lwf", "gem", "ssr", "self_distillation", "olora"])
 def test_methods_that_act_on_tokens_are_not_stacked_with_heads(other: str) -> None:
     with pytest.raises(RecipeError, match=rf"methods seq and {other} cannot be stacked"):
         assemble(MethodConfig.model_validate(["seq", other]))
