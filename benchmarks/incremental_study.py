@@ -8,7 +8,7 @@ comparisons of their own, since each has its rate: `heads` (whose task is unknow
 likewise), `known` (one LoRA a task beside one LoRA for all, where the task of each row is known). All classes are
 learnt, of the rows `--rows` a class. Nothing was tuned on these data: rates are those of `everlearn run incremental`
 and of benchmarks/study.py. The same command goes on with a study that was interrupted. Writes
-benchmarks/results/incremental_<data>_<base>.json; `--table` runs nothing and prints it as docs/incremental.md has it.
+benchmarks/results/incremental_<data>_<base>.json; `--table` runs nothing and prints it.
 """
 
 from __future__ import annotations

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import replace
 from pathlib import Path
 
@@ -75,8 +74,8 @@ def test_a_prompt_that_would_be_cut_is_refused_by_name(monkeypatch: pytest.Monke
         make_method("r1_t1", PLAIN).check(facts)
 
 
-@pytest.mark.skipif(importlib.util.find_spec("trl") is not None, reason="TRL is installed")
-def test_without_trl_the_extra_is_named() -> None:
+def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingExtraError, match=r"everlearn\[rl\]"):
         make_method("r1_t1", PLAIN).check(facts_of(with_walks(number_stream())))
 

@@ -20,7 +20,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -148,7 +148,13 @@ def train_policy(
         history += found[1]["history"]
     done = len(history)
     judge = Judge(policy, make_scorer(policy.scorer, folder / "scores.jsonl"))
+    if rest := len(policy.rows) % policy.prompts:
+        progress.say(
+            f"{what}: {rest} of {len(policy.rows)} rows, other ones each time, are left out of each pass by reward, "
+            f"since a step asks {policy.prompts} (method.prompts)."
+        )
     with (
+        closing(judge),
         state_kept(loaded, recompute=recomputes(config)),
         progress.step(what, steps) as tick,
         tracking(config.report_to, folder, what) as track,
@@ -246,6 +252,10 @@ class Judge:
         self._policy, self._scorer = policy, scorer
         self._ahead: dict[int, Future[list[float]]] = {}
         self._pool = ThreadPoolExecutor(1)
+
+    def close(self) -> None:
+        """Forgets what has not begun, so that an interrupted phase waits for one request at most."""
+        self._pool.shutdown(wait=False, cancel_futures=True)
 
     def begin(self, row: int, completions: Sequence[str]) -> None:
         """Begins to score the completions of a row, in another thread."""
