@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # a name that only the hub might know is not asked for again and again
 REPOSITORY = Path(__file__).parents[1]
 
 # No clock decides (the first example may load a dictionary, and the machine may be busy), nor does chance: every run

@@ -14,7 +14,13 @@ from everlearn.crew import Crew
 from everlearn.errors import MissingExtraError, ModelError, RecipeError
 from everlearn.generation.engines import refuse_unserved
 from everlearn.models import checking, loading
-from everlearn.models.quantization import BYTES, check_quantization, loaded_bytes
+from everlearn.models.quantization import (
+    BYTES,
+    check_quantization,
+    keep_quantized_layout,
+    loaded_bytes,
+    settings_of,
+)
 from everlearn.models.sources import base_fingerprint
 from everlearn.models.targets import linear_modules
 from everlearn.recipe import LoraConfig, ModelConfig, make_recipe
@@ -109,8 +115,6 @@ def test_adapters_sit_on_quantized_layers_and_all_else_stays_whole(
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
-    from everlearn.models.quantization import settings_of
-
     folder = {"llama": tiny_model, "gpt2": gpt2}[architecture]
     config = checking.check_model(config_of(folder, quantization=quantization), trains=True)
     loaded = loading.load_model(config, trainable=True)
@@ -127,6 +131,7 @@ def test_adapters_sit_on_quantized_layers_and_all_else_stays_whole(
     plain = AutoModelForCausalLM.from_pretrained(
         folder, dtype=torch.float32, quantization_config=BitsAndBytesConfig(**settings_of(quantization, "float32"))
     )
+    keep_quantized_layout(plain)
     assert torch.allclose(
         PeftModel.from_pretrained(plain, str(tmp_path / "adapter")).eval()(IDS).logits, loaded.model(IDS).logits
     )
@@ -134,6 +139,24 @@ def test_adapters_sit_on_quantized_layers_and_all_else_stays_whole(
     exact = loading.load_model(config_of(folder))
     assert not torch.equal(alone.model(IDS).logits, exact.model(IDS).logits)
     assert torch.nn.functional.cosine_similarity(alone.model(IDS).logits, exact.model(IDS).logits, -1).min() > 0.9
+
+
+def test_weights_stay_as_they_are_on_a_processor_for_which_bitsandbytes_would_pack_them_anew(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    layers = pytest.importorskip("bitsandbytes").nn.modules
+    monkeypatch.setattr(layers, "has_avx512bf16", lambda: True)
+    assert layers.Linear4bit(64, 64).support_avx512bf16_for_cpu
+    config = checking.check_model(config_of(tiny_model, quantization="nf4"), trains=True)
+    loaded = loading.load_model(config, trainable=True)
+    loaded.model.eval()
+    with torch.no_grad():
+        measured = loaded.model(IDS).logits
+    loss = loaded.model.train()(IDS, labels=IDS)
+    assert torch.equal(loss.logits, measured)
+    loss.loss.backward()
+    gradients = [weight.grad for name, weight in loaded.model.named_parameters() if "lora_B" in name]
+    assert all(gradient is not None and gradient.abs().sum() > 0 for gradient in gradients)
 
 
 def test_weights_that_are_no_numbers_are_refused_before_they_are_quantized(tiny_model: Path, tmp_path: Path) -> None:

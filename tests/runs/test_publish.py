@@ -99,8 +99,9 @@ def test_the_model_elsewhere_gives_the_predictions_of_the_run(tmp_path, tuning, 
 
 
 @pytest.mark.parametrize("quantization", ["nf4", "int8"])
-def test_an_adapter_over_quantized_weights_answers_elsewhere_as_it_was_measured(tmp_path, quantization):
-    pytest.importorskip("bitsandbytes")
+def test_an_adapter_over_quantized_weights_answers_elsewhere_as_it_was_measured(tmp_path, quantization, monkeypatch):
+    # which by itself packs such weights anew on some processors, and cannot do so with layers as small as these
+    monkeypatch.setattr(pytest.importorskip("bitsandbytes").nn.modules, "has_avx512bf16", lambda: False)
     folder = base(tmp_path / "base", CHATML)
     model = {"base": str(folder), "quantization": quantization, "dtype": "float32", "lora": {"rank": 8}}
     training = {"epochs": 2, "batch_size": 4, "learning_rate": 1e-2, "optimizer": "adamw_8bit"}

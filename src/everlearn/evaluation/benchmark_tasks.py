@@ -130,7 +130,7 @@ def _manager(names: Sequence[str], include: str | None) -> Any:
         own = TaskManager(include_path=include, include_defaults=False)
         if all(member in own.task_index for name in names for member in _members(name, own)):
             return own
-    manager = TaskManager(include_path=include)
+    manager = TaskManager(include_path=include) if include else _own_tasks()
     for name in names:
         if name not in manager.task_index:
             guess = nearest(name, manager.all_tasks)
@@ -141,6 +141,14 @@ def _manager(names: Sequence[str], include: str | None) -> Any:
                 "lists its own, and evaluation.general_include_path names a folder of yours."
             )
     return manager
+
+
+@cache
+def _own_tasks() -> Any:
+    """The index of the harness's own tasks alone, which takes seconds."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager()
 
 
 def _read(item: GeneralTask, manager: Any, include: str | None, chat: bool) -> Benchmark:

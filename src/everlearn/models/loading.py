@@ -29,7 +29,7 @@ from everlearn.models.faults import told
 from everlearn.models.folders import content_hash
 from everlearn.models.kinds import check_takes_prompt, soft_prompt
 from everlearn.models.padding import check_padding
-from everlearn.models.quantization import loaded_bytes, settings_of
+from everlearn.models.quantization import keep_quantized_layout, loaded_bytes, settings_of
 from everlearn.models.sources import BaseSource, base_fingerprint, checked_source, find_base, weight_files
 from everlearn.models.state import MOVING, Part, PartSettings, Tuning
 from everlearn.ordinary_files import is_folder, is_regular, shown
@@ -409,6 +409,7 @@ def _read_weights(
             output_loading_info=True,
             **quantized,
         )
+    keep_quantized_layout(model)
     if report["mismatched_keys"]:
         tensor, stored, expected = min(report["mismatched_keys"])
         raise ModelError(

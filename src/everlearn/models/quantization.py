@@ -82,6 +82,18 @@ def settings_of(quantization: str, dtype: str) -> dict[str, object]:
     }
 
 
+def keep_quantized_layout(model: PreTrainedModel) -> None:
+    """Keeps bitsandbytes 0.50 from packing four-bit weights anew, as it does on processors with AVX512-BF16.
+
+    There the first pass outside of training repacks them for good: rounded to bfloat16, for shapes of whole blocks
+    alone, and in a product through which no gradient goes, so that training on from there would learn less and say
+    nothing. Left as they are, they compute on every processor what they compute on the others.
+    """
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False
+
+
 def loaded_bytes(model: PreTrainedModel, quantization: str, dtype: torch.dtype) -> int:
     """What a model's weights take once it is loaded.
 
