@@ -16,7 +16,7 @@ from everlearn.data.walk_prompts import WalkTemplate
 from everlearn.errors import MissingExtraError, RecipeError
 from everlearn.methods.registry import make_method
 from everlearn.methods.stack import refuse_unfit
-from tests.methods.contexts import Bench, facts_of, number_stream, with_walks
+from tests.methods.contexts import Bench, Told, facts_of, number_stream, with_walks
 
 PLAIN = {"wording": "plain"}
 
@@ -54,6 +54,43 @@ def test_rows_without_a_walk_are_asked_by_reward_alone(tmp_path: Path, tiny_mode
     policy = method.phases(context)[1].policy
     assert policy is not None
     assert policy.rows == rows
+
+
+def without_walks(stream: TaskStream, *names: str) -> TaskStream:
+    """The stream with no walk in these tasks."""
+    tasks = [
+        replace(task, train=tuple(replace(row, walk="") for row in task.train)) if task.name in names else task
+        for task in stream
+    ]
+    return replace(stream, tasks=tuple(tasks))
+
+
+def test_after_examples_a_task_without_any_is_learnt_by_reward_alone(tmp_path: Path, tiny_model: Path) -> None:
+    stream = without_walks(with_walks(number_stream()), "second")
+    method = make_method("r1_t1", PLAIN)
+    method.check(facts_of(stream))
+    told, bench = Told(), Bench(tmp_path, tiny_model)
+    stages = [replace(bench.context(stage), progress=told) for stage in method.stages(stream)]
+    assert [len(method.phases(context)) for context in stages] == [2, 1, 2]
+    (phase,) = method.phases(stages[1])
+    assert phase.policy is not None
+    assert (phase.policy.rows, phase.parent, phase.is_released) == (stream["second"].train, None, True)
+    assert all(method.rehearsal(context).rewritten is None for context in stages)
+    assert told.said == ["stage 02-second: no row has a walk, and earlier ones had: it is learnt by reward alone"]
+
+
+@pytest.mark.parametrize(
+    ("options", "missing", "fault"),
+    [
+        ({}, ("first",), r"no row of 01-first has a walk .*output\): write walks .*or set method.zero to true"),
+        ({"epochs": 0}, ("second",), r"no row of 02-second has .*output\): write .*let method.epochs be above 0"),
+    ],
+)
+def test_without_examples_before_it_or_a_reward_a_task_needs_walks(
+    options: dict[str, object], missing: tuple[str, ...], fault: str
+) -> None:
+    with pytest.raises(RecipeError, match=fault):
+        make_method("r1_t1", options).check(facts_of(without_walks(with_walks(number_stream()), *missing)))
 
 
 def test_without_any_walk_it_says_how_to_write_some() -> None:

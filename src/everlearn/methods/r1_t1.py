@@ -6,8 +6,10 @@ prompt ends in the opening tag. Phase two is GRPO (`everlearn.training.policy`),
     reward = 0.2 where the tags are right + max(0, round(q, 2)) of the answer,  q by a scorer
     objective = E[reward] - beta KL(policy || the model as phase one has left it)
 
-so that the model may leave the given patterns without drifting away from what it could. `zero: true` leaves phase one
-out (R1-T1-Zero), `epochs: 0` phase two. Answers are cut out of their tags before they are measured.
+so that the model may leave the given patterns without drifting away from what it could. A stage whose rows have no
+walk has phase two alone where an earlier stage had examples: they taught how to think once, as a cold start does.
+`zero: true` leaves phase one out everywhere (R1-T1-Zero), `epochs: 0` phase two. Answers are cut out of their tags
+before they are measured.
 
 Source: R1-T1 (arXiv 2502.19735; of the paper only the abstract could be read) and its code (superboom/R1-T1, spec
 sections 2 to 6), whose values of phase two are the defaults. The response alone is scored: the code splits prompt and
@@ -35,6 +37,7 @@ from everlearn.rewards.scorers import ScorerName, ScorerSettings, make_scorer
 from everlearn.training.phase import Phase, PolicyTraining
 
 if TYPE_CHECKING:
+    from everlearn.data.instance import Instance
     from everlearn.data.prompts import PromptTemplate
 
 _CHAINS = "chains"
@@ -136,10 +139,12 @@ class R1T1(Method):
 
         options = self.options
         for stage in self.stages(facts.stream):
-            if not options.zero and not any(row.walk for row in stage.rows):
+            needs_walks = not options.zero and not (stage.seen and options.epochs)  # the first stage has had some
+            if needs_walks and not _walks(stage.rows):
+                instead = "let method.epochs be above 0" if stage.seen else "set method.zero to true"
                 raise RecipeError(
                     f"method {self.name}: no row of {stage.name} has a walk to learn from (tags in its output): write "
-                    "walks with 'everlearn synthesize --chains', or set method.zero to true."
+                    f"walks with 'everlearn synthesize --chains', or {instead} to learn it by reward alone."
                 )
             if options.epochs and len(stage.rows) < options.prompts:
                 raise RecipeError(
@@ -179,8 +184,13 @@ class R1T1(Method):
     def rehearsal(self, context: StageContext) -> Mixture:
         """Leaves rows without a walk out of the supervised phase, and says how many."""
         rows = context.stage.rows
-        walks = [row for row in rows if row.walk]
-        if self.options.zero or len(walks) in (0, len(rows)):  # without any, it is refused
+        walks = _walks(rows)
+        if self.options.zero or len(walks) == len(rows):
+            return Mixture()
+        if not walks:
+            context.progress.say(
+                f"stage {context.stage.name}: no row has a walk, and earlier ones had: it is learnt by reward alone"
+            )
             return Mixture()
         context.progress.say(
             f"stage {context.stage.name}: {len(rows) - len(walks)} of {len(rows)} rows have no walk: they are "
@@ -189,7 +199,7 @@ class R1T1(Method):
         return Mixture(rewritten=walks)
 
     def phases(self, context: StageContext) -> Sequence[Phase]:
-        """The chains, then the reward."""
+        """The chains, where there are any, then the reward."""
         options = self.options
         if not options.epochs:
             return [Phase()]
@@ -211,7 +221,7 @@ class R1T1(Method):
             patterns=read_patterns() if options.wording == "published" else (),
         )
         changes = {"learning_rate": options.learning_rate, "scheduler": "constant", "warmup_ratio": 0.0}
-        if options.zero:
+        if options.zero or not _walks(context.stage.rows):
             return [Phase(policy=policy, changes=changes)]
         return [Phase(_CHAINS, is_released=False), Phase(parent=_CHAINS, policy=policy, changes=changes)]
 
@@ -234,6 +244,11 @@ class R1T1(Method):
                 f"by reward (scorer: {summary['scorer']})": Table(("mean of", "first steps", "last steps"), means)
             },
         )
+
+
+def _walks(rows: Sequence[Instance]) -> list[Instance]:
+    """Those with a walk."""
+    return [row for row in rows if row.walk]
 
 
 def _mean(values: Sequence[object]) -> float | None:
