@@ -156,5 +156,6 @@ def quiet_libraries() -> None:
     os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    logging.getLogger("jieba").setLevel(logging.ERROR)
+    for name in ("jieba", "bitsandbytes"):  # the latter misses a package of kernels that everlearn does not use
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore", module=r"torch|transformers|peft|sklearn|accelerate")
