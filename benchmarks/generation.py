@@ -12,6 +12,9 @@ Where decoding is greedy, the two outputs are compared token by token.
 
     python benchmarks/generation.py          # writes benchmarks/results/generation.json, about 40 minutes on one core
     python benchmarks/generation.py --only evaluation          # measures these again, keeps the others
+    python benchmarks/generation.py --model MODEL --dtype bfloat16   # a pretrained one: folder, GGUF file or hub name
+
+With a model of one's own prompts are in its own tokens, and the result is generation_<model>_<dtype>.json.
 """
 
 from __future__ import annotations
@@ -21,6 +24,7 @@ import gzip
 import itertools
 import json
 import random
+import re
 import statistics
 import time
 from collections.abc import Sequence
@@ -30,12 +34,21 @@ from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, StoppingCriteria, StoppingCriteriaList
+from transformers import (
+    GenerationConfig,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 from everlearn.environment import machine, versions
 from everlearn.files import write_json
 from everlearn.generation.engine import TransformersGenerator
 from everlearn.generation.protocol import Sampling
+from everlearn.models.loading import load_model
+from everlearn.recipe import ModelConfig
 
 RESULTS = Path(__file__).parent / "results" / "generation.json"
 DATA = Path(__file__).parents[2] / "shared" / "data" / "superni"
@@ -204,6 +217,13 @@ def make_model(vocabulary: int) -> LlamaForCausalLM:
     return model
 
 
+def read_model(base: str, dtype: str) -> tuple[Any, Any]:
+    """A pretrained model and its tokenizer; it decodes greedily, whatever its own settings are."""
+    loaded = load_model(ModelConfig.model_validate({"base": base, "dtype": dtype, "device": "cpu"}))
+    loaded.model.generation_config = GenerationConfig()
+    return loaded.model.eval(), loaded.tokenizer
+
+
 def make_tokenizer(texts: list[str]) -> PreTrainedTokenizerFast:
     """A byte-level BPE of 8,192 tokens."""
     core = Tokenizer(models.BPE())
@@ -219,7 +239,9 @@ def main() -> None:
     """Runs all workloads and writes the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=DATA, help="folder of SuperNI rows (*.jsonl.gz)")
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", help="a pretrained model: folder, GGUF file or hub name (nothing: random weights)")
+    parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"], help="of --model")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--firsts", type=int, default=5, help="first demonstrations of 20 used (each with 19 second)")
     parser.add_argument("--evaluations", type=int, default=96, help="evaluation prompts a task")
@@ -231,16 +253,23 @@ def main() -> None:
         print(f"no folder {arguments.data}: give the folder of SuperNI rows with --data; nothing was measured.")
         return
     SHAPE["num_key_value_heads"] = arguments.key_heads
+    name = arguments.model and re.sub(r"[^A-Za-z0-9.]+", "-", Path(arguments.model).name.removesuffix(".gguf"))
+    out = arguments.out or (RESULTS.with_name(f"generation_{name}_{arguments.dtype}.json") if name else RESULTS)
     rows = {task: _rows(arguments.data / f"{task}.train.jsonl.gz") for task in (*TASKS, *UNSHARED_TASKS)}
-    tokenizer = make_tokenizer([row["full_prompt"] + row["output"] for task in rows.values() for row in task[:400]])
+    if arguments.model:
+        model, tokenizer = read_model(arguments.model, arguments.dtype)
+        shape = {"name": name, "dtype": arguments.dtype}
+    else:
+        texts = [row["full_prompt"] + row["output"] for task in rows.values() for row in task[:400]]
+        tokenizer = make_tokenizer(texts)
+        model, shape = make_model(len(tokenizer)), SHAPE
     workloads = [synthesis(task, rows[task], tokenizer, arguments.firsts) for task in TASKS]
     workloads += [synthesis(task, rows[task], tokenizer, max(1, arguments.firsts // 2), samples=3) for task in TASKS]
     workloads += [evaluation(task, rows[task], tokenizer, arguments.evaluations) for task in TASKS]
     mixed = [row for task in UNSHARED_TASKS for row in rows[task][: arguments.evaluations]]
     workloads.append(unshared(mixed, tokenizer, arguments.evaluations))
-    model = make_model(len(tokenizer))
     model.generation_config.eos_token_id = None
-    found = json.loads(arguments.out.read_text())["results"] if arguments.out.exists() else []
+    found = json.loads(out.read_text())["results"] if out.exists() else []
     results = {result["workload"]: result for result in found}
     parameters = sum(parameter.numel() for parameter in model.parameters())
     for work in workloads:
@@ -249,12 +278,12 @@ def main() -> None:
         results[work.name] = compare(model, tokenizer, work, arguments.repeats, arguments.batch_sizes)
         print(json.dumps(results[work.name]), flush=True)
         write_json(
-            arguments.out,
+            out,
             {
                 "what": __doc__.split("\n")[0] if __doc__ else "",
                 "machine": machine(),
                 "versions": versions(),
-                "model": {**SHAPE, "parameters": parameters, "vocabulary": len(tokenizer)},
+                "model": {**shape, "parameters": parameters, "vocabulary": len(tokenizer)},
                 "results": [results[work.name] for work in workloads if work.name in results],
             },
         )

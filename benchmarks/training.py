@@ -1,6 +1,7 @@
 """A training step on SuperNI-like rows: everlearn against TRL's SFTTrainer with its best settings.
 
     python benchmarks/training.py            # writes benchmarks/results/training.json, about five minutes on 2 cores
+    python benchmarks/training.py --model MODEL --batches 8      # a pretrained one: folder, GGUF file or hub name
 
 Both train the same adapter on the same random Llama with a vocabulary of 32,000, on the same token ids, with the
 loss on the answer alone and 32 rows per optimizer step. TRL is first tried with each of its settings that keep this
@@ -10,6 +11,9 @@ never. Memory is the peak of the resident set while training, less what the proc
 
 Without Triton, thus on every CPU, TRL 1.16 computes the logits of all positions. No setting changes that, and most of
 the gap comes from it; to show the rest, TRL is also measured with a patch that makes it score answer tokens alone.
+
+With a model of one's own the result is training_<model>.json, and `--batches` leaves out those of TRL's settings that
+hold more rows at once. Token ids are the same: speed does not depend on what they mean.
 
 Rows: the real SuperNI files beside the repository where they are, else random ones with the lengths of the table in
 the method's specification (words of definition, input and output). Tokens: pieces of up to five letters, numbered
@@ -299,10 +303,12 @@ def measure(
     return result
 
 
-def try_settings(folder: Path) -> dict[str, dict[str, float]]:
-    """One optimizer step of TRL with each of its settings, slowest last."""
+def try_settings(folder: Path, most: int) -> dict[str, dict[str, float]]:
+    """One optimizer step of TRL with each of its settings that hold at most so many rows, slowest last."""
     tried = {}
     for name, settings in TRL_SETTINGS.items():
+        if settings["per_device_train_batch_size"] > most:
+            continue
         tried[name] = measure(folder, "one task", BATCH, settings)
         print(f"TRL, {name}: {describe(tried[name])}", flush=True)
     return dict(sorted(tried.items(), key=lambda item: -item[1]["tokens_per_second"]))
@@ -337,7 +343,10 @@ def main() -> None:
     """Measures all workloads and writes the result."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--model", help="a pretrained model: folder, GGUF file or hub name (nothing: random weights)")
+    parser.add_argument("--batches", type=int, default=BATCH, help="most rows that TRL may hold at once")
+    parser.add_argument("--workloads", default=",".join(WORKLOADS))
     parser.add_argument("--child", type=json.loads, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
@@ -347,18 +356,24 @@ def main() -> None:
 
     from everlearn.environment import machine, versions
     from everlearn.files import write_json
+    from everlearn.models.sources import find_base
+    from everlearn.recipe import ModelConfig
 
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        make_model(Path(folder))
-        tried = try_settings(Path(folder))
+    name = args.model and re.sub(r"[^A-Za-z0-9.]+", "-", Path(args.model).name.removesuffix(".gguf"))
+    with tempfile.TemporaryDirectory() as made:
+        folder = find_base(ModelConfig(base=args.model)).folder if name else Path(made)
+        if not name:
+            make_model(folder)
+        tried = try_settings(folder, args.batches)
         best = next(iter(tried))
-        found = {workload: compare(Path(folder), workload, best, args.rounds) for workload in WORKLOADS}
+        found = {workload: compare(folder, workload, best, args.rounds) for workload in args.workloads.split(",")}
     for workload, result in found.items():
         print(workload, result["ratios"])
     write_json(
-        args.out,
+        args.out or (RESULTS.with_name(f"training_{name}.json") if name else RESULTS),
         {
+            "model": name or "random Llama of 13 million weights",
             "goal": {"tokens_per_second_against_trl": 1.5, "memory_mib_against_trl": 0.6},
             "machine": machine(),
             "versions": {**versions(), "trl": version("trl")},
