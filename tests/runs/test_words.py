@@ -122,6 +122,8 @@ def test_a_real_model_learns_types_one_after_the_other(tmp_path: Path) -> None:
     first, last = (row[0] for row in done.matrix["values"])  # type: ignore[union-attr]
     assert first > 80
     assert last > 50
+    told = re.sub(r"<[^>]+>|\s+", " ", page(read_study(done.folder)))
+    assert "on the entity types of all of them" in re.sub(" +", " ", told)
     plain = {"name": "seq", "preset": "seq_lin", "head_learning_rate": 0.05}
     plainly = execute(recipe.model_copy(update={"name": "plain", "method": make_recipe({"method": plain}).method}))
     assert plainly.matrix["types"][-1]["city"] < done.matrix["types"][-1]["city"]  # type: ignore[index]

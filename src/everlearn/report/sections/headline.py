@@ -137,6 +137,10 @@ class _Words:
         if found is None:
             newest = method.first.stages[done - 1].tasks[0]
             return join((start, self.amount(method.score(done, newest).value), f" {self.of} ", name_of(newest)))
+        if method.first.matrix and method.first.matrix.types:  # of words a stage has one score, of all types so far
+            then = method.score(1, method.first.stages[0].tasks[0]).value
+            of_first = (", ", self.amount(then), " on those of the first when it had just been learnt")
+            return join((start, self.amount(found.now), " on the entity types of all of them", *of_first))
         several = len(found.tasks) > 1
         tasks = f"the first {in_words(len(found.tasks))} tasks" if several else "the first task"
         if self.amount(found.now) == self.amount(found.then):
