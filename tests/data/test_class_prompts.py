@@ -6,6 +6,10 @@ from everlearn.data.handed_template import handed_template
 from everlearn.data.instance import Instance, Turn
 from everlearn.data.prompts import get_template
 from everlearn.errors import DataError
+from everlearn.recipe import TrainingConfig
+from everlearn.synthesis.candidate_steps import without_prompt
+from everlearn.synthesis.parsing import Candidate, Sifted
+from everlearn.synthesis.written_rows import fault_of
 from tests.data.byte_tokenizer import make_byte_tokenizer
 
 MARKED = 'and " [E21] Whammy Kiss [E22] " of the [E11] B-52s [E12]'
@@ -42,3 +46,17 @@ def test_a_text_without_marks_is_refused_where_the_prompt_names_the_entities():
         DataError, match=r"task t, row r: model\.template relation_classification_qa .* has no \[E12\]"
     ):
         template.prompt_ids(row, tokenizer)
+    with pytest.raises(DataError, match=r"has no \[E12\]"):
+        template.check([Instance("", MARKED, "x", "t"), row])
+    get_template("classification", tokenizer).check([row])
+
+
+def test_what_a_model_writes_without_marks_is_dropped_and_counted():
+    tokenizer = make_byte_tokenizer()
+    template = get_template("relation_classification_qa", tokenizer)
+    written = Sifted([Candidate("", MARKED, "x", 3), Candidate("", "no marks", "y", 4)], seen=2)
+    found = without_prompt(written, template)
+    assert [row.input for row in found.kept] == [MARKED]
+    assert found.dropped == {"not_for_template": 1}
+    row = Instance("", "no marks", "y", "t")
+    assert fault_of(row, template, tokenizer, TrainingConfig()) == "not for the template"

@@ -242,3 +242,10 @@ def test_answers_to_written_rows_can_be_kept_near_those_of_the_model_that_wrote_
     assert kept.units(rows) == 4
     assert {"distils", "rehearses"} <= method.traits
     assert "distils" not in make_method("lamol", {}).traits
+
+
+def test_a_template_that_cannot_word_the_line_that_asks_is_refused() -> None:
+    facts = facts_of(STREAM)
+    facts = replace(facts, model=facts.model.model_copy(update={"template": "relation_classification_qa"}))
+    with pytest.raises(RecipeError, match=r"relation_classification_qa cannot word: set method\.tokens"):
+        make_method("lamol", {}).check(facts)

@@ -11,6 +11,7 @@ space behind it.
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -59,21 +60,30 @@ class ClassTemplate(VanillaTemplate):
         put = {TEXT: text, HEAD: _between(question, *_MARKS[:2]), TAIL: _between(question, *_MARKS[2:])}
         return super().frame("".join(put.get(piece, piece) for piece in self._pieces), system, is_first)
 
+    def check(self, rows: Sequence[Instance]) -> None:
+        """Refuses texts without the marks of entities that the wording names.
+
+        Raises:
+            DataError: names the row.
+        """
+        for row in rows if HEAD in self._pieces else ():
+            missing = next((mark for mark in _MARKS if mark not in row.query), None)
+            if missing:
+                raise DataError(
+                    f"task {row.task}, row {row.id}: model.template {self.name} names the entities that a text marks "
+                    f"([E11] head [E12], [E21] tail [E22]), and this one has no {missing}: mark them, or set "
+                    "model.template to classification."
+                )
+
     def prompt_ids(
         self, instance: Instance, tokenizer: PreTrainedTokenizerBase, max_tokens: int | None = None
     ) -> list[int]:
         """See `PromptTemplate.prompt_ids`.
 
         Raises:
-            DataError: the prompt names entities, and the text does not mark them.
+            DataError: as `check`.
         """
-        missing = [mark for mark in _MARKS if mark not in instance.query] if HEAD in self._pieces else []
-        if missing:
-            raise DataError(
-                f"task {instance.task}, row {instance.id}: model.template {self.name} names the entities that a text "
-                f"marks ([E11] head [E12], [E21] tail [E22]), and this one has no {missing[0]}: mark them, or set "
-                "model.template to classification."
-            )
+        self.check([instance])
         return super().prompt_ids(instance, tokenizer, max_tokens)
 
     def target_ids(

@@ -28,8 +28,9 @@ from pydantic import Field, model_validator
 
 from everlearn.data.instance import SYNTHETIC, Instance
 from everlearn.data.mixture import OWN, Group, Mixture, shuffled
+from everlearn.data.prompts import get_template
 from everlearn.data.samples import even_rows
-from everlearn.errors import RecipeError
+from everlearn.errors import DataError, RecipeError
 from everlearn.files import read_json, read_jsonl
 from everlearn.findings import Findings, Table
 from everlearn.generation.protocol import Sampling
@@ -142,7 +143,7 @@ class LAMOL(Method):
         return [ANSWER, *([ASKING] if self.options.asks_for == "any" else map(asking_token, stream.names))]
 
     def check(self, facts: Facts) -> None:
-        """Refuses rows that hold the mark, and new tokens that nothing would train or that are one and the same.
+        """Refuses rows that hold the mark, new tokens that nothing would train, and templates that cannot ask.
 
         Raises:
             RecipeError: names task and row, and the option.
@@ -161,6 +162,14 @@ class LAMOL(Method):
                     )
         if self._is_special:
             return
+        template = get_template(facts.model.template_name, facts.tokenizer)
+        try:
+            template.check([Instance("A line that asks", "", "", "")])
+        except DataError:
+            raise RecipeError(
+                f"method lamol: it asks for rows by a line of its own, which model.template {template.name} cannot "
+                "word: set method.tokens to special, or model.template to classification."
+            ) from None
         mark = self._mark
         for task in facts.stream:
             for number, row in enumerate(task.train, 1):

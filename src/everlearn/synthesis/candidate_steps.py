@@ -12,15 +12,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from everlearn.artifacts import Artifact
+from everlearn.data.instance import Instance
+from everlearn.errors import DataError
 from everlearn.files import read_jsonl
 from everlearn.synthesis import continuations
 from everlearn.synthesis.continuations import write_raw
 from everlearn.synthesis.job import Tools, write_sifted
 from everlearn.synthesis.losses import Losses
-from everlearn.synthesis.parsing import Candidate, RawText, counts
+from everlearn.synthesis.parsing import Candidate, RawText, Sifted, counts
 from everlearn.synthesis.writers.writer import Writer
 
 if TYPE_CHECKING:
+    from everlearn.data.prompts import PromptTemplate
     from everlearn.models.loading import LoadedModel
 
 ALL, FIRST = "synthesis", "synthesis/first"
@@ -85,10 +88,23 @@ def _parsed_step(writer: Writer, tools: Tools, raw: Artifact, place: str) -> Art
 
     def make(folder: Path) -> None:
         records = [RawText.from_json(row) for row in read_jsonl(raw.path / "raw.jsonl")]
-        sifted = writer.parse(records, _model_of(writer, tools))
+        sifted = without_prompt(writer.parse(records, _model_of(writer, tools)), tools.template)
         write_sifted(folder, sifted, counts(len(records), sifted))
 
     return tools.step(f"{place}/parsed", {"raw": raw.fingerprint, **writer.describe_parsing()}, make)
+
+
+def without_prompt(sifted: Sifted, template: PromptTemplate) -> Sifted:
+    """Drops what the training's template cannot ask: texts without the marks that it names, say."""
+    kept, sifted.kept = sifted.kept, []
+    for row in kept:
+        try:
+            template.check([Instance(row.instruction, row.input, row.output, "")])
+        except DataError:
+            sifted.drop(row.query, "not_for_template", row.raw_index, input=row.input, outputs=row.output)
+        else:
+            sifted.kept.append(row)
+    return sifted
 
 
 def _filtered_step(writer: Writer, tools: Tools, parsed: Artifact, place: str) -> Artifact:

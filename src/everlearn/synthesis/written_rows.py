@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from everlearn.data.instance import Instance
+from everlearn.errors import DataError
 from everlearn.files import write_json, write_jsonl
 from everlearn.generation.counting import Counted
 from everlearn.generation.protocol import Completion, Sampling
@@ -120,6 +121,10 @@ def fault_of(
     row: Instance, template: PromptTemplate, tokenizer: PreTrainedTokenizerBase, config: TrainingConfig
 ) -> str | None:
     """Why training cannot take a row as it is, or None."""
+    try:
+        template.check([row])
+    except DataError:
+        return "not for the template"
     prompt, answer = template.prompt_ids(row, tokenizer), template.target_ids(row, tokenizer)
     if len(prompt) > config.max_prompt_tokens or len(answer) > config.max_target_tokens:
         return "too long"

@@ -38,6 +38,7 @@ REASONS = {
     "no_definition": "there is no blank line behind the instruction",
     "no_number_first": "it does not begin with a number",
     "no_question": "there is no question in it",
+    "not_for_template": "the template cannot ask it (it names entities that the text does not mark, say)",
     "answers_language": "the input is in the language of the answers",
 }
 
