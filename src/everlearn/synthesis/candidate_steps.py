@@ -91,20 +91,29 @@ def _parsed_step(writer: Writer, tools: Tools, raw: Artifact, place: str) -> Art
         sifted = without_prompt(writer.parse(records, _model_of(writer, tools)), tools.template)
         write_sifted(folder, sifted, counts(len(records), sifted))
 
-    return tools.step(f"{place}/parsed", {"raw": raw.fingerprint, **writer.describe_parsing()}, make)
+    inputs = {"raw": raw.fingerprint, **writer.describe_parsing()}
+    if not _can_ask(tools.template, Candidate("", "", "")):  # one that is particular about texts
+        inputs["template"] = tools.template.name
+    return tools.step(f"{place}/parsed", inputs, make)
 
 
 def without_prompt(sifted: Sifted, template: PromptTemplate) -> Sifted:
     """Drops what the training's template cannot ask: texts without the marks that it names, say."""
     kept, sifted.kept = sifted.kept, []
     for row in kept:
-        try:
-            template.check([Instance(row.instruction, row.input, row.output, "")])
-        except DataError:
-            sifted.drop(row.query, "not_for_template", row.raw_index, input=row.input, outputs=row.output)
-        else:
+        if _can_ask(template, row):
             sifted.kept.append(row)
+        else:
+            sifted.drop(row.query, "not_for_template", row.raw_index, input=row.input, outputs=row.output)
     return sifted
+
+
+def _can_ask(template: PromptTemplate, row: Candidate) -> bool:
+    try:
+        template.check([Instance(row.instruction, row.input, row.output, "")])
+    except DataError:
+        return False
+    return True
 
 
 def _filtered_step(writer: Writer, tools: Tools, parsed: Artifact, place: str) -> Artifact:
