@@ -13,7 +13,7 @@ from everlearn.data.instance import Instance, TaskStream
 from everlearn.data.prompts import VanillaTemplate
 from everlearn.data.translation import asked
 from everlearn.data.walk_prompts import WalkTemplate
-from everlearn.errors import MissingExtraError, RecipeError
+from everlearn.errors import DataError, MissingExtraError, RecipeError
 from everlearn.methods.registry import make_method
 from everlearn.methods.stack import refuse_unfit
 from tests.methods.contexts import Bench, Told, facts_of, number_stream, with_walks
@@ -98,6 +98,23 @@ def test_without_any_walk_it_says_how_to_write_some() -> None:
         make_method("r1_t1", {"epochs": 0}).check(facts_of(number_stream()))
 
 
+def test_walks_are_compared_with_the_patterns_of_a_file(
+    tmp_path: Path, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("everlearn.training.policy.check_trl", lambda: None)
+    stream, file = with_walks(number_stream()), tmp_path / "own.yaml"
+    method = make_method("r1_t1", {**PLAIN, "patterns": str(file)})
+    with pytest.raises(DataError, match=r"own\.yaml"):
+        method.check(facts_of(stream))
+    file.write_text("[{id: W1, pattern: word by word, steps: [name each thing, put them in order]}]")
+    method.check(facts_of(stream))
+    context = Bench(tmp_path, tiny_model).context(method.stages(stream)[0])
+    policies = [
+        make_method("r1_t1", options).phases(context)[1].policy for options in (method.options.model_dump(), PLAIN)
+    ]
+    assert [policy and [one.id for one in policy.patterns][-1:] for policy in policies] == [["W1"], []]
+
+
 def test_fewer_rows_than_a_step_asks_are_refused() -> None:
     with pytest.raises(RecipeError, match=r"asks 50 rows and 01-first has 40: lower method.prompts"):
         make_method("r1_t1", {"prompts": 50}).check(facts_of(with_walks(number_stream())))
@@ -153,16 +170,25 @@ def test_the_published_prompt_asks_the_published_quiz() -> None:
 
 
 def test_a_translation_follows_from_its_walk_by_order_alone() -> None:
-    for language, task in zip(LANGUAGES, embedded_translations(3), strict=True):
-        assert not {row.input for row in task.train} & {row.input for row in task.evaluation}
-        assert sum(bool(row.walk) for row in task.train) == len(task.train) // 2
-        for row in (row for row in task.train if row.walk):
-            told = [pair.split() for pair in row.walk.split(" , ")]
-            assert row.input == "the " + " ".join(word for word, _ in told)
-            assert row.output == " ".join(told[place][1] for place in language.order)
-    first, second = (language.words for language in LANGUAGES)
-    assert not set(first.values()) & set(second.values())
-    assert TaskStream(embedded_translations(3)).names == ["tolu", "kesh"]
+    primer, *tasks = embedded_translations(3)
+    first, second = LANGUAGES
+    for row in primer.train:
+        name, told = row.walk.split(" : ")
+        assert row.instruction == f"Translate the phrase into {name}."
+        pairs = [pair.split() for pair in told.split(" , ")]
+        assert row.input == "the " + " ".join(word for word, _ in pairs)
+        order = (first if name == first.name else second).order
+        assert row.output == " ".join(pairs[place][1] for place in order)
+    assert not set(first.words.values()) & set(second.words.values())
+    assert [task.name for task in tasks] == [first.name, second.name]
+    assert not any(row.walk for task in tasks for row in task.train)
+
+
+def test_no_phrase_of_the_made_up_languages_is_asked_twice() -> None:
+    tasks = embedded_translations(3)
+    rows = [(row.query, row.input) for task in tasks for row in (*task.train, *task.evaluation)]
+    assert len(rows) == len(set(rows))
+    assert [len(task.train) for task in tasks] == [80, 240, 240]
 
 
 def test_tags_that_a_tokenizer_has_as_tokens_are_these(tiny_model: Path) -> None:

@@ -233,11 +233,11 @@ def _languages(config: StreamConfig, seed: int) -> TaskStream:
     """The embedded tasks of translation, with fewer rows where a limit says so."""
     from everlearn.data.embedded.translation import embedded_translations
 
-    whole = embedded_translations(seed)
+    whole = embedded_translations(seed)[-1]  # the primer has fewer rows
     fewer = embedded_translations(
         seed,
-        train=min(len(whole[0].train), config.train_limit or len(whole[0].train)),
-        evaluation=min(len(whole[0].evaluation), config.evaluation_limit or len(whole[0].evaluation)),
+        train=min(len(whole.train), config.train_limit or len(whole.train)),
+        evaluation=min(len(whole.evaluation), config.evaluation_limit or len(whole.evaluation)),
     )
     return TaskStream(fewer, accounts=tuple(map(_drawn, fewer)))
 

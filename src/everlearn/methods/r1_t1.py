@@ -20,12 +20,13 @@ another is asked for. The supervised phase's rates are not published: it trains 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
 from everlearn.data.mixture import Mixture
-from everlearn.data.walk_patterns import read_patterns
+from everlearn.data.walk_patterns import Pattern, read_patterns
 from everlearn.data.walk_prompts import WalkTemplate
 from everlearn.errors import RecipeError
 from everlearn.files import read_jsonl, read_mapping
@@ -85,6 +86,8 @@ class R1T1Options(MethodOptions):
     """Completions that are computed at once; nothing: all of a step. It must divide `prompts` times `rollouts`."""
     rollouts_by: Literal["engine", "transformers", "vllm"] = "engine"
     """Who writes completions: everlearn's engine, Transformers' `generate`, or vLLM on the same GPU (through TRL)."""
+    patterns: str | None = None
+    """A YAML file of patterns beside those that ship, or in their place (same id), with which walks are compared."""
 
     @model_validator(mode="after")
     def _fit_together(self) -> Self:
@@ -125,12 +128,17 @@ class R1T1(Method):
         options = self.options
         return ScorerSettings(options.scorer, options.scorer_source, options.scorer_timeout_s, options.scorer_retries)
 
+    def _patterns(self) -> tuple[Pattern, ...]:
+        """With which walks are compared: published wordings ask for such walks, the recipe's own where it says so."""
+        own = self.options.patterns
+        return read_patterns(Path(own) if own else None) if own or self.options.wording == "published" else ()
+
     def template(self, template: PromptTemplate) -> PromptTemplate:
         """The recipe's, with the opening tag behind the prompt and the answer between tags."""
         return WalkTemplate(template, published=self.options.wording == "published")
 
     def check(self, facts: Facts) -> None:
-        """Refuses rows without walks, too few rows or too long ones, and a missing scorer or trainer.
+        """Refuses rows without walks, too few rows or too long ones, unreadable patterns, a missing scorer or trainer.
 
         Raises:
             UserError: says what to give or to set.
@@ -168,6 +176,7 @@ class R1T1(Method):
 
         check_trl()
         make_scorer(self._scorer)
+        self._patterns()
         template = self.template(get_template(facts.model.template_name, facts.tokenizer))
         most = facts.training.max_prompt_tokens
         for row in (row for task in facts.stream for row in task.train):
@@ -218,7 +227,7 @@ class R1T1(Method):
             loss=options.loss,
             pass_rows=options.pass_rows,
             rollouts_by=options.rollouts_by,
-            patterns=read_patterns() if options.wording == "published" else (),
+            patterns=self._patterns(),
         )
         changes = {"learning_rate": options.learning_rate, "scheduler": "constant", "warmup_ratio": 0.0}
         if options.zero or not _walks(context.stage.rows):

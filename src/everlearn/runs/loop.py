@@ -224,11 +224,6 @@ class _Run:
         self._order = ()
         context = self._context(stage, start)
         mixture = self._rehearsed(stage, context)
-        own = {task.name for task in stage.tasks}
-        write_jsonl(
-            self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
-            (replace(row, tokens=()).to_json() for row in mixture.rehearsed if row.task not in own),
-        )
         shuffled = sum(len(group.rows) for group in mixture.groups if group.is_shuffled)
         config = self.recipe.training
         sizes = {"batch_size": config.batch_size, "epochs": config.epochs}
@@ -236,6 +231,14 @@ class _Run:
         context = replace(context, order=self._order)
         phases = self.method.phases(context)
         check_phases(phases)
+        rehearsed, own = mixture.rehearsed, {task.name for task in stage.tasks}
+        if rehearsed and all(phase.policy for phase in phases):
+            context.progress.say(f"stage {stage.name} is learnt by reward alone: nothing is rehearsed beside it")
+            rehearsed = []
+        write_jsonl(
+            self.store.folder / "stages" / stage.name / "rehearsal.jsonl",
+            (replace(row, tokens=()).to_json() for row in rehearsed if row.task not in own),
+        )
         for phase in phases:
             what = f"training {stage.name}" + (f" ({phase.name})" if len(phases) > 1 else "")
             tuning = phase.tuning or Tuning(start)
