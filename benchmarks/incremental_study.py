@@ -46,6 +46,15 @@ REPLAYED = [
     [seq("seq_lin"), {"name": "random_rehearsal", "ratio": 0.1, "draw": "random"}],
     [seq("w_fixbc_lin"), {"name": "random_rehearsal", "ratio": 0.1, "draw": "random"}],
 ]
+
+
+def named(method: Any) -> str:
+    """A method in short, as `--only` has it: presets of SEQ by their names, stacks with a plus sign."""
+    if isinstance(method, list):
+        return "+".join(map(named, method))
+    return str(method if isinstance(method, str) else method.get("preset", method["name"]))
+
+
 KINDS: dict[str, dict[str, Any]] = {
     "heads": {
         "scenario": "class_incremental",
@@ -89,7 +98,7 @@ def recipe_of(args: argparse.Namespace, kind: str, name: str) -> Recipe:
             "train_limit": args.rows * classes,
             "evaluation_limit": args.test_rows * classes,
         },
-        "compare": KINDS[kind]["methods"],
+        "compare": [one for one in KINDS[kind]["methods"] if not args.only or named(one) in args.only.split(",")],
         "seeds": [int(seed) for seed in args.seeds.split(",")],
         "training": {"epochs": args.epochs, "batch_size": 16},
         "evaluation": {"max_new_tokens": 16, "general": False, "unseen_tasks": False},
@@ -142,6 +151,7 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=20, help="training rows a class")
     parser.add_argument("--test-rows", type=int, default=20, help="test rows a class")
     parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--only", help="of a kind's methods, such as seq_lin,w_fixbc_cos,seq_lin+random_rehearsal")
     parser.add_argument("--runs-dir", default="runs")
     parser.add_argument("--set", action="append", default=[], help="recipe keys")
     parser.add_argument("--table", action="store_true", help="run nothing, print the results that stand")
