@@ -142,6 +142,7 @@ def test_without_trl_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None
         ({"scorer": "service", "scorer_source": "ftp://x"}, "give a server's address"),
         ({"pass_rows": 7}, "pass_rows 7 does not divide the 64 completions of a step"),
         ({"zero": True, "epochs": 0}, "keep one of them"),
+        ({"patterns": "own.yaml", "epochs": 0}, "epochs: 0 leaves it out: drop one"),
     ],
 )
 def test_options_that_do_not_go_together_are_refused(options: dict[str, object], fault: str) -> None:

@@ -107,6 +107,8 @@ class R1T1Options(MethodOptions):
             checked_address(self.scorer_source or "")
         if self.zero and not self.epochs:
             raise ValueError("zero leaves the supervised phase out and epochs: 0 the one by reward: keep one of them")
+        if self.patterns and not self.epochs:
+            raise ValueError("patterns are for walks in the phase by reward, and epochs: 0 leaves it out: drop one")
         return self
 
 

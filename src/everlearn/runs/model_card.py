@@ -353,7 +353,7 @@ def _remarks(template: PromptTemplate, handed: Handed, *, is_adapter: bool) -> s
         remarks.append(
             f"It was trained and measured on a base quantized to {handed.quantization} by bitsandbytes, as above: on "
             "the whole base its answers can differ, and merging it into quantized weights rounds it away in part. "
-            "On a processor with AVX512-BF16 bitsandbytes repacks four-bit weights in bfloat16; here it was not let."
+            "On a processor with AVX512-BF16 bitsandbytes repacks four-bit weights in bfloat16, as here it did not."
         )
     if handed.kind == EXPERTS:
         remarks.append("PEFT does not know adapters of this kind and refuses the folder: everlearn loads it.")
