@@ -31,6 +31,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -45,6 +46,7 @@ from transformers import (
 
 from everlearn.environment import machine, versions
 from everlearn.files import write_json
+from everlearn.generation import engine
 from everlearn.generation.engine import TransformersGenerator
 from everlearn.generation.protocol import Sampling
 from everlearn.models.loading import load_model
@@ -75,17 +77,6 @@ class Workload:
         chosen = sorted(random.Random(0).sample(range(len(self.prompts)), min(count, len(self.prompts))))
         prompts, lengths = [self.prompts[i] for i in chosen], [self.lengths[i] for i in chosen]
         return Workload(self.name, prompts, lengths, self.target, self.samples)
-
-
-class GivenLengths(TransformersGenerator):
-    """The engine, with a limit of its own for each prompt instead of stop strings that random weights never write."""
-
-    def __init__(self, model: Any, tokenizer: Any, lengths: Sequence[int]) -> None:
-        super().__init__(model, tokenizer)
-        self._lengths = lengths
-
-    def _limit(self, index: int, length: int, sampling: Sampling) -> int:
-        return self._lengths[index]
 
 
 class RowLengths(StoppingCriteria):
@@ -132,10 +123,17 @@ def with_generate(model: LlamaForCausalLM, work: Workload, batch_size: int) -> l
 
 
 def with_engine(model: LlamaForCausalLM, tokenizer: Any, work: Workload) -> list[list[list[int]]]:
-    """The engine of everlearn."""
+    """The engine of everlearn, with a limit of its own for each prompt."""
     settings = PUBLISHED if work.samples > 1 else {}
     sampling = Sampling(samples_per_prompt=work.samples, **settings)  # type: ignore[arg-type]
-    completions = GivenLengths(model, tokenizer, work.lengths).generate(work.prompts, sampling)
+    generator = TransformersGenerator(model, tokenizer)
+    with (  # as long as the data says, whatever the model would end
+        patch.object(engine, "room_of", lambda index, *_: work.lengths[index]),
+        patch.object(engine, "end_tokens", lambda *_: set()),
+    ):
+        completions = generator.generate(work.prompts, sampling)
+    for of_prompt, length in zip(completions, work.lengths, strict=True):
+        assert all(len(one.token_ids) == length for one in of_prompt), "both write the same number of tokens"
     return [[list(completion.token_ids) for completion in of_prompt] for of_prompt in completions]
 
 
