@@ -20,12 +20,11 @@ import time
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from everlearn.environment import machine, versions
 from everlearn.files import read_json, write_json
 from everlearn.progress import make_progress
 from everlearn.recipe import Recipe, make_recipe, set_dotted
+from everlearn.recipe_file import parse
 from everlearn.runs.compare import compare
 
 STREAMS: dict[str, dict[str, Any]] = {
@@ -107,7 +106,7 @@ def recipe_of(args: argparse.Namespace, kind: str, name: str) -> Recipe:
         set_dotted(tree, key, value)
     for item in args.set:
         key, value = item.split("=", 1)
-        set_dotted(tree, key, yaml.safe_load(value))
+        set_dotted(tree, key, parse(value, f"--set {key}"))
     return make_recipe(tree)
 
 
