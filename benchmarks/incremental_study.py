@@ -155,6 +155,9 @@ def main() -> None:
     parser.add_argument("--set", action="append", default=[], help="recipe keys")
     parser.add_argument("--table", action="store_true", help="run nothing, print the results that stand")
     args = parser.parse_args()
+    kept = [named(one) for kind in args.kinds.split(",") for one in KINDS[kind]["methods"]]
+    if unknown := set((args.only or kept[0]).split(",")) - set(kept):
+        parser.error(f"--only: these kinds have no {', '.join(sorted(unknown))}, but {', '.join(kept)}")
     base = re.sub(r"[^A-Za-z0-9.]+", "-", Path(args.base).name.removesuffix(".gguf")).strip("-")
     name = f"incremental-{args.dataset}-{base}"
     out = Path(__file__).parent / "results" / f"{name.replace('-', '_', 2)}.json"
